@@ -1,0 +1,40 @@
+# How keyload's targets are declared. Flags live on one interface target, so that generated and third-party code
+# is never compiled with ours.
+
+add_library(keyload_flags INTERFACE)
+target_compile_features(keyload_flags INTERFACE cxx_std_20)
+target_compile_options(keyload_flags INTERFACE -Wall -Wextra -Wshadow -Wnon-virtual-dtor
+  $<$<CXX_COMPILER_ID:Clang>:-Wthread-safety -Werror=thread-safety>
+  $<$<BOOL:${KEYLOAD_WERROR}>:-Werror>)
+target_include_directories(keyload_flags INTERFACE $<BUILD_INTERFACE:${CMAKE_SOURCE_DIR}>)
+
+if(KEYLOAD_SANITIZE)
+  add_compile_options(-fsanitize=${KEYLOAD_SANITIZE} -fno-omit-frame-pointer -fno-sanitize-recover=all)
+  add_link_options(-fsanitize=${KEYLOAD_SANITIZE})
+elseif(CMAKE_BUILD_TYPE STREQUAL "RelWithDebInfo")
+  add_compile_options(-fstack-protector-strong)
+  add_compile_definitions(_FORTIFY_SOURCE=2)
+  add_link_options(-Wl,-z,relro,-z,now)
+endif()
+
+# keyload_library(NAME SOURCES a.cc ... [DEPS ...] [PRIVATE_DEPS ...])
+# One folder, one static library: target keyload_NAME with the alias keyload::NAME.
+function(keyload_library name)
+  cmake_parse_arguments(ARG "" "" "SOURCES;DEPS;PRIVATE_DEPS" ${ARGN})
+  add_library(keyload_${name} STATIC ${ARG_SOURCES})
+  add_library(keyload::${name} ALIAS keyload_${name})
+  target_link_libraries(keyload_${name} PUBLIC ${ARG_DEPS} PRIVATE $<BUILD_INTERFACE:keyload_flags> ${ARG_PRIVATE_DEPS})
+  target_include_directories(keyload_${name} PUBLIC $<BUILD_INTERFACE:${CMAKE_SOURCE_DIR}>)
+endfunction()
+
+# keyload_test(NAME LABEL unit|contract|integration SOURCES a_test.cc ... [DEPS ...] [ENV K=V ...])
+# One GoogleTest binary; each TEST is a ctest test. KEYLOAD_SOURCE_DIR is set for tests that read tests/data.
+function(keyload_test name)
+  cmake_parse_arguments(ARG "" "LABEL" "SOURCES;DEPS;ENV" ${ARGN})
+  add_executable(${name} ${ARG_SOURCES})
+  target_link_libraries(${name} PRIVATE keyload_flags ${ARG_DEPS} GTest::gmock GTest::gtest_main)
+  include(GoogleTest)
+  gtest_discover_tests(${name} DISCOVERY_TIMEOUT 60 DISCOVERY_MODE PRE_TEST
+    PROPERTIES LABELS ${ARG_LABEL} TIMEOUT 120
+    ENVIRONMENT "KEYLOAD_SOURCE_DIR=${CMAKE_SOURCE_DIR};KEYLOAD_BIN_DIR=${CMAKE_RUNTIME_OUTPUT_DIRECTORY};${ARG_ENV}")
+endfunction()

@@ -1,0 +1,108 @@
+#include "server/base/error.h"
+
+#include <cerrno>
+#include <cstring>
+#include <iterator>
+
+#include "absl/strings/cord.h"
+#include "absl/strings/str_cat.h"
+#include "absl/strings/str_split.h"
+
+namespace keyload {
+namespace {
+
+struct ReasonEntry {
+  Reason reason;
+  std::string_view name;
+  absl::StatusCode code;
+};
+
+constexpr ReasonEntry kReasons[] = {
+    {Reason::kBadRequest, "BAD_REQUEST", absl::StatusCode::kInvalidArgument},
+    {Reason::kFieldNotSupported, "FIELD_NOT_SUPPORTED", absl::StatusCode::kUnimplemented},
+    {Reason::kMethodNotSupported, "METHOD_NOT_SUPPORTED", absl::StatusCode::kUnimplemented},
+    {Reason::kPathNotAllowed, "PATH_NOT_ALLOWED", absl::StatusCode::kPermissionDenied},
+    {Reason::kPathNotReadable, "PATH_NOT_READABLE", absl::StatusCode::kPermissionDenied},
+    {Reason::kCheckpointNotFound, "CHECKPOINT_NOT_FOUND", absl::StatusCode::kNotFound},
+    {Reason::kCheckpointAmbiguous, "CHECKPOINT_AMBIGUOUS", absl::StatusCode::kInvalidArgument},
+    {Reason::kCheckpointCorrupt, "CHECKPOINT_CORRUPT", absl::StatusCode::kDataLoss},
+    {Reason::kCheckpointTruncated, "CHECKPOINT_TRUNCATED", absl::StatusCode::kDataLoss},
+    {Reason::kCheckpointChanged, "CHECKPOINT_CHANGED", absl::StatusCode::kFailedPrecondition},
+    {Reason::kFormatNotSupported, "FORMAT_NOT_SUPPORTED", absl::StatusCode::kUnimplemented},
+    {Reason::kKeyConflict, "KEY_CONFLICT", absl::StatusCode::kInvalidArgument},
+    {Reason::kManifestInvalid, "MANIFEST_INVALID", absl::StatusCode::kInvalidArgument},
+    {Reason::kPatternInvalid, "PATTERN_INVALID", absl::StatusCode::kInvalidArgument},
+    {Reason::kDocumentNotFound, "DOCUMENT_NOT_FOUND", absl::StatusCode::kNotFound},
+    {Reason::kDocumentTooLarge, "DOCUMENT_TOO_LARGE", absl::StatusCode::kResourceExhausted},
+    {Reason::kDeviceUnknown, "DEVICE_UNKNOWN", absl::StatusCode::kInvalidArgument},
+    {Reason::kDeviceMapInvalid, "DEVICE_MAP_INVALID", absl::StatusCode::kInvalidArgument},
+    {Reason::kDeviceMapIncomplete, "DEVICE_MAP_INCOMPLETE", absl::StatusCode::kInvalidArgument},
+    {Reason::kDeviceOutOfMemory, "DEVICE_OUT_OF_MEMORY", absl::StatusCode::kResourceExhausted},
+    {Reason::kDtypeNotSupported, "DTYPE_NOT_SUPPORTED", absl::StatusCode::kInvalidArgument},
+    {Reason::kModelNotFound, "MODEL_NOT_FOUND", absl::StatusCode::kNotFound},
+    {Reason::kModelExists, "MODEL_EXISTS", absl::StatusCode::kAlreadyExists},
+    {Reason::kModelBusy, "MODEL_BUSY", absl::StatusCode::kAborted},
+    {Reason::kKeyNotFound, "KEY_NOT_FOUND", absl::StatusCode::kNotFound},
+    {Reason::kKeyNotResident, "KEY_NOT_RESIDENT", absl::StatusCode::kFailedPrecondition},
+    {Reason::kGenerationMismatch, "GENERATION_MISMATCH", absl::StatusCode::kFailedPrecondition},
+    {Reason::kLoadQueueFull, "LOAD_QUEUE_FULL", absl::StatusCode::kResourceExhausted},
+    {Reason::kLoadCancelled, "LOAD_CANCELLED", absl::StatusCode::kCancelled},
+    {Reason::kDeadlineExceeded, "DEADLINE_EXCEEDED", absl::StatusCode::kDeadlineExceeded},
+    {Reason::kIoError, "IO_ERROR", absl::StatusCode::kUnavailable},
+    {Reason::kDraining, "DRAINING", absl::StatusCode::kUnavailable},
+    {Reason::kInternal, "INTERNAL", absl::StatusCode::kInternal},
+};
+static_assert(std::size(kReasons) == static_cast<size_t>(kLastReason) + 1);
+
+constexpr std::string_view kReasonPayload = "keyload.v1/reason";
+constexpr std::string_view kMetadataPayload = "keyload.v1/metadata/";
+
+const ReasonEntry& Entry(Reason reason) { return kReasons[static_cast<size_t>(reason)]; }
+
+}  // namespace
+
+std::string_view ReasonName(Reason reason) { return Entry(reason).name; }
+absl::StatusCode ReasonCode(Reason reason) { return Entry(reason).code; }
+
+absl::Status MakeError(Reason reason, std::string_view message, const ErrorMetadata& metadata) {
+  absl::Status status(ReasonCode(reason), message);
+  status.SetPayload(kReasonPayload, absl::Cord(ReasonName(reason)));
+  for (const auto& [name, value] : metadata) status.SetPayload(absl::StrCat(kMetadataPayload, name), absl::Cord(value));
+  return status;
+}
+
+Reason ErrorReason(const absl::Status& status) {
+  if (auto payload = status.GetPayload(kReasonPayload)) {
+    for (const ReasonEntry& entry : kReasons) {
+      if (*payload == entry.name) return entry.reason;
+    }
+  }
+  return Reason::kInternal;
+}
+
+ErrorMetadata ErrorDetails(const absl::Status& status) {
+  ErrorMetadata metadata;
+  status.ForEachPayload([&](std::string_view url, const absl::Cord& value) {
+    if (url.starts_with(kMetadataPayload)) metadata.emplace(url.substr(kMetadataPayload.size()), std::string(value));
+  });
+  return metadata;
+}
+
+absl::Status Annotate(const absl::Status& status, std::string_view context, const ErrorMetadata& metadata) {
+  if (status.ok()) return status;
+  absl::Status annotated(status.code(), absl::StrCat(context, ": ", status.message()));
+  status.ForEachPayload([&](std::string_view url, const absl::Cord& value) { annotated.SetPayload(url, value); });
+  for (const auto& [name, value] : metadata) {
+    annotated.SetPayload(absl::StrCat(kMetadataPayload, name), absl::Cord(value));
+  }
+  return annotated;
+}
+
+absl::Status ErrnoToStatus(int error, std::string_view operation, std::string_view path) {
+  Reason reason = Reason::kIoError;
+  if (error == ENOENT || error == ENOTDIR) reason = Reason::kCheckpointNotFound;
+  if (error == EACCES || error == EPERM) reason = Reason::kPathNotReadable;
+  return MakeError(reason, absl::StrCat(path, ": ", operation, ": ", std::strerror(error)), {{"file", std::string(path)}});
+}
+
+}  // namespace keyload

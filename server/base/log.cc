@@ -1,0 +1,87 @@
+#include "server/base/log.h"
+
+#include <spdlog/sinks/stdout_sinks.h>
+#include <spdlog/spdlog.h>
+
+#include <atomic>
+#include <memory>
+#include <nlohmann/json.hpp>
+
+#include "absl/strings/str_cat.h"
+#include "absl/strings/str_format.h"
+#include "absl/time/clock.h"
+#include "absl/time/time.h"
+
+namespace keyload {
+namespace {
+
+std::atomic<LogFormat> log_format = LogFormat::kText;
+
+spdlog::logger& Logger() {
+  static const std::shared_ptr<spdlog::logger> logger = [] {
+    auto made = spdlog::stderr_logger_mt("keyload");
+    made->set_pattern("%v");
+    return made;
+  }();
+  return *logger;
+}
+
+constexpr std::string_view LevelName(LogLevel level) {
+  constexpr std::string_view kNames[] = {"debug", "info", "warning", "error"};
+  return kNames[static_cast<int>(level)];
+}
+
+spdlog::level::level_enum SpdlogLevel(LogLevel level) {
+  constexpr spdlog::level::level_enum kLevels[] = {spdlog::level::debug, spdlog::level::info, spdlog::level::warn,
+                                                   spdlog::level::err};
+  return kLevels[static_cast<int>(level)];
+}
+
+bool IsPlain(std::string_view text) {
+  if (text.empty()) return false;
+  for (const unsigned char c : text) {
+    if (c <= ' ' || c == '"' || c == '=' || c >= 0x7f) return false;
+  }
+  return true;
+}
+
+struct Render {
+  bool json;
+  std::string operator()(const std::string& text) const { return json || !IsPlain(text) ? JsonString(text) : text; }
+  std::string operator()(double value) const { return absl::StrFormat("%.6f", value); }
+  std::string operator()(bool value) const { return value ? "true" : "false"; }
+  template <typename T>
+  std::string operator()(T value) const { return absl::StrCat(value); }
+};
+
+}  // namespace
+
+std::string JsonString(std::string_view text) {
+  return nlohmann::json(text).dump(-1, ' ', /*ensure_ascii=*/false, nlohmann::json::error_handler_t::replace);
+}
+
+void ConfigureLog(LogFormat format, LogLevel level) {
+  log_format = format;
+  Logger().set_level(SpdlogLevel(level));
+}
+
+void Log(LogLevel level, std::string_view event, const std::vector<LogField>& fields) {
+  if (!Logger().should_log(SpdlogLevel(level))) return;
+  const bool json = log_format == LogFormat::kJson;
+  const std::string now = absl::FormatTime("%Y-%m-%dT%H:%M:%E3SZ", absl::Now(), absl::UTCTimeZone());
+  std::string line = json ? absl::StrCat("{\"ts\":\"", now, "\",\"level\":\"", LevelName(level), "\",\"event\":",
+                                         JsonString(event))
+                          : absl::StrCat(now, " ", LevelName(level), " ", event);
+  for (const LogField& field : fields) {
+    const std::string value = std::visit(Render{json}, field.value);
+    if (json) {
+      absl::StrAppend(&line, ",", JsonString(field.name), ":", value);
+    } else {
+      absl::StrAppend(&line, " ", field.name, "=", value);
+    }
+  }
+  if (json) line += "}";
+  Logger().log(SpdlogLevel(level), spdlog::string_view_t(line.data(), line.size()));
+}
+
+}  // namespace keyload

@@ -1,0 +1,32 @@
+#pragma once
+
+#include <cstdint>
+#include <string>
+#include <string_view>
+#include <variant>
+#include <vector>
+
+#include "absl/status/status.h"
+
+namespace keyload {
+
+// Log lines on standard error through spdlog. A line is an event name and named fields, written either as
+// `2026-01-02T03:04:05.678Z info load outcome=COMPLETE bytes=12` or as one JSON object per line with the same names.
+// Thread-safe after ConfigureLog.
+
+using LogValue = std::variant<std::string, uint64_t, int64_t, double, bool>;
+struct LogField {
+  std::string_view name;  // units are part of the name: "total_seconds", "read_bytes"
+  LogValue value;
+};
+
+enum class LogLevel { kDebug, kInfo, kWarning, kError };
+enum class LogFormat { kText, kJson };
+
+void ConfigureLog(LogFormat format, LogLevel level);
+void Log(LogLevel level, std::string_view event, const std::vector<LogField>& fields);
+
+// `text` as a JSON string with its quotes; what is not UTF-8 becomes U+FFFD.
+std::string JsonString(std::string_view text);
+
+}  // namespace keyload

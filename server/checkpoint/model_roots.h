@@ -1,0 +1,39 @@
+#pragma once
+
+#include <string>
+#include <string_view>
+#include <vector>
+
+#include "absl/status/statusor.h"
+#include "server/base/fd.h"
+
+namespace keyload {
+
+// A file or directory that was opened inside an allowed root.
+struct OpenedPath {
+  UniqueFd fd;            // O_RDONLY | O_CLOEXEC
+  std::string resolved;   // absolute, symlinks followed
+  bool is_directory = false;
+};
+
+// The directories that requests may name. What a path resolves to, symlinks followed, must lie in one of them; the
+// check is made on the object that was opened, so that a swapped symlink cannot pass it. Thread-safe, immutable.
+class ModelRoots {
+ public:
+  // Resolves every root once. CHECKPOINT_NOT_FOUND or BAD_REQUEST names a root that is not a directory.
+  static absl::StatusOr<ModelRoots> Create(const std::vector<std::string>& roots);
+  ModelRoots() = default;  // allows nothing
+
+  // Opens a regular file or a directory for reading; anything else is BAD_REQUEST. `path` must be absolute and free of NUL.
+  // PATH_NOT_ALLOWED for what lies outside, whether it exists or not; CHECKPOINT_NOT_FOUND, PATH_NOT_READABLE, IO_ERROR. May block on the file system.
+  absl::StatusOr<OpenedPath> Open(std::string_view path) const;
+
+  const std::vector<std::string>& roots() const { return roots_; }
+
+ private:
+  bool Contains(std::string_view resolved) const;
+
+  std::vector<std::string> roots_;  // resolved
+};
+
+}  // namespace keyload

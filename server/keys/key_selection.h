@@ -1,0 +1,48 @@
+#pragma once
+
+#include <memory>
+#include <string>
+#include <string_view>
+#include <vector>
+
+#include "absl/container/flat_hash_map.h"
+#include "absl/status/statusor.h"
+
+namespace re2 {
+class RE2;
+}
+
+namespace keyload {
+
+// Which keys a request is about. Globs match whole names as fnmatch does, dots included, and know "{a,b}" and "{0..7}".
+struct KeySelectionSpec {
+  std::vector<std::string> include;
+  std::vector<std::string> exclude;
+  std::vector<std::string> keys;  // exact names
+};
+
+// The compiled form. Immutable, thread-safe; matching is linear in the name's length, whatever the patterns.
+class KeySelection {
+ public:
+  // PATTERN_INVALID names the pattern (too many alternatives, more than 1,000 patterns, over 64 KiB in all).
+  static absl::StatusOr<KeySelection> Compile(const KeySelectionSpec& spec);
+
+  KeySelection();  // selects everything
+  ~KeySelection();
+  KeySelection(KeySelection&&) noexcept;
+  KeySelection& operator=(KeySelection&&) noexcept;
+
+  bool selects_all() const;
+  // True if `key` matches an include (or there is neither include nor name) or is named, and matches no exclude.
+  bool Selects(std::string_view key) const;
+  // The exact names of the spec.
+  const std::vector<std::string>& names() const { return names_; }
+
+ private:
+  std::unique_ptr<re2::RE2> include_;
+  std::unique_ptr<re2::RE2> exclude_;
+  std::vector<std::string> names_;
+  absl::flat_hash_map<std::string, bool> named_;
+};
+
+}  // namespace keyload

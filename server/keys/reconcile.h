@@ -1,0 +1,94 @@
+#pragma once
+
+#include <cstdint>
+#include <memory>
+#include <optional>
+#include <string>
+#include <string_view>
+#include <vector>
+
+#include "absl/status/statusor.h"
+#include "server/checkpoint/checkpoint_index.h"
+#include "server/keys/key_selection.h"
+#include "server/keys/manifest.h"
+
+namespace keyload {
+
+// Rules of a request, added to those of the manifest; the request's renames come first.
+struct KeyRules {
+  std::optional<std::string> base_model_prefix;  // overrides the manifest's
+  std::vector<Rename> renames;
+  std::vector<std::string> ignore_missing;
+  std::vector<std::string> ignore_unexpected;
+};
+
+enum class KeyState : uint8_t {
+  kFound,          // expected, selected, stored with the expected shape: to be loaded
+  kTied,           // not stored itself, supplied by tied_to
+  kMissing,
+  kMissingIgnored, // by a pattern
+  kMismatched,     // stored with another shape; not loaded
+  kNotSelected,
+  kNonPersistent,  // a non-persistent buffer: placed, never expected
+};
+
+// One key that the model has, in registration order.
+struct ModelKey {
+  std::string_view name;  // model side; lives in the KeyReport
+  Shape shape;            // expected; as stored when the checkpoint itself is what is expected
+  uint64_t bytes = 0;     // of `shape` in `dtype`; 0 when unknown (a key that only the index file names)
+  int64_t stored = -1;    // index into CheckpointIndex::tensors(), set for kFound and kMismatched
+  int64_t tied_to = -1;   // index into KeyReport::keys: who supplies a kTied key
+  int32_t tied_group = -1;
+  TensorKind kind = TensorKind::kParameter;
+  KeyState state = KeyState::kFound;
+  DType dtype = DType::kF32;  // expected
+};
+
+struct UnexpectedKey {
+  std::string_view name;  // after renames
+  int64_t stored = -1;
+  bool ignored = false;   // by a pattern, or because it is a non-persistent buffer of the model
+};
+
+struct KeyCounts {
+  uint64_t expected = 0;
+  uint64_t selected = 0;
+  uint64_t not_selected = 0;
+  uint64_t loaded = 0;       // filled by the load
+  uint64_t lazy = 0;         // filled by the load
+  uint64_t initialized = 0;  // filled by the load
+  uint64_t missing = 0;      // after the filters below
+  uint64_t missing_ignored = 0;
+  uint64_t missing_tied = 0;
+  uint64_t unexpected = 0;   // after the filter below
+  uint64_t unexpected_ignored = 0;
+  uint64_t mismatched = 0;
+  uint64_t tied_conflicts = 0;  // filled by the load
+};
+
+// The answer about keys: a pure function of headers, manifest, rules and selection. Immutable.
+struct KeyReport {
+  std::vector<ModelKey> keys;               // registration order; without a manifest natural order
+  std::vector<UnexpectedKey> unexpected;    // natural order, ignored ones included
+  KeyCounts counts;
+  std::vector<std::vector<uint32_t>> tied_groups;  // members as indices into keys, source first
+  std::vector<std::string> warnings;
+  // What the names point into.
+  std::shared_ptr<const CheckpointIndex> index;
+  std::shared_ptr<const Manifest> manifest;  // null: expected from the checkpoint
+  std::vector<std::unique_ptr<std::string>> name_blocks;
+};
+
+struct ReconcileInput {
+  std::shared_ptr<const CheckpointIndex> index;
+  std::shared_ptr<const Manifest> manifest;  // null: expect what the checkpoint has
+  KeyRules rules;
+  const KeySelection* selection = nullptr;   // never null
+};
+
+// Renames, prefix, tied groups, filters and shapes, decided for every key in one pass each over both sides. Reads nothing, never blocks.
+// PATTERN_INVALID; KEY_CONFLICT when two stored keys become one model key (both are named, with their shards).
+absl::StatusOr<std::shared_ptr<const KeyReport>> Reconcile(const ReconcileInput& input);
+
+}  // namespace keyload
