@@ -1,0 +1,142 @@
+#include "server/lifecycle/model_registry.h"
+
+#include <chrono>
+#include <cstdlib>
+#include <utility>
+
+#include "absl/strings/str_cat.h"
+#include "absl/time/clock.h"
+#include "server/base/error.h"
+
+namespace keyload {
+namespace {
+
+absl::Status ModelError(Reason reason, std::string_view name, std::string_view what) {
+  return MakeError(reason, absl::StrCat("model ", name, " ", what), {{"model", std::string(name)}});
+}
+
+absl::Status BusyError(std::string_view name, ModelState state) {
+  return MakeError(Reason::kModelBusy, absl::StrCat("model ", name, " is ", ModelStateName(state)),
+                   {{"model", std::string(name)}, {"state", std::string(ModelStateName(state))}});
+}
+
+ModelState PublishedState(const KeyCounts& counts) {
+  if (counts.lazy == 0) return ModelState::kResident;
+  return counts.loaded == 0 ? ModelState::kLazy : ModelState::kPartial;
+}
+
+}  // namespace
+
+ModelRegistry::Claim::Claim(Claim&& other) noexcept
+    : registry_(std::exchange(other.registry_, nullptr)), name_(std::move(other.name_)), generation_(other.generation_) {}
+
+ModelRegistry::Claim& ModelRegistry::Claim::operator=(Claim&& other) noexcept {
+  std::swap(registry_, other.registry_);
+  std::swap(name_, other.name_);
+  std::swap(generation_, other.generation_);
+  return *this;
+}
+
+ModelRegistry::Claim::~Claim() {
+  if (registry_ != nullptr) registry_->Abandon(name_);
+}
+
+void ModelRegistry::Transition(Entry& entry, ModelState to) {
+  if (!IsLegalTransition(entry.state, to)) std::abort();  // a bug in this class: nothing outside can cause it
+  entry.state = to;
+  changed_.NotifyAll();
+}
+
+absl::StatusOr<ModelRegistry::Claim> ModelRegistry::Begin(std::string_view name) {
+  MutexLock lock(mutex_);
+  auto it = entries_.find(name);
+  if (it != entries_.end() && IsPublished(it->second.state)) return ModelError(Reason::kModelExists, name, "is loaded already");
+  if (it != entries_.end()) return BusyError(name, it->second.state);
+  it = entries_.emplace(name, Entry()).first;
+  Transition(it->second, ModelState::kLoading);
+  it->second.generation = ++last_generation_;
+  return Claim(this, std::string(name), it->second.generation);
+}
+
+void ModelRegistry::Publish(Claim claim, ResidentModel::Content content) {
+  const std::string name = std::exchange(claim.name_, {});
+  std::exchange(claim.registry_, nullptr);
+  // The deleter tells Unload that the memory is free, whoever was the last user.
+  ModelHandle model(new ResidentModel(std::move(content)), [this, name](const ResidentModel* gone) {
+    delete gone;
+    Freed(name);
+  });
+  MutexLock lock(mutex_);
+  Entry& entry = entries_.find(name)->second;
+  entry.last_use = absl::Now();
+  Transition(entry, PublishedState(model->report().keys));
+  entry.model = std::move(model);
+}
+
+void ModelRegistry::Abandon(const std::string& name) {
+  MutexLock lock(mutex_);
+  const auto it = entries_.find(name);
+  Transition(it->second, ModelState::kFailed);
+  Transition(it->second, ModelState::kUnloaded);
+  entries_.erase(it);
+}
+
+void ModelRegistry::Freed(const std::string& name) {
+  MutexLock lock(mutex_);
+  const auto it = entries_.find(name);
+  Transition(it->second, ModelState::kUnloaded);
+  entries_.erase(it);
+}
+
+absl::StatusOr<ModelHandle> ModelRegistry::Use(std::string_view name) {
+  MutexLock lock(mutex_);
+  const auto it = entries_.find(name);
+  if (it == entries_.end()) return ModelError(Reason::kModelNotFound, name, "is not loaded");
+  if (!IsPublished(it->second.state)) return BusyError(name, it->second.state);
+  it->second.last_use = absl::Now();
+  return it->second.model;
+}
+
+ModelInfo ModelRegistry::ToInfo(const std::string& name, const Entry& entry) {
+  return {.name = name, .state = entry.state, .generation = entry.generation, .model = entry.model, .last_use = entry.last_use};
+}
+
+absl::StatusOr<ModelInfo> ModelRegistry::Info(std::string_view name) const {
+  MutexLock lock(mutex_);
+  const auto it = entries_.find(name);
+  if (it == entries_.end()) return ModelError(Reason::kModelNotFound, name, "is not loaded");
+  return ToInfo(it->first, it->second);
+}
+
+std::vector<ModelInfo> ModelRegistry::List() const {
+  std::vector<ModelInfo> infos;
+  MutexLock lock(mutex_);
+  for (const auto& [name, entry] : entries_) infos.push_back(ToInfo(name, entry));
+  return infos;
+}
+
+absl::StatusOr<ModelRegistry::Unloaded> ModelRegistry::Unload(std::string_view name, const RequestContext& context) {
+  ModelHandle model;
+  Unloaded unloaded;
+  uint64_t generation = 0;
+  {
+    MutexLock lock(mutex_);
+    const auto it = entries_.find(name);
+    if (it == entries_.end()) return unloaded;
+    if (!IsPublished(it->second.state)) return BusyError(name, it->second.state);
+    Transition(it->second, ModelState::kUnloading);
+    model = std::move(it->second.model);
+    generation = it->second.generation;
+  }
+  unloaded = {.was_loaded = true, .freed_bytes = model->resident_bytes()};
+  model.reset();  // outside the lock: this may free the memory here
+  MutexLock lock(mutex_);
+  while (true) {
+    const auto it = entries_.find(name);
+    if (it == entries_.end() || it->second.generation != generation) return unloaded;
+    KEYLOAD_RETURN_IF_ERROR(context.Check());
+    changed_.WaitFor(mutex_, std::chrono::milliseconds(50));
+  }
+}
+
+}  // namespace keyload

@@ -1,0 +1,87 @@
+#pragma once
+
+#include <functional>
+#include <map>
+#include <memory>
+#include <string>
+#include <string_view>
+#include <vector>
+
+#include "absl/status/statusor.h"
+#include "server/base/mutex.h"
+#include "server/base/request_context.h"
+#include "server/lifecycle/model_state.h"
+#include "server/store/resident_model.h"
+
+namespace keyload {
+
+using ModelHandle = std::shared_ptr<const ResidentModel>;
+
+struct ModelInfo {
+  std::string name;
+  ModelState state = ModelState::kUnloaded;
+  uint64_t generation = 0;
+  ModelHandle model;       // null while loading, unloading or failed
+  absl::Time last_use;
+};
+
+// The models of the daemon by name, and the only place where their state changes. Thread-safe; no call holds its lock across I/O.
+class ModelRegistry {
+ public:
+  // Claims `name` for one load: it is LOADING until Publish, or FAILED and then gone when the claim is destroyed without.
+  class Claim {
+   public:
+    Claim() = default;
+    Claim(Claim&& other) noexcept;
+    Claim& operator=(Claim&& other) noexcept;
+    ~Claim();
+    uint64_t generation() const { return generation_; }
+
+   private:
+    friend class ModelRegistry;
+    Claim(ModelRegistry* registry, std::string name, uint64_t generation)
+        : registry_(registry), name_(std::move(name)), generation_(generation) {}
+    ModelRegistry* registry_ = nullptr;
+    std::string name_;
+    uint64_t generation_ = 0;
+  };
+
+  // MODEL_EXISTS when it is loaded, MODEL_BUSY while it is loading or unloading.
+  absl::StatusOr<Claim> Begin(std::string_view name);
+  // Makes `content` what the name stands for. Ends the claim.
+  void Publish(Claim claim, ResidentModel::Content content);
+
+  // The loaded model; the handle keeps its memory. MODEL_NOT_FOUND; MODEL_BUSY while it is loading or unloading.
+  absl::StatusOr<ModelHandle> Use(std::string_view name);
+  // State of one name, or of all in order; MODEL_NOT_FOUND.
+  absl::StatusOr<ModelInfo> Info(std::string_view name) const;
+  std::vector<ModelInfo> List() const;
+
+  struct Unloaded {
+    bool was_loaded = false;
+    uint64_t freed_bytes = 0;
+  };
+  // Withdraws the model and waits until its last user is done and the memory is free. An unknown name is fine. MODEL_BUSY while it is
+  // loading or already unloading; LOAD_CANCELLED or DEADLINE_EXCEEDED end the wait, not the unloading.
+  absl::StatusOr<Unloaded> Unload(std::string_view name, const RequestContext& context);
+
+ private:
+  struct Entry {
+    ModelState state = ModelState::kUnloaded;
+    uint64_t generation = 0;
+    ModelHandle model;
+    absl::Time last_use;
+  };
+
+  void Transition(Entry& entry, ModelState to) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
+  void Abandon(const std::string& name);
+  void Freed(const std::string& name);
+  static ModelInfo ToInfo(const std::string& name, const Entry& entry);
+
+  mutable Mutex mutex_;
+  CondVar changed_;
+  std::map<std::string, Entry, std::less<>> entries_ ABSL_GUARDED_BY(mutex_);
+  uint64_t last_generation_ ABSL_GUARDED_BY(mutex_) = 0;
+};
+
+}  // namespace keyload
