@@ -1,0 +1,43 @@
+#pragma once
+
+#include <atomic>
+#include <cstddef>
+#include <memory>
+#include <span>
+#include <vector>
+
+#include "absl/status/statusor.h"
+#include "server/base/mutex.h"
+#include "server/io/byte_budget.h"
+
+namespace keyload {
+
+// Scratch buffers of one load, all of one size, reused so that their pages are faulted in once. Thread-safe.
+class SlabPool {
+ public:
+  // At most `max_slabs` exist at a time; each holds `slab_bytes` of `budget` until the pool is destroyed.
+  SlabPool(ByteBudget& budget, uint64_t slab_bytes, size_t max_slabs)
+      : budget_(budget), slab_bytes_(slab_bytes), max_slabs_(max_slabs) {}
+
+  // A free slab, or a new one within the limits, or the next one that is put back. Blocks; the context ends the wait.
+  absl::StatusOr<std::span<std::byte>> Take(const RequestContext& context);
+  void PutBack(std::span<std::byte> slab);
+  uint64_t peak_bytes() const;
+
+ private:
+  struct Slab {
+    ByteBudget::Grant grant;
+    std::unique_ptr<std::byte[]> memory;
+  };
+
+  ByteBudget& budget_;
+  const uint64_t slab_bytes_;
+  const size_t max_slabs_;
+  mutable Mutex mutex_;
+  CondVar returned_;
+  std::vector<Slab> slabs_ ABSL_GUARDED_BY(mutex_);
+  std::vector<std::byte*> free_ ABSL_GUARDED_BY(mutex_);
+  size_t promised_ ABSL_GUARDED_BY(mutex_) = 0;  // slabs that exist or are being made
+};
+
+}  // namespace keyload

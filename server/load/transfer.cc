@@ -1,0 +1,81 @@
+#include "server/load/transfer.h"
+
+#include <utility>
+
+#include "absl/strings/str_cat.h"
+#include "server/base/error.h"
+#include "server/load/tied_copies.h"
+#include "server/load/transfer_run.h"
+
+namespace keyload {
+namespace {
+
+absl::StatusOr<std::vector<Segment>> AllocateSegments(const LoadPlan& plan, const DeviceSet& devices,
+                                                      std::vector<MemoryReservation>& reservations) {
+  std::vector<Segment> segments;
+  segments.reserve(plan.segments.size());
+  for (const PlannedSegment& planned : plan.segments) {
+    Segment segment = {.kind = planned.kind, .device = devices.Find(plan.devices[planned.device]), .shard = planned.shard};
+    if (planned.kind == SegmentKind::kMemory) {
+      KEYLOAD_ASSIGN_OR_RETURN(segment.memory, segment.device->Allocate(reservations[planned.device], planned.bytes));
+    }
+    segments.push_back(std::move(segment));
+  }
+  return segments;
+}
+
+std::vector<std::shared_ptr<ShardReader>> OpenReaders(const LoadPlan& plan, const CheckpointIndex& index,
+                                                      const ReaderFactory& make_reader) {
+  std::vector<std::shared_ptr<ShardReader>> readers(index.shards().size());
+  for (const Extent& extent : plan.extents) {
+    if (readers[extent.shard] == nullptr) readers[extent.shard] = make_reader(index.shards()[extent.shard]);
+  }
+  return readers;
+}
+
+absl::Status CheckUnchanged(const CheckpointIndex& index, const std::vector<std::shared_ptr<ShardReader>>& readers) {
+  for (size_t i = 0; i < readers.size(); ++i) {
+    if (readers[i] == nullptr) continue;
+    const Shard& shard = index.shards()[i];
+    KEYLOAD_ASSIGN_OR_RETURN(const FileIdentity now, IdentifyFile(shard.fd->get(), shard.file));
+    if (now != shard.identity) {
+      return MakeError(Reason::kCheckpointChanged, absl::StrCat(shard.file, ": the file changed while it was read"),
+                       {{"file", shard.file}});
+    }
+  }
+  return absl::OkStatus();
+}
+
+}  // namespace
+
+absl::StatusOr<std::vector<MemoryReservation>> ReserveForPlan(const LoadPlan& plan, const DeviceSet& devices) {
+  std::vector<MemoryReservation> reservations(plan.devices.size());
+  for (size_t i = 0; i < plan.devices.size(); ++i) {
+    Device* const device = devices.Find(plan.devices[i]);
+    if (device == nullptr || plan.reserve_bytes[i] == 0) continue;  // "disk" has no memory
+    KEYLOAD_ASSIGN_OR_RETURN(reservations[i], device->account().Reserve(plan.reserve_bytes[i]));
+  }
+  return reservations;
+}
+
+absl::StatusOr<TransferResult> Transfer(const LoadPlan& plan, const CheckpointIndex& index,
+                                        std::vector<MemoryReservation> reservations, const TransferResources& resources,
+                                        const RequestContext& context, ProgressFunction progress, LoadReport& report) {
+  TransferResult result;
+  KEYLOAD_ASSIGN_OR_RETURN(result.segments, AllocateSegments(plan, *resources.devices, reservations));
+  result.readers = OpenReaders(plan, index, resources.make_reader);
+  TransferRun run(plan, resources, context, result.segments, result.readers);
+  const absl::Status status = run.Run(progress);
+  run.Measure(index, report);
+  if (!status.ok()) {
+    // A reader meets a file that shrank as a truncated one; what happened is that it changed.
+    const absl::Status unchanged = CheckUnchanged(index, result.readers);
+    return ErrorReason(status) == Reason::kCheckpointTruncated && !unchanged.ok() ? unchanged : status;
+  }
+  KEYLOAD_RETURN_IF_ERROR(CompareTiedCopies(plan, context, result));
+  KEYLOAD_RETURN_IF_ERROR(CheckUnchanged(index, result.readers));
+  report.bytes.mapped = plan.mapped_bytes;
+  return result;
+}
+
+}  // namespace keyload
