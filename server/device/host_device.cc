@@ -1,0 +1,15 @@
+#include "server/device/device.h"
+#include "server/device/host_backed_device.h"
+
+namespace keyload {
+
+std::unique_ptr<Device> MakeHostDevice(uint64_t capacity_bytes) {
+  return std::make_unique<HostBackedDevice>(HostBackedDevice::Options{
+      .info = {.name = "cpu", .uuid = "", .model = "Host memory", .simulated = false},
+      .capacity_bytes = capacity_bytes,
+      .copy_bytes_per_second = 0,
+      .backing = HostBackedDevice::Backing::kMemfd,
+  });
+}
+
+}  // namespace keyload

@@ -1,0 +1,165 @@
+#include <limits.h>
+#include <sys/mman.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+#include <algorithm>
+#include <atomic>
+#include <cerrno>
+#include <limits>
+#include <utility>
+#include <vector>
+
+#include "absl/strings/str_cat.h"
+#include "server/base/error.h"
+#include "server/io/shard_reader.h"
+
+namespace keyload {
+namespace {
+
+constexpr uint64_t kPopulateWindow = 64ull << 20;  // address space per mapping, and the longest time without an answer
+constexpr uint64_t kDiscardBlock = 1ull << 20;
+constexpr uint64_t kMaxOffset = std::numeric_limits<off_t>::max();
+
+// What is left of a list of buffers.
+class BufferCursor {
+ public:
+  explicit BufferCursor(std::span<const iovec> buffers) : buffers_(buffers.begin(), buffers.end()) {
+    for (const iovec& buffer : buffers_) remaining_ += buffer.iov_len;
+    SkipEmpty();
+  }
+  uint64_t remaining() const { return remaining_; }
+  const iovec* data() const { return buffers_.data() + first_; }
+  int count() const { return static_cast<int>(std::min<size_t>(buffers_.size() - first_, IOV_MAX)); }
+  void Advance(uint64_t bytes) {
+    remaining_ -= bytes;
+    while (bytes > 0) {
+      iovec& buffer = buffers_[first_];
+      const uint64_t taken = std::min<uint64_t>(bytes, buffer.iov_len);
+      buffer.iov_base = static_cast<std::byte*>(buffer.iov_base) + taken;
+      buffer.iov_len -= taken;
+      bytes -= taken;
+      SkipEmpty();
+    }
+  }
+
+ private:
+  void SkipEmpty() {
+    while (first_ < buffers_.size() && buffers_[first_].iov_len == 0) ++first_;
+  }
+
+  std::vector<iovec> buffers_;
+  size_t first_ = 0;
+  uint64_t remaining_ = 0;
+};
+
+class FileReader : public ShardReader {
+ public:
+  FileReader(std::shared_ptr<const UniqueFd> fd, std::string file) : fd_(std::move(fd)), file_(std::move(file)) {}
+
+  absl::Status ReadVector(uint64_t offset, std::span<const iovec> buffers, ReadCounts& counts) override {
+    BufferCursor cursor(buffers);
+    if (offset > kMaxOffset || cursor.remaining() > kMaxOffset - offset) return Truncated(offset, cursor.remaining());
+    offset += ReadCached(offset, cursor, counts);
+    while (cursor.remaining() > 0) {
+      const ssize_t got = ::preadv(fd_->get(), cursor.data(), cursor.count(), static_cast<off_t>(offset));
+      if (got < 0 && errno == EINTR) continue;
+      if (got < 0) return ReadError(errno, offset, cursor.remaining());
+      if (got == 0) return Truncated(offset, cursor.remaining());
+      counts.read += static_cast<uint64_t>(got);
+      cursor.Advance(static_cast<uint64_t>(got));
+      offset += static_cast<uint64_t>(got);
+    }
+    return absl::OkStatus();
+  }
+
+  absl::Status Populate(uint64_t offset, uint64_t length, ReadCounts& counts) override {
+    if (length == 0) return absl::OkStatus();
+    if (offset > kMaxOffset || length > kMaxOffset - offset) return Truncated(offset, length);
+    const uint64_t end = offset + length;
+    for (uint64_t begin = offset; begin < end && can_populate_;) {
+      const uint64_t window_end = std::min(end, begin / kPopulateWindow * kPopulateWindow + kPopulateWindow);
+      KEYLOAD_RETURN_IF_ERROR(PopulateWindow(begin, window_end));
+      if (can_populate_) begin = window_end;
+    }
+    if (!can_populate_) return ReadAndDiscard(offset, end, counts);
+    // The last page counts as there even if the file now ends inside it.
+    return CheckSize(offset, end);
+  }
+
+ private:
+  // One read of what the page cache holds at `offset`; returns how much that was. Only one: a second could count what
+  // the first made the kernel read ahead.
+  uint64_t ReadCached(uint64_t offset, BufferCursor& cursor, ReadCounts& counts) {
+    if (!can_probe_ || cursor.remaining() == 0) return 0;
+    const ssize_t got = ::preadv2(fd_->get(), cursor.data(), cursor.count(), static_cast<off_t>(offset), RWF_NOWAIT);
+    if (got < 0 && (errno == EOPNOTSUPP || errno == ENOSYS || errno == EINVAL)) can_probe_ = false;
+    if (got <= 0) return 0;
+    counts.read += static_cast<uint64_t>(got);
+    counts.cached += static_cast<uint64_t>(got);
+    cursor.Advance(static_cast<uint64_t>(got));
+    return static_cast<uint64_t>(got);
+  }
+
+  // Clears can_populate_ and returns OK where the kernel or the file system cannot do it.
+  absl::Status PopulateWindow(uint64_t begin, uint64_t end) {
+    const uint64_t page = static_cast<uint64_t>(::sysconf(_SC_PAGESIZE));
+    const uint64_t map_begin = begin / page * page;
+    const size_t map_length = end - map_begin;
+    void* const address = ::mmap(nullptr, map_length, PROT_READ, MAP_SHARED, fd_->get(), static_cast<off_t>(map_begin));
+    if (address == MAP_FAILED) {
+      if (errno != ENODEV) return ErrnoToStatus(errno, absl::StrCat("mmap at offset ", map_begin), file_);
+      can_populate_ = false;
+      return absl::OkStatus();
+    }
+    const int error = ::madvise(address, map_length, MADV_POPULATE_READ) == 0 ? 0 : errno;
+    ::munmap(address, map_length);
+    if (error == EINVAL || error == ENOSYS) {
+      can_populate_ = false;
+      return absl::OkStatus();
+    }
+    if (error == EFAULT) KEYLOAD_RETURN_IF_ERROR(CheckSize(begin, end));
+    return error == 0 ? absl::OkStatus() : ReadError(error == EFAULT ? EIO : error, begin, end - begin);
+  }
+
+  absl::Status ReadAndDiscard(uint64_t begin, uint64_t end, ReadCounts& counts) {
+    std::vector<std::byte> scratch(std::min(kDiscardBlock, end - begin));
+    while (begin < end) {
+      const iovec buffer = {scratch.data(), std::min<uint64_t>(scratch.size(), end - begin)};
+      KEYLOAD_RETURN_IF_ERROR(ReadVector(begin, {&buffer, 1}, counts));
+      begin += buffer.iov_len;
+    }
+    return absl::OkStatus();
+  }
+
+  absl::Status CheckSize(uint64_t begin, uint64_t end) const {
+    struct stat status;
+    if (::fstat(fd_->get(), &status) != 0) return ErrnoToStatus(errno, "fstat", file_);
+    const uint64_t size = static_cast<uint64_t>(status.st_size);
+    return size < end ? Truncated(std::max(begin, size), end - std::max(begin, size)) : absl::OkStatus();
+  }
+
+  absl::Status Truncated(uint64_t offset, uint64_t missing) const {
+    return MakeError(
+        Reason::kCheckpointTruncated,
+        absl::StrCat(file_, ": the file ends at or before offset ", offset, ": ", missing, " bytes are missing"),
+        {{"file", file_}, {"offset", absl::StrCat(offset)}, {"missing_bytes", absl::StrCat(missing)}});
+  }
+
+  absl::Status ReadError(int error, uint64_t offset, uint64_t length) const {
+    return ErrnoToStatus(error, absl::StrCat("read of ", length, " bytes at offset ", offset), file_);
+  }
+
+  const std::shared_ptr<const UniqueFd> fd_;
+  const std::string file_;
+  std::atomic<bool> can_probe_ = true;
+  std::atomic<bool> can_populate_ = true;
+};
+
+}  // namespace
+
+std::unique_ptr<ShardReader> MakeFileReader(std::shared_ptr<const UniqueFd> fd, std::string file) {
+  return std::make_unique<FileReader>(std::move(fd), std::move(file));
+}
+
+}  // namespace keyload
