@@ -1,0 +1,54 @@
+#pragma once
+
+#include <cstdint>
+#include <memory>
+#include <optional>
+#include <string>
+#include <vector>
+
+#include "server/checkpoint/checkpoint_index.h"
+#include "server/keys/key_selection.h"
+#include "server/keys/manifest.h"
+#include "server/keys/reconcile.h"
+#include "server/placement/placement.h"
+
+namespace keyload {
+
+// Where the expected keys come from. At most one of the manifest fields is set.
+struct ExpectedSpec {
+  enum class From { kDefault, kCheckpoint, kManifest };  // kDefault: the manifest if there is one, else the checkpoint
+  From from = From::kDefault;
+  std::string manifest_digest;
+  std::string manifest_path;                  // on the server, in an allowed root
+  std::shared_ptr<const Manifest> manifest;   // inline; validated
+};
+
+// Unset: report only.
+struct Limits {
+  std::optional<uint64_t> max_missing;
+  std::optional<uint64_t> max_unexpected;
+  std::optional<uint64_t> max_mismatched;
+};
+bool ExceedsLimits(const KeyCounts& counts, const Limits& limits);
+
+enum class IfExists { kReuse, kFail };
+
+// One request to load or plan a model.
+struct LoadSpec {
+  std::string model;
+  CheckpointSource source;
+  KeySelectionSpec select;
+  std::string key_list_digest;  // names added to select.keys
+  ExpectedSpec expected;
+  KeyRules rules;
+  DeviceMapSpec device_map;
+  std::vector<std::string> no_split_classes;
+  std::vector<PlacementDevice> plan_for;  // planning only: hardware that this node lacks
+  std::optional<DType> dtype;
+  Limits limits;
+  IfExists if_exists = IfExists::kReuse;
+  uint32_t name_limit = 100;
+  std::string fingerprint;  // equal for requests that ask for the same content
+};
+
+}  // namespace keyload

@@ -1,0 +1,217 @@
+#include "server/service/loader_service.h"
+
+#include <algorithm>
+#include <utility>
+
+#include "absl/strings/str_cat.h"
+#include "absl/strings/str_format.h"
+#include "absl/time/clock.h"
+#include "server/base/error.h"
+#include "server/service/publish.h"
+#include "server/tensor/convert.h"
+
+namespace keyload {
+namespace {
+
+constexpr int kPlanAttempts = 3;
+constexpr uint32_t kMaxNameLimit = 10'000;
+
+bool IsModelName(std::string_view name) {
+  constexpr std::string_view kFirst = "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789";
+  constexpr std::string_view kRest = "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789._-";
+  return !name.empty() && name.size() <= 128 && kFirst.find(name[0]) != std::string_view::npos &&
+         name.find_first_not_of(kRest) == std::string_view::npos;
+}
+
+absl::Status BadField(std::string_view field, std::string_view what) {
+  return MakeError(Reason::kBadRequest, absl::StrCat(field, " ", what), {{"field", std::string(field)}});
+}
+
+bool HasPolicy(const DeviceMapSpec& spec) { return spec.entries.empty() && !spec.policy.empty(); }
+
+}  // namespace
+
+struct LoaderService::Job {
+  LoadSpec spec;
+  RequestContext context;
+  std::shared_ptr<LoadObserver> observer;
+  ModelRegistry::Claim claim;
+  std::string load;
+  absl::Time start_time;
+  PhaseClock clock;
+};
+
+absl::Status LoaderService::Validate(const LoadSpec& spec, bool plan_only) const {
+  if (draining_) return MakeError(Reason::kDraining, "the server is shutting down");
+  if (!IsModelName(spec.model)) return BadField("spec.model", "must match [a-zA-Z0-9][a-zA-Z0-9._-]{0,127}");
+  if (spec.source.path.empty()) return BadField("spec.source.path", "is empty");
+  if (spec.name_limit > kMaxNameLimit) return BadField("spec.name_limit", absl::StrCat("is over ", kMaxNameLimit));
+  if (!plan_only && !spec.plan_for.empty()) return BadField("spec.device_map.plan_for", "is for PlanLoad only");
+  const ExpectedSpec& expected = spec.expected;
+  const int manifests = (expected.manifest != nullptr ? 1 : 0) + (expected.manifest_digest.empty() ? 0 : 1) +
+                        (expected.manifest_path.empty() ? 0 : 1);
+  if (manifests > 1) return BadField("spec.expected", "names more than one manifest");
+  if (expected.from == ExpectedSpec::From::kManifest && manifests == 0) return BadField("spec.expected.from", "is FROM_MANIFEST, but there is no manifest");
+  if (expected.from == ExpectedSpec::From::kCheckpoint && manifests > 0) return BadField("spec.expected.from", "is FROM_CHECKPOINT, but a manifest is given");
+  if (spec.dtype && !IsConvertible(*spec.dtype)) {
+    return MakeError(Reason::kDtypeNotSupported, absl::StrCat("spec.dtype ", DTypeName(*spec.dtype), " is none of F64, F32, F16, BF16"),
+                     {{"dtype", std::string(DTypeName(*spec.dtype))}});
+  }
+  if (spec.dtype && !DTypeConversionAvailable()) {
+    return MakeError(Reason::kDtypeNotSupported, "this server was built without LibTorch: spec.dtype must be empty",
+                     {{"dtype", std::string(DTypeName(*spec.dtype))}});
+  }
+  return absl::OkStatus();
+}
+
+absl::StatusOr<LoadReport> LoaderService::Plan(const LoadSpec& spec, const RequestContext& context) {
+  KEYLOAD_RETURN_IF_ERROR(Validate(spec, /*plan_only=*/true));
+  PhaseClock clock;
+  const absl::Time start_time = absl::Now();
+  KEYLOAD_ASSIGN_OR_RETURN(const PreparedKeys keys, PrepareKeys(spec, *deps_.roots, *deps_.documents, context, clock));
+  const std::vector<PlacementDevice> devices = spec.plan_for.empty() ? SnapshotDevices(*deps_.transfer.devices) : spec.plan_for;
+  KEYLOAD_ASSIGN_OR_RETURN(PreparedPlan plan, PreparePlan(spec, keys, devices, *deps_.transfer.devices, clock));
+  LoadReport report = std::move(plan.report);
+  report.outcome = ExceedsLimits(report.keys, spec.limits) ? Outcome::kRejected : Outcome::kPlanned;
+  report.start_time = start_time;
+  clock.Write(report);
+  return report;
+}
+
+absl::StatusOr<LoadReport> LoaderService::Reuse(const LoadSpec& spec) const {
+  KEYLOAD_ASSIGN_OR_RETURN(const ModelHandle model, deps_.registry->Use(spec.model));
+  if (spec.if_exists != IfExists::kReuse || model->content().fingerprint != spec.fingerprint) {
+    return MakeError(Reason::kModelExists,
+                     absl::StrCat("model ", spec.model, " is loaded already",
+                                  spec.if_exists == IfExists::kReuse ? ", from another source or with other rules or another map" : ""),
+                     {{"model", spec.model}});
+  }
+  LoadReport report = model->report();
+  if (ExceedsLimits(report.keys, spec.limits)) report.outcome = Outcome::kRejected;
+  return report;
+}
+
+void LoaderService::StartLoad(LoadSpec spec, const RequestContext& context, std::shared_ptr<LoadObserver> observer) {
+  if (const absl::Status valid = Validate(spec, /*plan_only=*/false); !valid.ok()) return observer->OnEnd(valid);
+  absl::StatusOr<ModelRegistry::Claim> claim = deps_.registry->Begin(spec.model);
+  if (ErrorReason(claim.status()) == Reason::kModelExists) {
+    absl::StatusOr<LoadReport> report = Reuse(spec);
+    if (report.ok()) observer->OnAccepted(report->load, /*joined=*/true);
+    return observer->OnEnd(std::move(report));
+  }
+  if (!claim.ok()) return observer->OnEnd(claim.status());
+
+  auto job = std::make_shared<Job>();
+  job->spec = std::move(spec);
+  job->context = context;
+  job->observer = observer;
+  job->claim = *std::move(claim);
+  job->load = absl::StrFormat("load-%06d", ++last_load_);
+  job->start_time = absl::Now();
+  ++active_loads_;
+  observer->OnAccepted(job->load, /*joined=*/false);
+  if (const size_t ahead = deps_.loads->queued(); ahead > 0) {
+    observer->OnProgress({.phase = "queue", .queue_position = static_cast<uint32_t>(ahead)});
+  }
+  const bool queued = deps_.loads->TrySubmit([this, job] { RunJob(*job); });
+  if (!queued) {
+    job->claim = {};
+    --active_loads_;
+    observer->OnEnd(MakeError(Reason::kLoadQueueFull, "the load queue is full; try again later"));
+  }
+}
+
+void LoaderService::RunJob(Job& job) {
+  absl::StatusOr<LoadReport> result = RunLoad(job);
+  job.claim = {};  // before the end is told: whoever hears it may load the name again
+  if (result.ok()) {
+    LogLoad(*result);
+  } else {
+    Log(LogLevel::kWarning, "load",
+        {{"load", job.load},
+         {"model", job.spec.model},
+         {"outcome", std::string("ERROR")},
+         {"reason", std::string(ReasonName(ErrorReason(result.status())))},
+         {"message", std::string(result.status().message())}});
+  }
+  const std::shared_ptr<LoadObserver> observer = std::move(job.observer);
+  --active_loads_;
+  observer->OnEnd(std::move(result));
+}
+
+absl::StatusOr<LoadReport> LoaderService::RunLoad(Job& job) {
+  KEYLOAD_RETURN_IF_ERROR(job.context.Check());
+  KEYLOAD_ASSIGN_OR_RETURN(const PreparedKeys keys, PrepareKeys(job.spec, *deps_.roots, *deps_.documents, job.context, job.clock));
+  PreparedPlan plan;
+  std::vector<MemoryReservation> reservations;
+  absl::Status status = PlanAndReserve(job, keys, plan, reservations);
+  if (!status.ok() && plan.plan == nullptr) return status;
+
+  LoadReport report = plan.report;
+  if (status.ok() && report.outcome != Outcome::kRejected) {
+    status = TransferAndPublish(job, keys, std::move(plan), std::move(reservations), report);
+  }
+  if (!status.ok()) {
+    const Reason reason = ErrorReason(status);
+    const bool cancelled = reason == Reason::kLoadCancelled || reason == Reason::kDeadlineExceeded;
+    report.outcome = cancelled ? Outcome::kCancelled : Outcome::kFailed;
+    report.error = status;
+    report.generation = 0;
+  }
+  if (report.outcome != Outcome::kComplete && report.outcome != Outcome::kIncomplete) job.clock.Write(report);
+  return report;
+}
+
+absl::Status LoaderService::PlanAndReserve(Job& job, const PreparedKeys& keys, PreparedPlan& plan,
+                                           std::vector<MemoryReservation>& reservations) {
+  std::vector<PlacementDevice> devices = SnapshotDevices(*deps_.transfer.devices);
+  for (int attempt = 1;; ++attempt) {
+    KEYLOAD_RETURN_IF_ERROR(job.context.Check());
+    absl::StatusOr<PreparedPlan> prepared = PreparePlan(job.spec, keys, devices, *deps_.transfer.devices, job.clock);
+    if (!prepared.ok()) return prepared.status();
+    plan = *std::move(prepared);
+    plan.report.load = job.load;
+    plan.report.start_time = job.start_time;
+    plan.report.outcome = ExceedsLimits(plan.report.keys, job.spec.limits) ? Outcome::kRejected : Outcome::kPlanned;
+    if (plan.report.outcome == Outcome::kRejected) return absl::OkStatus();
+    job.clock.Enter("reserve");
+    absl::StatusOr<std::vector<MemoryReservation>> reserved = ReserveForPlan(*plan.plan, *deps_.transfer.devices);
+    if (reserved.ok()) {
+      reservations = *std::move(reserved);
+      LoadReport planned = plan.report;
+      job.clock.Write(planned);
+      job.observer->OnPlanned(planned);
+      return absl::OkStatus();
+    }
+    if (attempt == kPlanAttempts || !HasPolicy(job.spec.device_map)) return reserved.status();
+    // The memory moved since the snapshot, or padding did not fit: place again, with what the plan was over taken off.
+    std::vector<PlacementDevice> now = SnapshotDevices(*deps_.transfer.devices);
+    for (PlacementDevice& device : now) {
+      for (size_t i = 0; i < plan.plan->devices.size(); ++i) {
+        if (plan.plan->devices[i] != device.name) continue;
+        const uint64_t over = plan.plan->reserve_bytes[i] - std::min(plan.plan->reserve_bytes[i], device.free_bytes);
+        device.free_bytes -= std::min(over, device.free_bytes);
+      }
+    }
+    devices = std::move(now);
+  }
+}
+
+absl::Status LoaderService::TransferAndPublish(Job& job, const PreparedKeys& keys, PreparedPlan plan,
+                                               std::vector<MemoryReservation> reservations, LoadReport& report) {
+  job.clock.Enter("transfer");
+  absl::StatusOr<TransferResult> transferred =
+      Transfer(*plan.plan, *keys.keys->index, std::move(reservations), deps_.transfer, job.context,
+               [&](const LoadProgress& progress) { job.observer->OnProgress(progress); }, report);
+  job.clock.Enter("publish");
+  KEYLOAD_RETURN_IF_ERROR(transferred.status());
+  report.generation = job.claim.generation();
+  ResidentModel::Content content =
+      MakeModelContent(job.spec, keys, plan, *std::move(transferred), deps_.transfer.make_reader, report);
+  job.clock.Write(report);
+  content.report = report;
+  deps_.registry->Publish(std::move(job.claim), std::move(content));
+  return absl::OkStatus();
+}
+
+}  // namespace keyload

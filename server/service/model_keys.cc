@@ -1,0 +1,94 @@
+#include "server/service/model_keys.h"
+
+#include <algorithm>
+
+#include "absl/strings/str_cat.h"
+#include "server/base/error.h"
+#include "server/keys/natural_order.h"
+
+namespace keyload {
+namespace {
+
+ListedState StateOf(const ModelKey& key, const TensorPlace& place) {
+  switch (key.state) {
+    case KeyState::kFound:
+    case KeyState::kTied: return place.state == TensorPlace::State::kLazy ? ListedState::kLazy : ListedState::kResident;
+    case KeyState::kMissing: return ListedState::kMissing;
+    case KeyState::kMismatched: return ListedState::kMismatched;
+    case KeyState::kNotSelected: return ListedState::kNotSelected;
+    default: return ListedState::kIgnored;
+  }
+}
+
+ListedKey Describe(const ResidentModel& model, uint32_t index) {
+  const ResidentModel::Content& content = model.content();
+  const KeyReport& report = *content.keys;
+  const ModelKey& key = report.keys[index];
+  const uint32_t holder = key.state == KeyState::kTied ? static_cast<uint32_t>(key.tied_to) : index;
+  const TensorPlace& place = content.places[holder];
+  const ModelKey& holding = report.keys[holder];
+  ListedKey listed = {.key = key.name,
+                      .state = StateOf(key, place),
+                      .dtype = place.state == TensorPlace::State::kNone ? key.dtype : place.dtype,
+                      .shape = key.shape,
+                      .bytes = place.state == TensorPlace::State::kNone ? key.bytes : place.bytes,
+                      .tied_to = holder == index ? std::string_view() : holding.name,
+                      .index = index};
+  if (holding.stored >= 0) {
+    const StoredTensor& stored = report.index->tensors()[holding.stored];
+    listed.shard = report.index->shards()[stored.shard].file;
+    listed.file_offset = stored.offset;
+  }
+  if (const uint16_t device = content.device_of_key[holder]; device != ResidentModel::kNoDevice) {
+    listed.device = content.devices[device];
+  }
+  return listed;
+}
+
+ListedKey DescribeUnexpected(const KeyReport& report, const UnexpectedKey& key) {
+  const StoredTensor& stored = report.index->tensors()[key.stored];
+  return {.key = key.name,
+          .state = key.ignored ? ListedState::kIgnored : ListedState::kUnexpected,
+          .dtype = stored.dtype,
+          .shape = stored.shape,
+          .device = {},
+          .shard = report.index->shards()[stored.shard].file,
+          .file_offset = stored.offset,
+          .bytes = stored.bytes,
+          .tied_to = {},
+          .index = -1};
+}
+
+}  // namespace
+
+std::vector<ListedKey> ListKeys(const ResidentModel& model, const KeySelection& selection) {
+  const KeyReport& report = *model.content().keys;
+  std::vector<ListedKey> listed;
+  for (uint32_t i = 0; i < report.keys.size(); ++i) {
+    const ModelKey& key = report.keys[i];
+    if (key.state != KeyState::kNonPersistent && selection.Selects(key.name)) listed.push_back(Describe(model, i));
+  }
+  for (const UnexpectedKey& key : report.unexpected) {
+    if (selection.Selects(key.name)) listed.push_back(DescribeUnexpected(report, key));
+  }
+  std::sort(listed.begin(), listed.end(), [](const ListedKey& a, const ListedKey& b) { return NaturalLess(a.key, b.key); });
+  return listed;
+}
+
+absl::StatusOr<std::vector<ListedKey>> KeysToRead(const ResidentModel& model, const KeySelection& selection) {
+  for (const std::string& name : selection.names()) {
+    const int64_t index = model.FindKey(name);
+    if (index < 0) {
+      return MakeError(Reason::kKeyNotFound, absl::StrCat("model ", model.content().name, " has no key ", name),
+                       {{"model", model.content().name}, {"key", name}});
+    }
+    KEYLOAD_RETURN_IF_ERROR(model.Holder(static_cast<uint32_t>(index)).status());
+  }
+  std::vector<ListedKey> keys = ListKeys(model, selection);
+  std::erase_if(keys, [](const ListedKey& key) {
+    return key.index < 0 || (key.state != ListedState::kResident && key.state != ListedState::kLazy);
+  });
+  return keys;
+}
+
+}  // namespace keyload

@@ -1,0 +1,120 @@
+#include "server/service/plan_report.h"
+
+#include <algorithm>
+#include <map>
+
+#include "absl/strings/str_cat.h"
+#include "server/base/byte_size.h"
+#include "server/keys/natural_order.h"
+
+namespace keyload {
+namespace {
+
+// The first `limit` names in natural order, without sorting the rest.
+std::vector<std::string> FirstNames(std::vector<std::string_view> names, size_t limit) {
+  const size_t count = std::min(limit, names.size());
+  std::partial_sort(names.begin(), names.begin() + static_cast<ptrdiff_t>(count), names.end(), NaturalLess);
+  return {names.begin(), names.begin() + static_cast<ptrdiff_t>(count)};
+}
+
+void AddNames(const KeyReport& keys, size_t limit, LoadReport& report) {
+  std::vector<std::string_view> missing;
+  std::vector<const ModelKey*> mismatched;
+  for (const ModelKey& key : keys.keys) {
+    if (key.state == KeyState::kMissing) missing.push_back(key.name);
+    if (key.state == KeyState::kMismatched) mismatched.push_back(&key);
+  }
+  report.missing_keys = FirstNames(std::move(missing), limit);
+  for (const UnexpectedKey& key : keys.unexpected) {
+    if (report.unexpected_keys.size() == limit) break;
+    if (!key.ignored) report.unexpected_keys.emplace_back(key.name);
+  }
+  const size_t count = std::min(limit, mismatched.size());
+  std::partial_sort(mismatched.begin(), mismatched.begin() + static_cast<ptrdiff_t>(count), mismatched.end(),
+                    [](const ModelKey* a, const ModelKey* b) { return NaturalLess(a->name, b->name); });
+  for (size_t i = 0; i < count; ++i) {
+    const ModelKey& key = *mismatched[i];
+    const StoredTensor& stored = keys.index->tensors()[key.stored];
+    report.mismatched_keys.push_back({.key = std::string(key.name),
+                                      .expected_shape = key.shape,
+                                      .found_shape = stored.shape,
+                                      .expected_dtype = key.dtype,
+                                      .found_dtype = stored.dtype});
+  }
+}
+
+void AddDevices(const KeyReport& keys, const PlacementInput& input, const Placement& placement, const LoadPlan& plan,
+                const std::vector<PlacementDevice>& devices, const DeviceSet& node, LoadReport& report) {
+  report.devices.resize(placement.devices.size());
+  for (size_t i = 0; i < placement.devices.size(); ++i) {
+    DeviceUse& use = report.devices[i];
+    use.device = placement.devices[i];
+    use.reserved_bytes = plan.reserve_bytes[i];
+    for (const PlacementDevice& device : devices) {
+      if (device.name != use.device) continue;
+      use.uuid = device.uuid;
+      if (device.free_bytes < use.reserved_bytes) {
+        report.warnings.push_back(absl::StrCat(use.device, ": the plan needs ", FormatByteSize(use.reserved_bytes), ", ",
+                                               FormatByteSize(device.free_bytes), " are free"));
+      }
+    }
+    if (const Device* device = node.Find(use.device); device != nullptr) use.simulated = device->info().simulated;
+  }
+  for (const PlannedTensor& tensor : plan.tensors) {
+    DeviceUse& use = report.devices[plan.segments[tensor.segment].device];
+    ++use.tensors;
+    use.tensor_bytes += tensor.bytes;
+  }
+  for (size_t placed = 0; placed < input.keys.size(); ++placed) {
+    const KeyState state = keys.keys[input.keys[placed]].state;
+    if (state == KeyState::kMissing || state == KeyState::kMissingIgnored || state == KeyState::kMismatched) {
+      report.devices[placement.device_of[placed]].missing_bytes += input.model.tensors[placed].bytes;
+    }
+  }
+}
+
+void AddShards(const KeyReport& keys, const LoadPlan& plan, LoadReport& report) {
+  struct Totals {
+    uint64_t tensors = 0;
+    uint64_t bytes = 0;
+    bool mapped = false;
+    bool buffered = false;
+  };
+  std::map<uint32_t, Totals> totals;  // in the index's order
+  for (const PlannedTensor& tensor : plan.tensors) {
+    Totals& shard = totals[tensor.shard];
+    ++shard.tensors;
+    shard.bytes += tensor.stored_bytes;
+    (plan.segments[tensor.segment].kind == SegmentKind::kFile ? shard.mapped : shard.buffered) = true;
+  }
+  for (const auto& [shard, total] : totals) {
+    report.shards.push_back({.file = keys.index->shards()[shard].file,
+                             .tensors = total.tensors,
+                             .selected_bytes = total.bytes,
+                             .read_bytes = 0,
+                             .engine = total.mapped && total.buffered ? "mapped+buffered" : total.mapped ? "mapped" : "buffered",
+                             .duration = absl::ZeroDuration()});
+  }
+}
+
+}  // namespace
+
+LoadReport MakePlanReport(const LoadSpec& spec, const PreparedKeys& prepared, const PlacementInput& input,
+                          const Placement& placement, const LoadPlan& plan, const std::vector<PlacementDevice>& devices,
+                          const DeviceSet& node) {
+  const KeyReport& keys = *prepared.keys;
+  LoadReport report;
+  report.model = spec.model;
+  report.expected_from = prepared.expected_from;
+  report.keys = keys.counts;
+  report.warnings = keys.warnings;
+  report.warnings.insert(report.warnings.end(), placement.warnings.begin(), placement.warnings.end());
+  AddNames(keys, spec.name_limit, report);
+  report.device_map = placement.device_map;
+  AddDevices(keys, input, placement, plan, devices, node, report);
+  AddShards(keys, plan, report);
+  report.bytes.selected = plan.selected_bytes;
+  return report;
+}
+
+}  // namespace keyload

@@ -1,0 +1,98 @@
+#include "server/service/prepare.h"
+
+#include <sys/stat.h>
+#include <unistd.h>
+
+#include <algorithm>
+#include <cerrno>
+
+#include "absl/strings/str_cat.h"
+#include "server/base/error.h"
+#include "server/service/plan_report.h"
+
+namespace keyload {
+namespace {
+
+absl::StatusOr<std::string> ReadWholeFile(const OpenedPath& file, uint64_t limit) {
+  struct stat info = {};
+  if (fstat(file.fd.get(), &info) != 0) return ErrnoToStatus(errno, "fstat", file.resolved);
+  if (static_cast<uint64_t>(info.st_size) > limit) {
+    return MakeError(Reason::kDocumentTooLarge, absl::StrCat(file.resolved, " is over ", limit, " bytes"), {{"file", file.resolved}});
+  }
+  std::string bytes(info.st_size, '\0');
+  size_t done = 0;
+  while (done < bytes.size()) {
+    const ssize_t got = pread(file.fd.get(), bytes.data() + done, bytes.size() - done, static_cast<off_t>(done));
+    if (got < 0 && errno == EINTR) continue;
+    if (got < 0) return ErrnoToStatus(errno, "pread", file.resolved);
+    if (got == 0) break;
+    done += static_cast<size_t>(got);
+  }
+  bytes.resize(done);
+  return bytes;
+}
+
+absl::StatusOr<std::shared_ptr<const Manifest>> FindManifest(const ExpectedSpec& expected, const ModelRoots& roots,
+                                                             DocumentStore& documents) {
+  if (expected.manifest != nullptr) return expected.manifest;
+  if (!expected.manifest_digest.empty()) return documents.FindManifest(expected.manifest_digest);
+  if (expected.manifest_path.empty()) return nullptr;
+  KEYLOAD_ASSIGN_OR_RETURN(const OpenedPath file, roots.Open(expected.manifest_path));
+  if (file.is_directory) return MakeError(Reason::kBadRequest, absl::StrCat(expected.manifest_path, " is a directory, not a manifest"));
+  KEYLOAD_ASSIGN_OR_RETURN(const std::string bytes, ReadWholeFile(file, documents.options().max_document_bytes));
+  KEYLOAD_ASSIGN_OR_RETURN(const DocumentStore::Stored stored, documents.AddManifest(bytes));
+  return documents.FindManifest(stored.digest);
+}
+
+absl::StatusOr<KeySelection> CompileSelection(const LoadSpec& spec, DocumentStore& documents) {
+  if (spec.key_list_digest.empty()) return KeySelection::Compile(spec.select);
+  KEYLOAD_ASSIGN_OR_RETURN(const std::shared_ptr<const KeyList> list, documents.FindKeyList(spec.key_list_digest));
+  KeySelectionSpec select = spec.select;
+  select.keys.insert(select.keys.end(), list->begin(), list->end());
+  return KeySelection::Compile(select);
+}
+
+}  // namespace
+
+absl::StatusOr<PreparedKeys> PrepareKeys(const LoadSpec& spec, const ModelRoots& roots, DocumentStore& documents,
+                                         const RequestContext& context, PhaseClock& clock) {
+  clock.Enter("open");
+  KEYLOAD_RETURN_IF_ERROR(context.Check());
+  KEYLOAD_ASSIGN_OR_RETURN(const std::shared_ptr<const Manifest> manifest, FindManifest(spec.expected, roots, documents));
+  KEYLOAD_ASSIGN_OR_RETURN(const KeySelection selection, CompileSelection(spec, documents));
+  clock.Enter("index");
+  KEYLOAD_ASSIGN_OR_RETURN(const std::shared_ptr<const CheckpointIndex> index, OpenCheckpoint(roots, spec.source, context));
+  clock.Enter("reconcile");
+  KEYLOAD_RETURN_IF_ERROR(context.Check());
+  PreparedKeys prepared = {.keys = nullptr,
+                           .expected_from = manifest == nullptr ? ExpectedFrom::kCheckpoint : ExpectedFrom::kManifest};
+  KEYLOAD_ASSIGN_OR_RETURN(
+      prepared.keys, Reconcile({.index = index, .manifest = manifest, .rules = spec.rules, .selection = &selection}));
+  return prepared;
+}
+
+absl::StatusOr<PreparedPlan> PreparePlan(const LoadSpec& spec, const PreparedKeys& prepared,
+                                         const std::vector<PlacementDevice>& devices, const DeviceSet& node, PhaseClock& clock) {
+  clock.Enter("place");
+  const KeyReport& keys = *prepared.keys;
+  DTypeRequest dtype = {.wanted = spec.dtype, .keep_in_fp32 = {}};
+  if (keys.manifest != nullptr) dtype.keep_in_fp32 = keys.manifest->keep_in_fp32;
+  PlacementInput input = MakePlacementInput(keys, dtype, spec.no_split_classes);
+  PreparedPlan result;
+  KEYLOAD_ASSIGN_OR_RETURN(result.placement, Place(input.model, spec.device_map, devices));
+  clock.Enter("plan");
+  result.plan = BuildLoadPlan(keys, input, result.placement);
+  result.report = MakePlanReport(spec, prepared, input, result.placement, *result.plan, devices, node);
+  result.placed_keys = std::move(input.keys);
+  return result;
+}
+
+std::vector<PlacementDevice> SnapshotDevices(const DeviceSet& devices) {
+  std::vector<PlacementDevice> snapshot;
+  for (const std::unique_ptr<Device>& device : devices.devices()) {
+    snapshot.push_back({.name = device->info().name, .uuid = device->info().uuid, .free_bytes = device->account().state().free()});
+  }
+  return snapshot;
+}
+
+}  // namespace keyload

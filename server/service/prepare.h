@@ -1,0 +1,41 @@
+#pragma once
+
+#include <memory>
+
+#include "absl/status/statusor.h"
+#include "server/base/request_context.h"
+#include "server/device/device.h"
+#include "server/plan/load_plan.h"
+#include "server/report/load_report.h"
+#include "server/report/phase_clock.h"
+#include "server/service/document_store.h"
+#include "server/service/load_spec.h"
+
+namespace keyload {
+
+// What is decided about keys, before any device is looked at.
+struct PreparedKeys {
+  std::shared_ptr<const KeyReport> keys;
+  ExpectedFrom expected_from = ExpectedFrom::kCheckpoint;
+};
+
+// Opens the checkpoint and reconciles it with what is expected: phases open, index and reconcile. Reads headers, no tensor byte. Blocks on files.
+absl::StatusOr<PreparedKeys> PrepareKeys(const LoadSpec& spec, const ModelRoots& roots, DocumentStore& documents,
+                                         const RequestContext& context, PhaseClock& clock);
+
+// A finished decision.
+struct PreparedPlan {
+  Placement placement;
+  std::vector<uint32_t> placed_keys;  // per placed tensor: index into KeyReport::keys
+  std::shared_ptr<const LoadPlan> plan;
+  LoadReport report;                  // everything that is known before a byte is read
+};
+
+// Places the keys on `devices` and cuts them into segments and extents: phases place and plan. Pure.
+absl::StatusOr<PreparedPlan> PreparePlan(const LoadSpec& spec, const PreparedKeys& prepared,
+                                         const std::vector<PlacementDevice>& devices, const DeviceSet& node, PhaseClock& clock);
+
+// The devices of the node with their free memory at this moment.
+std::vector<PlacementDevice> SnapshotDevices(const DeviceSet& devices);
+
+}  // namespace keyload
