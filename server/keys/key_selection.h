@@ -5,7 +5,7 @@
 #include <string_view>
 #include <vector>
 
-#include "absl/container/flat_hash_map.h"
+#include "absl/container/flat_hash_set.h"
 #include "absl/status/statusor.h"
 
 namespace re2 {
@@ -42,7 +42,7 @@ class KeySelection {
   std::unique_ptr<re2::RE2> include_;
   std::unique_ptr<re2::RE2> exclude_;
   std::vector<std::string> names_;
-  absl::flat_hash_map<std::string, bool> named_;
+  absl::flat_hash_set<std::string_view> named_;  // into names_, whose strings stay where they are when it moves
 };
 
 }  // namespace keyload

@@ -1,0 +1,121 @@
+#include "server/keys/key_mapping.h"
+
+#include <algorithm>
+
+#include "absl/container/flat_hash_set.h"
+#include "absl/strings/str_format.h"
+#include "server/base/error.h"
+#include "server/keys/natural_order.h"
+
+namespace keyload {
+namespace {
+
+struct NamedTensor {
+  std::string_view name;  // model side
+  int64_t stored = -1;
+};
+
+ModelKey StoredAsExpected(const CheckpointIndex& index, const NamedTensor& named) {
+  if (named.stored < 0) return ModelKey{.name = named.name, .shape = {}};
+  const StoredTensor& tensor = index.tensors()[named.stored];
+  return ModelKey{
+      .name = named.name, .shape = tensor.shape, .bytes = tensor.bytes, .stored = named.stored, .dtype = tensor.dtype};
+}
+
+// What the index file names and no shard has, without names that a stored key has after the renames.
+absl::Status AppendIndexOnly(const CheckpointIndex& index, const RenameRules& renames, NameArena& arena,
+                             std::vector<NamedTensor>& entries) {
+  if (renames.empty()) {
+    for (const std::string& name : index.index_only_keys()) entries.push_back({.name = name});
+    return absl::OkStatus();
+  }
+  absl::flat_hash_set<std::string_view> taken;
+  for (const NamedTensor& entry : entries) taken.insert(entry.name);
+  for (const std::string& name : index.index_only_keys()) {
+    KEYLOAD_ASSIGN_OR_RETURN(const std::string_view renamed, renames.Apply(name, arena));
+    if (taken.insert(renamed).second) entries.push_back({.name = renamed});
+  }
+  return absl::OkStatus();
+}
+
+}  // namespace
+
+ModelNames::ModelNames(const Manifest& manifest, std::string_view base_prefix)
+    : prefix_(base_prefix.empty() ? "" : absl::StrFormat("%s.", base_prefix)) {
+  by_name_.reserve(manifest.tensors.size());
+  for (uint32_t i = 0; i < manifest.tensors.size(); ++i) by_name_.emplace(manifest.tensors[i].name, i);
+}
+
+int64_t ModelNames::Find(std::string_view name) const {
+  const auto found = by_name_.find(name);
+  return found == by_name_.end() ? -1 : int64_t{found->second};
+}
+
+int64_t ModelNames::FindWithPrefix(std::string_view name) {
+  const int64_t exact = Find(name);
+  if (exact >= 0 || prefix_.empty()) return exact;
+  if (name.starts_with(prefix_)) {
+    if (const int64_t stripped = Find(name.substr(prefix_.size())); stripped >= 0) return stripped;
+  }
+  scratch_.assign(prefix_).append(name);
+  return Find(scratch_);
+}
+
+absl::Status KeyConflict(const CheckpointIndex& index, std::string_view model_key, int64_t first, int64_t second) {
+  const StoredTensor& a = index.tensors()[first];
+  const StoredTensor& b = index.tensors()[second];
+  const std::string& file_a = index.shards()[a.shard].file;
+  const std::string& file_b = index.shards()[b.shard].file;
+  return MakeError(Reason::kKeyConflict,
+                   absl::StrFormat("two stored keys become model key %s: %s of %s and %s of %s", model_key, a.name,
+                                   file_a, b.name, file_b),
+                   {{"key", std::string(model_key)}, {"first", std::string(a.name)}, {"second", std::string(b.name)}});
+}
+
+absl::StatusOr<std::vector<UnexpectedKey>> MapStoredKeys(const CheckpointIndex& index, const RenameRules& renames,
+                                                         ModelNames& names, NameArena& arena,
+                                                         std::vector<ModelKey>& keys) {
+  std::vector<UnexpectedKey> unexpected;
+  for (int64_t stored = 0; stored < static_cast<int64_t>(index.tensors().size()); ++stored) {
+    const std::string_view original = index.tensors()[stored].name;
+    KEYLOAD_ASSIGN_OR_RETURN(const std::string_view renamed, renames.Apply(original, arena));
+    int64_t target = names.FindWithPrefix(renamed);
+    // A checkpoint whose keys are the model's already needs no rename, and a rename may spoil them.
+    if (target < 0 && renamed.data() != original.data()) target = names.FindWithPrefix(original);
+    if (target < 0) {
+      unexpected.push_back({.name = renamed, .stored = stored});
+    } else if (ModelKey& key = keys[target]; key.kind == TensorKind::kNonPersistentBuffer) {
+      unexpected.push_back({.name = key.name, .stored = stored, .ignored = true});
+    } else if (key.stored >= 0) {
+      return KeyConflict(index, key.name, key.stored, stored);
+    } else {
+      key.stored = stored;
+    }
+  }
+  return unexpected;
+}
+
+absl::StatusOr<std::vector<ModelKey>> KeysOfCheckpoint(const CheckpointIndex& index, const RenameRules& renames,
+                                                       NameArena& arena) {
+  std::vector<NamedTensor> entries;
+  entries.reserve(index.tensors().size() + index.index_only_keys().size());
+  absl::flat_hash_map<std::string_view, int64_t> stored_as;  // names are unique until something renames them
+  for (int64_t stored = 0; stored < static_cast<int64_t>(index.tensors().size()); ++stored) {
+    KEYLOAD_ASSIGN_OR_RETURN(const std::string_view name, renames.Apply(index.tensors()[stored].name, arena));
+    if (!renames.empty()) {
+      const auto [entry, inserted] = stored_as.emplace(name, stored);
+      if (!inserted) return KeyConflict(index, name, entry->second, stored);
+    }
+    entries.push_back({.name = name, .stored = stored});
+  }
+  KEYLOAD_RETURN_IF_ERROR(AppendIndexOnly(index, renames, arena, entries));
+
+  const auto before = [](const NamedTensor& a, const NamedTensor& b) { return NaturalLess(a.name, b.name); };
+  if (!std::is_sorted(entries.begin(), entries.end(), before)) std::sort(entries.begin(), entries.end(), before);
+  std::vector<ModelKey> keys;
+  keys.reserve(entries.size());
+  for (const NamedTensor& entry : entries) keys.push_back(StoredAsExpected(index, entry));
+  return keys;
+}
+
+}  // namespace keyload

@@ -1,0 +1,47 @@
+#pragma once
+
+#include <cstdint>
+#include <string>
+#include <string_view>
+#include <vector>
+
+#include "absl/container/flat_hash_map.h"
+#include "absl/status/status.h"
+#include "server/keys/name_arena.h"
+#include "server/keys/reconcile.h"
+#include "server/keys/rename_rules.h"
+
+namespace keyload {
+
+// A model's keys by name. The views stay with the manifest. Not thread-safe: lookups share a scratch buffer.
+class ModelNames {
+ public:
+  ModelNames(const Manifest& manifest, std::string_view base_prefix);
+
+  // Position in Manifest::tensors, or -1.
+  int64_t Find(std::string_view name) const;
+  // The same: the exact name first, then without the base prefix, then with it. Prefixes end at a dot only.
+  int64_t FindWithPrefix(std::string_view name);
+
+ private:
+  absl::flat_hash_map<std::string_view, uint32_t> by_name_;
+  std::string prefix_;  // with its dot; empty: none
+  std::string scratch_;
+};
+
+// Two stored keys became one model key.
+absl::Status KeyConflict(const CheckpointIndex& index, std::string_view model_key, int64_t first, int64_t second);
+
+// Sets ModelKey::stored of every key of `keys` (those of the manifest, in its order) that `index` has after `renames`
+// and the prefix rule, and returns what no expected key takes: in stored order, with `ignored` set where it is a
+// non-persistent buffer. KEY_CONFLICT; PATTERN_INVALID from the renames.
+absl::StatusOr<std::vector<UnexpectedKey>> MapStoredKeys(const CheckpointIndex& index, const RenameRules& renames,
+                                                         ModelNames& names, NameArena& arena,
+                                                         std::vector<ModelKey>& keys);
+
+// What the checkpoint itself has, as expected keys in natural order; those that only the index file names have no
+// stored tensor. KEY_CONFLICT; PATTERN_INVALID from the renames.
+absl::StatusOr<std::vector<ModelKey>> KeysOfCheckpoint(const CheckpointIndex& index, const RenameRules& renames,
+                                                       NameArena& arena);
+
+}  // namespace keyload

@@ -1,0 +1,86 @@
+#include "server/keys/manifest.h"
+
+#include <limits>
+#include <string_view>
+
+#include "absl/container/flat_hash_map.h"
+#include "absl/strings/str_format.h"
+#include "server/base/error.h"
+
+namespace keyload {
+namespace {
+
+using TensorsByName = absl::flat_hash_map<std::string_view, const TensorSpec*>;
+
+absl::Status Invalid(std::string_view message, std::string_view key) {
+  return MakeError(Reason::kManifestInvalid, absl::StrFormat("manifest: %s", message), {{"key", std::string(key)}});
+}
+
+absl::Status FillSizes(Manifest& manifest) {
+  uint64_t total = 0;
+  for (TensorSpec& tensor : manifest.tensors) {
+    const TensorSize size = ComputeTensorSize(tensor.dtype, tensor.shape);
+    if (size.error == TensorSizeError::kMisaligned) {
+      return Invalid(
+          absl::StrFormat("tensor %s: elements of %s do not fill whole bytes", tensor.name, DTypeName(tensor.dtype)),
+          tensor.name);
+    }
+    if (size.error.has_value() || size.bytes > std::numeric_limits<uint64_t>::max() - total) {
+      return Invalid(absl::StrFormat("tensor %s: its size exceeds 64 bits, alone or with those before it", tensor.name),
+                     tensor.name);
+    }
+    tensor.bytes = size.bytes;
+    total += size.bytes;
+  }
+  return absl::OkStatus();
+}
+
+absl::Status CheckTiedMember(const TensorsByName& tensors, std::string_view name, const TensorSpec*& source) {
+  const auto found = tensors.find(name);
+  if (found == tensors.end()) return Invalid(absl::StrFormat("tied name %s is not a tensor", name), name);
+  if (source == nullptr) {
+    source = found->second;
+  } else if (found->second->shape != source->shape || found->second->dtype != source->dtype) {
+    return Invalid(absl::StrFormat("tied tensors %s and %s differ in shape or dtype", source->name, name), name);
+  }
+  return absl::OkStatus();
+}
+
+absl::Status CheckTiedGroups(const Manifest& manifest, const TensorsByName& tensors) {
+  absl::flat_hash_map<std::string_view, std::string_view> group_of;
+  auto claim = [&](std::string_view name, const TiedGroup& group) {
+    const auto [entry, inserted] = group_of.emplace(name, group.source);
+    if (inserted) return absl::OkStatus();
+    return Invalid(absl::StrFormat("tensor %s is tied twice, to %s and to %s", name, entry->second, group.source),
+                   name);
+  };
+  for (const TiedGroup& group : manifest.tied_groups) {
+    const TensorSpec* source = nullptr;
+    KEYLOAD_RETURN_IF_ERROR(CheckTiedMember(tensors, group.source, source));
+    KEYLOAD_RETURN_IF_ERROR(claim(group.source, group));
+    for (const std::string& target : group.targets) {
+      KEYLOAD_RETURN_IF_ERROR(CheckTiedMember(tensors, target, source));
+      KEYLOAD_RETURN_IF_ERROR(claim(target, group));
+    }
+  }
+  return absl::OkStatus();
+}
+
+}  // namespace
+
+absl::Status ValidateManifest(Manifest& manifest) {
+  TensorsByName tensors;
+  tensors.reserve(manifest.tensors.size());
+  for (const TensorSpec& tensor : manifest.tensors) {
+    if (tensor.name.empty()) {
+      return Invalid(absl::StrFormat("tensor %d has no name", &tensor - manifest.tensors.data()), tensor.name);
+    }
+    if (!tensors.emplace(tensor.name, &tensor).second) {
+      return Invalid(absl::StrFormat("tensor %s appears twice", tensor.name), tensor.name);
+    }
+  }
+  KEYLOAD_RETURN_IF_ERROR(FillSizes(manifest));
+  return CheckTiedGroups(manifest, tensors);
+}
+
+}  // namespace keyload

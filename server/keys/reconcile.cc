@@ -1,0 +1,158 @@
+#include "server/keys/reconcile.h"
+
+#include <algorithm>
+#include <utility>
+
+#include "absl/container/flat_hash_set.h"
+#include "absl/strings/str_cat.h"
+#include "absl/strings/str_join.h"
+#include "server/base/error.h"
+#include "server/keys/key_mapping.h"
+#include "server/keys/name_arena.h"
+#include "server/keys/natural_order.h"
+#include "server/keys/pattern_set.h"
+#include "server/keys/rename_rules.h"
+#include "server/keys/tied_groups.h"
+
+namespace keyload {
+namespace {
+
+constexpr size_t kNamesInWarning = 5;
+
+// Rules of the request and its manifest together.
+struct CompiledRules {
+  RenameRules renames;
+  PatternSet ignore_missing;
+  PatternSet ignore_unexpected;
+};
+
+absl::StatusOr<CompiledRules> CompileRules(const ReconcileInput& input) {
+  static const Manifest* const kNoManifest = new Manifest;
+  const Manifest& manifest = input.manifest != nullptr ? *input.manifest : *kNoManifest;
+  PatternBudget budget;
+  CompiledRules rules;
+  KEYLOAD_ASSIGN_OR_RETURN(rules.renames, RenameRules::Compile(input.rules.renames, manifest.renames, budget));
+  KEYLOAD_ASSIGN_OR_RETURN(rules.ignore_missing, PatternSet::Compile("ignore_missing", input.rules.ignore_missing,
+                                                                     manifest.ignore_missing, budget));
+  KEYLOAD_ASSIGN_OR_RETURN(
+      rules.ignore_unexpected,
+      PatternSet::Compile("ignore_unexpected", input.rules.ignore_unexpected, manifest.ignore_unexpected, budget));
+  return rules;
+}
+
+std::vector<ModelKey> KeysOfManifest(const Manifest& manifest) {
+  std::vector<ModelKey> keys;
+  keys.reserve(manifest.tensors.size());
+  for (const TensorSpec& tensor : manifest.tensors) {
+    keys.push_back(
+        {.name = tensor.name,
+         .shape = tensor.shape,
+         .bytes = tensor.bytes,
+         .kind = tensor.kind,
+         .state = tensor.kind == TensorKind::kNonPersistentBuffer ? KeyState::kNonPersistent : KeyState::kMissing,
+         .dtype = tensor.dtype});
+  }
+  return keys;
+}
+
+// The state of each key by itself; ties and ignore patterns come later.
+void ClassifyKeys(const CheckpointIndex& index, const KeySelection& selection, std::vector<ModelKey>& keys) {
+  const bool selects_all = selection.selects_all();
+  for (ModelKey& key : keys) {
+    if (key.state == KeyState::kNonPersistent) continue;
+    if (!selects_all && !selection.Selects(key.name)) {
+      key.state = KeyState::kNotSelected;
+    } else if (key.stored < 0) {
+      key.state = KeyState::kMissing;
+    } else {
+      key.state = index.tensors()[key.stored].shape == key.shape ? KeyState::kFound : KeyState::kMismatched;
+    }
+  }
+}
+
+void FinishKeys(const PatternSet& ignore_missing, KeyReport& report) {
+  KeyCounts& counts = report.counts;
+  for (ModelKey& key : report.keys) {
+    if (key.state == KeyState::kNonPersistent) continue;
+    if (key.state == KeyState::kMissing && ignore_missing.Matches(key.name)) key.state = KeyState::kMissingIgnored;
+    if (key.state == KeyState::kNotSelected) key.stored = -1;
+    ++counts.expected;
+    counts.not_selected += key.state == KeyState::kNotSelected;
+    counts.missing += key.state == KeyState::kMissing;
+    counts.missing_ignored += key.state == KeyState::kMissingIgnored;
+    counts.missing_tied += key.state == KeyState::kTied;
+    counts.mismatched += key.state == KeyState::kMismatched;
+  }
+  counts.selected = counts.expected - counts.not_selected;
+}
+
+void FinishUnexpected(const PatternSet& ignore_unexpected, const KeySelection& selection, KeyReport& report) {
+  std::vector<UnexpectedKey>& unexpected = report.unexpected;
+  if (!selection.selects_all()) {
+    std::erase_if(unexpected, [&](const UnexpectedKey& key) { return !selection.Selects(key.name); });
+  }
+  for (UnexpectedKey& key : unexpected) {
+    key.ignored = key.ignored || ignore_unexpected.Matches(key.name);
+    ++(key.ignored ? report.counts.unexpected_ignored : report.counts.unexpected);
+  }
+  // Two stored keys may have one name here: the stored position keeps their order fixed.
+  const auto before = [](const UnexpectedKey& a, const UnexpectedKey& b) {
+    if (a.name == b.name) return a.stored < b.stored;
+    return NaturalLess(a.name, b.name);
+  };
+  if (!std::is_sorted(unexpected.begin(), unexpected.end(), before))
+    std::sort(unexpected.begin(), unexpected.end(), before);
+}
+
+void WarnAboutSelection(const KeySelection& selection, KeyReport& report) {
+  if (selection.selects_all()) return;
+  absl::flat_hash_set<std::string_view> unknown(selection.names().begin(), selection.names().end());
+  if (!unknown.empty()) {
+    for (const ModelKey& key : report.keys) {
+      if (key.state != KeyState::kNonPersistent) unknown.erase(key.name);
+    }
+  }
+  if (!unknown.empty()) {
+    const size_t count = unknown.size();
+    std::vector<std::string> first;
+    for (const std::string& name : selection.names()) {
+      if (first.size() == kNamesInWarning) break;
+      if (unknown.erase(name) > 0) first.push_back(name);
+    }
+    report.warnings.push_back(absl::StrCat(count, count == 1 ? " selected name is" : " selected names are",
+                                           " no expected key: ", absl::StrJoin(first, ", "),
+                                           count > first.size() ? ", ..." : ""));
+  }
+  if (report.counts.selected == 0 && report.counts.expected > 0) {
+    report.warnings.push_back(absl::StrCat("the selection matches none of ", report.counts.expected, " expected keys"));
+  }
+}
+
+}  // namespace
+
+absl::StatusOr<std::shared_ptr<const KeyReport>> Reconcile(const ReconcileInput& input) {
+  KEYLOAD_ASSIGN_OR_RETURN(const CompiledRules rules, CompileRules(input));
+  auto report = std::make_shared<KeyReport>();
+  report->index = input.index;
+  report->manifest = input.manifest;
+  const CheckpointIndex& index = *input.index;
+  NameArena arena;
+  if (input.manifest != nullptr) {
+    const Manifest& manifest = *input.manifest;
+    ModelNames names(manifest, input.rules.base_model_prefix.value_or(manifest.base_model_prefix));
+    report->keys = KeysOfManifest(manifest);
+    KEYLOAD_ASSIGN_OR_RETURN(report->unexpected, MapStoredKeys(index, rules.renames, names, arena, report->keys));
+    ClassifyKeys(index, *input.selection, report->keys);
+    ResolveTiedGroups(manifest, names, *report);
+  } else {
+    KEYLOAD_ASSIGN_OR_RETURN(report->keys, KeysOfCheckpoint(index, rules.renames, arena));
+    ClassifyKeys(index, *input.selection, report->keys);
+  }
+  FinishKeys(rules.ignore_missing, *report);
+  FinishUnexpected(rules.ignore_unexpected, *input.selection, *report);
+  WarnAboutSelection(*input.selection, *report);
+  report->name_blocks = arena.Release();
+  return std::shared_ptr<const KeyReport>(std::move(report));
+}
+
+}  // namespace keyload

@@ -1,0 +1,75 @@
+#include "server/keys/rename_rules.h"
+
+#include "absl/strings/str_cat.h"
+#include "absl/strings/str_format.h"
+#include "re2/re2.h"
+#include "server/base/error.h"
+
+namespace keyload {
+namespace {
+
+constexpr std::string_view kField = "renames";
+// A replacement may repeat its groups, and rules chain: without these bounds a few rules make names of any size.
+constexpr size_t kMaxReplacementBytes = 4096;
+constexpr size_t kMaxNameBytes = 4096;
+constexpr size_t kMaxArenaBytes = size_t{512} << 20;
+
+absl::Status CheckReplacement(const re2::RE2& pattern, const Rename& rename) {
+  std::string why;
+  if (rename.replacement.size() > kMaxReplacementBytes) {
+    why = absl::StrCat("longer than ", kMaxReplacementBytes, " bytes");
+  } else if (pattern.CheckRewriteString(rename.replacement, &why)) {
+    return absl::OkStatus();
+  }
+  return MakeError(
+      Reason::kPatternInvalid,
+      absl::StrFormat("%s: pattern '%s': replacement '%s': %s", kField, rename.pattern, rename.replacement, why),
+      {{"field", std::string(kField)}, {"pattern", rename.pattern}, {"replacement", rename.replacement}});
+}
+
+absl::Status CannotRename(std::string_view name, std::string_view why) {
+  return MakeError(Reason::kPatternInvalid, absl::StrFormat("%s: key %s %s", kField, name, why),
+                   {{"field", std::string(kField)}, {"key", std::string(name)}});
+}
+
+}  // namespace
+
+RenameRules::RenameRules() = default;
+RenameRules::~RenameRules() = default;
+RenameRules::RenameRules(RenameRules&&) noexcept = default;
+RenameRules& RenameRules::operator=(RenameRules&&) noexcept = default;
+
+absl::StatusOr<RenameRules> RenameRules::Compile(std::span<const Rename> first, std::span<const Rename> second,
+                                                 PatternBudget& budget) {
+  RenameRules rules;
+  std::string alternation;
+  for (const std::span<const Rename> renames : {first, second}) {
+    for (const Rename& rename : renames) {
+      KEYLOAD_ASSIGN_OR_RETURN(auto pattern, CompilePattern(kField, rename.pattern, budget));
+      KEYLOAD_RETURN_IF_ERROR(CheckReplacement(*pattern, rename));
+      absl::StrAppend(&alternation, alternation.empty() ? "" : "|", GroupPattern(rename.pattern));
+      rules.rules_.push_back({std::move(pattern), rename.replacement});
+    }
+  }
+  KEYLOAD_ASSIGN_OR_RETURN(rules.any_, PatternSet::FromAlternation(kField, alternation));
+  return rules;
+}
+
+absl::StatusOr<std::string_view> RenameRules::Apply(std::string_view name, NameArena& arena) const {
+  if (!any_.Matches(name)) return name;
+  if (name.size() > kMaxNameBytes) return CannotRename(name.substr(0, 200), "...: too long to rename");
+  std::string renamed(name);
+  for (const Rule& rule : rules_) {
+    if (!re2::RE2::Replace(&renamed, *rule.pattern, rule.replacement)) continue;
+    if (renamed.empty()) return CannotRename(name, "would become an empty name");
+    if (renamed.size() > kMaxNameBytes) {
+      return CannotRename(name, absl::StrCat("would become longer than ", kMaxNameBytes, " bytes"));
+    }
+  }
+  if (renamed == name) return name;
+  if (arena.bytes() + renamed.size() > kMaxArenaBytes)
+    return CannotRename(name, "and those before it take over 512 MiB renamed");
+  return arena.Add(renamed);
+}
+
+}  // namespace keyload

@@ -1,0 +1,56 @@
+#include "server/keys/tied_groups.h"
+
+#include <algorithm>
+#include <cstdint>
+#include <vector>
+
+#include "absl/strings/str_cat.h"
+#include "absl/strings/str_format.h"
+
+namespace keyload {
+namespace {
+
+std::vector<uint32_t> Members(const TiedGroup& group, const ModelNames& names) {
+  std::vector<uint32_t> members;
+  members.reserve(group.targets.size() + 1);
+  if (const int64_t source = names.Find(group.source); source >= 0) members.push_back(source);
+  for (const std::string& target : group.targets) {
+    if (const int64_t position = names.Find(target); position >= 0) members.push_back(position);
+  }
+  return members;
+}
+
+}  // namespace
+
+void ResolveTiedGroups(const Manifest& manifest, const ModelNames& names, KeyReport& report) {
+  std::vector<ModelKey>& keys = report.keys;
+  uint64_t cut_off = 0;
+  std::string first_cut_off;
+  for (const TiedGroup& group : manifest.tied_groups) {
+    std::vector<uint32_t> members = Members(group, names);
+    const auto found = [&](uint32_t member) { return keys[member].state == KeyState::kFound; };
+    const auto unselected = [&](uint32_t member) {
+      return keys[member].state == KeyState::kNotSelected && keys[member].stored >= 0;
+    };
+    const auto provider = std::find_if(members.begin(), members.end(), found);
+    const auto withheld = std::find_if(members.begin(), members.end(), unselected);
+    for (const uint32_t member : members) {
+      ModelKey& key = keys[member];
+      key.tied_group = static_cast<int32_t>(report.tied_groups.size());
+      if (key.state != KeyState::kMissing) continue;
+      if (provider != members.end()) {
+        key.state = KeyState::kTied;
+        key.tied_to = *provider;
+      } else if (withheld != members.end() && cut_off++ == 0) {
+        first_cut_off = absl::StrFormat("%s is tied to %s", key.name, keys[*withheld].name);
+      }
+    }
+    report.tied_groups.push_back(std::move(members));
+  }
+  if (cut_off > 0) {
+    report.warnings.push_back(absl::StrCat(
+        cut_off, " missing keys are tied to stored keys that are not selected; the first: ", first_cut_off));
+  }
+}
+
+}  // namespace keyload

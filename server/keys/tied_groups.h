@@ -1,0 +1,14 @@
+#pragma once
+
+#include "server/keys/key_mapping.h"
+#include "server/keys/reconcile.h"
+
+namespace keyload {
+
+// Fills `report.tied_groups` and supplies missing members: a kMissing key of a group becomes kTied to the group's
+// source if that is kFound, else to its first kFound target. Warns where the only stored members are not selected. Call
+// it once the states of `report.keys` are set, with ModelKey::stored still set for those that are stored but not
+// selected.
+void ResolveTiedGroups(const Manifest& manifest, const ModelNames& names, KeyReport& report);
+
+}  // namespace keyload
