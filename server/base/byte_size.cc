@@ -6,9 +6,9 @@
 
 #include "absl/strings/ascii.h"
 #include "absl/strings/numbers.h"
-#include "absl/strings/str_cat.h"
 #include "absl/strings/str_format.h"
 #include "server/base/error.h"
+#include "server/base/strings.h"
 
 namespace keyload {
 namespace {
@@ -24,32 +24,32 @@ constexpr std::array<Unit, 8> kUnits = {{{"kib", 1ull << 10}, {"mib", 1ull << 20
 
 absl::StatusOr<uint64_t> ParseByteSize(std::string_view text) {
   const auto error = [&] {
-    return MakeError(Reason::kBadRequest, absl::StrCat("\"", text, "\" is not a size such as 20GiB, 512MB or 4096"));
+    return MakeError(Reason::kBadRequest, StrCat("\"", text, "\" is not a size such as 20GiB, 512MB or 4096"));
   };
-  const std::string lower = absl::AsciiStrToLower(absl::StripAsciiWhitespace(text));
+  const std::string lower = absl::AsciiStrToLower(absl::StripAsciiWhitespace(ToAbsl(text)));
   std::string_view number = lower;
   uint64_t unit = 1;
   for (const Unit& candidate : kUnits) {
     if (number.ends_with(candidate.suffix)) {
-      number = absl::StripAsciiWhitespace(number.substr(0, number.size() - candidate.suffix.size()));
+      number = ToStd(absl::StripAsciiWhitespace(ToAbsl(number.substr(0, number.size() - candidate.suffix.size()))));
       unit = candidate.bytes;
       break;
     }
   }
   if (number.empty() || number.find_first_not_of("0123456789.") != std::string_view::npos) return error();
-  if (uint64_t whole; absl::SimpleAtoi(number, &whole)) {
+  if (uint64_t whole; absl::SimpleAtoi(ToAbsl(number), &whole)) {
     if (whole > std::numeric_limits<uint64_t>::max() / unit) return error();
     return whole * unit;
   }
   double value;
-  if (unit == 1 || !absl::SimpleAtod(number, &value)) return error();
+  if (unit == 1 || !absl::SimpleAtod(ToAbsl(number), &value)) return error();
   value *= static_cast<double>(unit);
   if (!(value < 18446744073709551615.0)) return error();
   return static_cast<uint64_t>(value);
 }
 
 std::string FormatByteSize(uint64_t bytes) {
-  if (bytes < 1024) return absl::StrCat(bytes, " B");
+  if (bytes < 1024) return StrCat(bytes, " B");
   double value = static_cast<double>(bytes);
   static constexpr std::array<std::string_view, 6> kNames = {"KiB", "MiB", "GiB", "TiB", "PiB", "EiB"};
   size_t unit = 0;

@@ -5,8 +5,9 @@
 #include <iterator>
 
 #include "absl/strings/cord.h"
-#include "absl/strings/str_cat.h"
 #include "absl/strings/str_split.h"
+
+#include "server/base/strings.h"
 
 namespace keyload {
 namespace {
@@ -65,16 +66,16 @@ std::string_view ReasonName(Reason reason) { return Entry(reason).name; }
 absl::StatusCode ReasonCode(Reason reason) { return Entry(reason).code; }
 
 absl::Status MakeError(Reason reason, std::string_view message, const ErrorMetadata& metadata) {
-  absl::Status status(ReasonCode(reason), message);
-  status.SetPayload(kReasonPayload, absl::Cord(ReasonName(reason)));
-  for (const auto& [name, value] : metadata) status.SetPayload(absl::StrCat(kMetadataPayload, name), absl::Cord(value));
+  absl::Status status(ReasonCode(reason), ToAbsl(message));
+  status.SetPayload(ToAbsl(kReasonPayload), absl::Cord(ToAbsl(ReasonName(reason))));
+  for (const auto& [name, value] : metadata) status.SetPayload(StrCat(kMetadataPayload, name), absl::Cord(value));
   return status;
 }
 
 Reason ErrorReason(const absl::Status& status) {
-  if (auto payload = status.GetPayload(kReasonPayload)) {
+  if (auto payload = status.GetPayload(ToAbsl(kReasonPayload))) {
     for (const ReasonEntry& entry : kReasons) {
-      if (*payload == entry.name) return entry.reason;
+      if (*payload == ToAbsl(entry.name)) return entry.reason;
     }
   }
   return Reason::kInternal;
@@ -82,7 +83,8 @@ Reason ErrorReason(const absl::Status& status) {
 
 ErrorMetadata ErrorDetails(const absl::Status& status) {
   ErrorMetadata metadata;
-  status.ForEachPayload([&](std::string_view url, const absl::Cord& value) {
+  status.ForEachPayload([&](absl::string_view type_url, const absl::Cord& value) {
+    const std::string_view url = ToStd(type_url);
     if (url.starts_with(kMetadataPayload)) metadata.emplace(url.substr(kMetadataPayload.size()), std::string(value));
   });
   return metadata;
@@ -90,10 +92,10 @@ ErrorMetadata ErrorDetails(const absl::Status& status) {
 
 absl::Status Annotate(const absl::Status& status, std::string_view context, const ErrorMetadata& metadata) {
   if (status.ok()) return status;
-  absl::Status annotated(status.code(), absl::StrCat(context, ": ", status.message()));
-  status.ForEachPayload([&](std::string_view url, const absl::Cord& value) { annotated.SetPayload(url, value); });
+  absl::Status annotated(status.code(), StrCat(context, ": ", status.message()));
+  status.ForEachPayload([&](absl::string_view url, const absl::Cord& value) { annotated.SetPayload(url, value); });
   for (const auto& [name, value] : metadata) {
-    annotated.SetPayload(absl::StrCat(kMetadataPayload, name), absl::Cord(value));
+    annotated.SetPayload(StrCat(kMetadataPayload, name), absl::Cord(value));
   }
   return annotated;
 }
@@ -102,7 +104,7 @@ absl::Status ErrnoToStatus(int error, std::string_view operation, std::string_vi
   Reason reason = Reason::kIoError;
   if (error == ENOENT || error == ENOTDIR) reason = Reason::kCheckpointNotFound;
   if (error == EACCES || error == EPERM) reason = Reason::kPathNotReadable;
-  return MakeError(reason, absl::StrCat(path, ": ", operation, ": ", std::strerror(error)), {{"file", std::string(path)}});
+  return MakeError(reason, StrCat(path, ": ", operation, ": ", std::strerror(error)), {{"file", std::string(path)}});
 }
 
 }  // namespace keyload

@@ -7,10 +7,11 @@
 #include <memory>
 #include <nlohmann/json.hpp>
 
-#include "absl/strings/str_cat.h"
 #include "absl/strings/str_format.h"
 #include "absl/time/clock.h"
 #include "absl/time/time.h"
+
+#include "server/base/strings.h"
 
 namespace keyload {
 namespace {
@@ -51,7 +52,7 @@ struct Render {
   std::string operator()(double value) const { return absl::StrFormat("%.6f", value); }
   std::string operator()(bool value) const { return value ? "true" : "false"; }
   template <typename T>
-  std::string operator()(T value) const { return absl::StrCat(value); }
+  std::string operator()(T value) const { return StrCat(value); }
 };
 
 }  // namespace
@@ -69,15 +70,15 @@ void Log(LogLevel level, std::string_view event, const std::vector<LogField>& fi
   if (!Logger().should_log(SpdlogLevel(level))) return;
   const bool json = log_format == LogFormat::kJson;
   const std::string now = absl::FormatTime("%Y-%m-%dT%H:%M:%E3SZ", absl::Now(), absl::UTCTimeZone());
-  std::string line = json ? absl::StrCat("{\"ts\":\"", now, "\",\"level\":\"", LevelName(level), "\",\"event\":",
+  std::string line = json ? StrCat("{\"ts\":\"", now, "\",\"level\":\"", LevelName(level), "\",\"event\":",
                                          JsonString(event))
-                          : absl::StrCat(now, " ", LevelName(level), " ", event);
+                          : StrCat(now, " ", LevelName(level), " ", event);
   for (const LogField& field : fields) {
     const std::string value = std::visit(Render{json}, field.value);
     if (json) {
-      absl::StrAppend(&line, ",", JsonString(field.name), ":", value);
+      StrAppend(&line, ",", JsonString(field.name), ":", value);
     } else {
-      absl::StrAppend(&line, " ", field.name, "=", value);
+      StrAppend(&line, " ", field.name, "=", value);
     }
   }
   if (json) line += "}";
