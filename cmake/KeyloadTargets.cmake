@@ -3,7 +3,7 @@
 
 add_library(keyload_flags INTERFACE)
 target_compile_features(keyload_flags INTERFACE cxx_std_20)
-target_compile_options(keyload_flags INTERFACE -Wall -Wextra -Wshadow -Wnon-virtual-dtor
+target_compile_options(keyload_flags INTERFACE -Wall -Wextra -Wshadow -Wnon-virtual-dtor -Wno-missing-field-initializers
   $<$<CXX_COMPILER_ID:Clang>:-Wthread-safety -Werror=thread-safety>
   $<$<BOOL:${KEYLOAD_WERROR}>:-Werror>)
 target_include_directories(keyload_flags INTERFACE $<BUILD_INTERFACE:${CMAKE_SOURCE_DIR}>)
