@@ -1,0 +1,170 @@
+#include <sys/socket.h>
+
+#include <utility>
+
+#include "absl/strings/escaping.h"
+#include "absl/strings/str_cat.h"
+#include "google/protobuf/descriptor.h"
+#include "google/protobuf/message.h"
+#include "keyload/v1/model_loader.pb.h"
+#include "tests/mock_client/call_error.h"
+#include "tests/mock_client/connection.h"
+#include "tests/mock_client/expectation.h"
+#include "tests/mock_client/json_fields.h"
+#include "tests/mock_client/rpc_caller.h"
+#include "tests/mock_client/steps.h"
+
+namespace keyload::mock {
+namespace {
+
+using google::protobuf::Descriptor;
+using google::protobuf::Message;
+using google::protobuf::MessageFactory;
+using google::protobuf::MethodDescriptor;
+
+std::unique_ptr<Message> NewMessage(const Descriptor* type) {
+  return std::unique_ptr<Message>(MessageFactory::generated_factory()->GetPrototype(type)->New());
+}
+
+const MethodDescriptor* FindMethod(const std::string& name) {
+  return v1::LoadSpec::descriptor()->file()->service(0)->FindMethodByName(name);
+}
+
+// {"error": {...}} or {"response": {...}}; the messages of a response stream count as one, merged.
+absl::StatusOr<nlohmann::json> ResultJson(const RpcResult& result, const Descriptor* type) {
+  if (!result.status.ok()) return nlohmann::json{{"error", ErrorJson(result.status)}};
+  const std::unique_ptr<Message> merged = NewMessage(type);
+  for (const std::string& bytes : result.messages) {
+    const std::unique_ptr<Message> one = NewMessage(type);
+    if (!one->ParseFromString(bytes)) return absl::InternalError("a response that does not parse");
+    merged->MergeFrom(*one);
+  }
+  return nlohmann::json{{"response", ToJson(*merged)}};
+}
+
+struct CallOptions {
+  const MethodDescriptor* method = nullptr;
+  nlohmann::json request;
+  nlohmann::json expect;
+  absl::Duration timeout;
+  absl::Duration within;  // repeat until the answer is as expected
+};
+
+class Call final : public Step {
+ public:
+  explicit Call(CallOptions options) : options_(std::move(options)) {}
+
+  absl::Status Run(Session& session) override {
+    nlohmann::json request = options_.request;
+    nlohmann::json expect = options_.expect;
+    if (absl::Status status = Substitute(session, request); !status.ok()) return status;
+    if (absl::Status status = Substitute(session, expect); !status.ok()) return status;
+    const std::unique_ptr<Message> message = NewMessage(options_.method->input_type());
+    if (absl::Status status = ParseMessage(request, "request", *message); !status.ok()) return status;
+    const auto* load = google::protobuf::DynamicCastToGenerated<v1::LoadModelRequest>(message.get());
+    if (load != nullptr) session.models.insert(load->spec().model());
+    const std::string path = absl::StrCat("/", options_.method->service()->full_name(), "/", options_.method->name());
+    return Poll(options_.within, [&] {
+      const RpcResult result = CallMethod(session.channel, path, message->SerializeAsString(), options_.timeout);
+      const absl::StatusOr<nlohmann::json> actual = ResultJson(result, options_.method->output_type());
+      return actual.ok() ? Match(expect, *actual, options_.method->name()) : actual.status();
+    });
+  }
+
+ private:
+  const CallOptions options_;
+};
+
+// Bytes that no generated code would send, to any method.
+class RawCall final : public Step {
+ public:
+  RawCall(std::string method, std::string request, nlohmann::json expect)
+      : method_(std::move(method)), request_(std::move(request)), expect_(std::move(expect)) {}
+
+  absl::Status Run(Session& session) override {
+    const RpcResult result = CallMethod(session.channel, method_, request_, absl::Seconds(10));
+    nlohmann::json actual = nlohmann::json::object();
+    if (!result.status.ok()) {
+      actual["error"] = ErrorJson(result.status);
+    } else {
+      actual["hex"] = result.messages.empty() ? "" : absl::BytesToHexString(result.messages.front());
+    }
+    return Match(expect_, actual, method_);
+  }
+
+ private:
+  const std::string method_;
+  const std::string request_;
+  const nlohmann::json expect_;
+};
+
+// Writes bytes to a connection of their own and waits until the daemon has closed it.
+class RawBytes final : public Step {
+ public:
+  explicit RawBytes(std::string bytes) : bytes_(std::move(bytes)) {}
+
+  absl::Status Run(Session& session) override {
+    const absl::StatusOr<UniqueFd> socket = ConnectSocket(session.server);
+    if (!socket.ok()) return socket.status();
+    ::send(socket->get(), bytes_.data(), bytes_.size(), MSG_NOSIGNAL);  // the daemon may have hung up already
+    ::shutdown(socket->get(), SHUT_WR);
+    const timeval limit{.tv_sec = 10, .tv_usec = 0};
+    ::setsockopt(socket->get(), SOL_SOCKET, SO_RCVTIMEO, &limit, sizeof limit);
+    char answer[4096];
+    ssize_t received = 0;
+    do {
+      received = ::recv(socket->get(), answer, sizeof answer, 0);
+    } while (received > 0);
+    const bool still_open = received < 0 && (errno == EAGAIN || errno == EWOULDBLOCK);
+    return still_open ? absl::DeadlineExceededError("the daemon keeps the connection open") : absl::OkStatus();
+  }
+
+ private:
+  const std::string bytes_;
+};
+
+}  // namespace
+
+StepOr ParseCall(const nlohmann::json& json, const std::string& where) {
+  Fields fields(json, where);
+  fields.RequiredText("step");
+  const std::string name = fields.RequiredText("method");
+  const nlohmann::json* request = fields.Object("request");
+  const nlohmann::json* expect = fields.Object("expect");
+  CallOptions options{.method = FindMethod(name),
+                      .request = request == nullptr ? nlohmann::json::object() : *request,
+                      .expect = expect == nullptr ? nlohmann::json{{"response", nlohmann::json::object()}} : *expect,
+                      .timeout = absl::Milliseconds(fields.Count("timeout_ms", 30'000)),
+                      .within = absl::Milliseconds(fields.Count("within_ms", 0))};
+  if (options.method == nullptr || options.method->client_streaming()) {
+    fields.Fail(absl::StrCat("no such call with one request: \"", name, "\""));
+  }
+  if (absl::Status status = fields.Finish(); !status.ok()) return status;
+  const std::unique_ptr<Message> message = NewMessage(options.method->input_type());
+  if (absl::Status status = ParseMessage(options.request, where, *message); !status.ok()) return status;
+  if (absl::Status status = ValidateExpectation(options.expect, where); !status.ok()) return status;
+  return std::make_unique<Call>(std::move(options));
+}
+
+StepOr ParseRawCall(const nlohmann::json& json, const std::string& where) {
+  Fields fields(json, where);
+  fields.RequiredText("step");
+  std::string method = fields.RequiredText("method");
+  std::string request = absl::HexStringToBytes(fields.Text("hex", ""));
+  const nlohmann::json* expect = fields.Object("expect");
+  if (expect == nullptr) fields.Fail("needs the object \"expect\"");
+  if (absl::Status status = fields.Finish(); !status.ok()) return status;
+  if (absl::Status status = ValidateExpectation(*expect, where); !status.ok()) return status;
+  return std::make_unique<RawCall>(std::move(method), std::move(request), *expect);
+}
+
+StepOr ParseRawBytes(const nlohmann::json& json, const std::string& where) {
+  Fields fields(json, where);
+  fields.RequiredText("step");
+  const std::string text = fields.Text("text", "");
+  const uint64_t random = fields.Count("random", 0);
+  if (absl::Status status = fields.Finish(); !status.ok()) return status;
+  return std::make_unique<RawBytes>(absl::StrCat(text, TensorContent("garbage", 0, random)));
+}
+
+}  // namespace keyload::mock

@@ -1,0 +1,81 @@
+#include <algorithm>
+#include <filesystem>
+#include <iostream>
+#include <string>
+#include <vector>
+
+#include "CLI/CLI.hpp"
+#include "absl/status/statusor.h"
+#include "absl/strings/str_format.h"
+#include "absl/time/clock.h"
+#include "tests/mock_client/scenario.h"
+
+namespace {
+
+// Files as they are; for a directory every *.json in it, by name.
+std::vector<std::string> ScenarioFiles(const std::vector<std::string>& arguments) {
+  std::vector<std::string> files;
+  for (const std::string& argument : arguments) {
+    std::error_code error;
+    if (!std::filesystem::is_directory(argument, error)) {
+      files.push_back(argument);
+      continue;
+    }
+    std::vector<std::string> found;
+    for (const auto& entry : std::filesystem::directory_iterator(argument, error)) {
+      if (entry.path().extension() == ".json") found.push_back(entry.path().string());
+    }
+    std::sort(found.begin(), found.end());
+    files.insert(files.end(), found.begin(), found.end());
+  }
+  return files;
+}
+
+void PrintResult(const keyload::mock::Scenario& scenario, const absl::Status& status, absl::Duration took) {
+  std::cout << absl::StrFormat("%s %s (%.1f s)", status.ok() ? "PASS" : "FAIL", scenario.name,
+                               absl::ToDoubleSeconds(took));
+  if (!status.ok()) std::cout << ": " << status.message();
+  std::cout << std::endl;
+}
+
+}  // namespace
+
+int main(int argc, char** argv) {
+  std::string server;
+  std::string work_dir;
+  bool list = false;
+  std::vector<std::string> arguments{"tests/integration/scenarios"};
+  CLI::App app("Plays scripted scenarios against a running keyload daemon and checks what it answers.", "keyload-mock");
+  app.add_option("--server", server, "unix:PATH or HOST:PORT");
+  app.add_option("--work-dir", work_dir, "where to make checkpoints; in one of the daemon's model roots");
+  app.add_flag("--list", list, "name the scenarios and end");
+  app.add_option("SCENARIO", arguments, "scenario files, or directories of them")->capture_default_str();
+  CLI11_PARSE(app, argc, argv);
+
+  std::vector<keyload::mock::Scenario> scenarios;
+  for (const std::string& file : ScenarioFiles(arguments)) {
+    absl::StatusOr<keyload::mock::Scenario> scenario = keyload::mock::ReadScenario(file);
+    if (!scenario.ok()) {
+      std::cerr << scenario.status().message() << "\n";
+      return 2;
+    }
+    scenarios.push_back(*std::move(scenario));
+  }
+  if (list) {
+    for (const auto& scenario : scenarios) std::cout << scenario.name << ": " << scenario.about << "\n";
+    return 0;
+  }
+  if (scenarios.empty() || server.empty() || work_dir.empty()) {
+    std::cerr << "needs --server, --work-dir and at least one scenario\n";
+    return 2;
+  }
+  int failed = 0;
+  for (const auto& scenario : scenarios) {
+    const absl::Time start = absl::Now();
+    const absl::Status status = keyload::mock::RunScenario(scenario, server, work_dir);
+    PrintResult(scenario, status, absl::Now() - start);
+    failed += status.ok() ? 0 : 1;
+  }
+  std::cout << scenarios.size() - failed << " passed, " << failed << " failed\n";
+  return failed == 0 ? 0 : 1;
+}
