@@ -41,8 +41,10 @@ class UploadManifest final : public Step {
     const grpc::Status status = Send(session, document, response);
     const nlohmann::json actual =
         status.ok() ? nlohmann::json{{"response", ToJson(response)}} : nlohmann::json{{"error", ErrorJson(status)}};
+    nlohmann::json expect = options_.expect;
+    if (absl::Status known = Substitute(session, expect); !known.ok()) return known;
     if (status.ok()) session.variables[absl::StrCat("digest.", options_.name)] = response.digest();
-    return Match(options_.expect, actual, "UploadDocument");
+    return Match(expect, actual, "UploadDocument");
   }
 
  private:
