@@ -1,0 +1,56 @@
+#pragma once
+
+#include <cstdint>
+#include <map>
+#include <optional>
+#include <string>
+#include <vector>
+
+#include "absl/functional/function_ref.h"
+#include "absl/status/statusor.h"
+#include "absl/time/time.h"
+#include "server/base/log.h"
+
+namespace keyload {
+
+// "--simulate-gpus 2x80GiB@10GiB": devices cuda:0 .. count-1 in host memory.
+struct SimulatedGpus {
+  uint32_t count = 0;
+  uint64_t capacity_bytes = 0;
+  uint64_t copy_bytes_per_second = 0;  // 0: as fast as memory copies
+};
+
+// How one daemon is set up. A plain value; sizes in bytes.
+struct Config {
+  std::vector<std::string> listen{
+      "unix:/run/keyload/keyload.sock"};  // "unix:/ABSOLUTE/PATH" or "HOST:PORT" on loopback
+  std::vector<std::string> model_roots;   // absolute, not resolved; empty: no path may be loaded
+  std::optional<SimulatedGpus> simulate_gpus;
+  std::optional<uint64_t> host_memory_bytes;     // absent: what the machine or its cgroup allows
+  uint64_t scratch_bytes = uint64_t{256} << 20;  // buffers between file and device, all loads together
+  uint32_t concurrent_loads = 2;
+  uint32_t io_threads = 0;                   // 0: one per core, at most 8
+  uint32_t load_queue = 64;                  // loads that wait beyond those that run
+  absl::Duration grace = absl::Seconds(30);  // what running loads get to finish after SIGTERM
+  LogFormat log_format = LogFormat::kText;
+  LogLevel log_level = LogLevel::kInfo;
+  bool check_config = false;  // say whether the configuration is valid, then end
+  bool show_text = false;     // --help or --version: print `text` on standard output, then end with 0
+  std::string text;
+};
+
+// Returns a file's content or why it cannot be read.
+using ConfigFileReader = absl::FunctionRef<absl::StatusOr<std::string>(const std::string& path)>;
+
+// The configuration from `args` (without the program's name), `environment` and the file that --config or
+// KEYLOADD_CONFIG names. A flag wins over the environment, the environment over the file, the file over the default; a
+// list replaces the list below it. All three are checked, what is overridden too. The environment's lists are separated
+// by "," (KEYLOADD_LISTEN) and ":" (KEYLOADD_MODEL_ROOT); an empty variable counts as absent. BAD_REQUEST names the
+// flag, the variable, or file, line and key.
+absl::StatusOr<Config> ParseConfig(const std::vector<std::string>& args,
+                                   const std::map<std::string, std::string>& environment, ConfigFileReader read_file);
+
+// The reader that the daemon uses. Blocks on the file. A file over 1 MiB is BAD_REQUEST.
+absl::StatusOr<std::string> ReadConfigFile(const std::string& path);
+
+}  // namespace keyload

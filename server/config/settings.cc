@@ -1,0 +1,177 @@
+#include "server/config/settings.h"
+
+#include <iterator>
+#include <limits>
+#include <utility>
+
+#include "absl/strings/numbers.h"
+#include "absl/strings/str_format.h"
+#include "absl/time/time.h"
+#include "server/base/byte_size.h"
+#include "server/base/error.h"
+#include "server/config/address.h"
+
+namespace keyload {
+namespace {
+
+using Values = absl::Span<const std::string>;
+
+constexpr uint64_t kMinScratchBytes = uint64_t{1} << 20;
+constexpr uint32_t kMaxSimulatedGpus = 1024;
+constexpr uint32_t kMaxThreads = 1024;
+constexpr uint32_t kMaxQueue = 1'000'000;
+
+template <typename... Args>
+absl::Status Bad(const absl::FormatSpec<Args...>& format, const Args&... args) {
+  return MakeError(Reason::kBadRequest, absl::StrFormat(format, args...));
+}
+
+absl::StatusOr<uint32_t> ParseCount(std::string_view text, uint32_t least, uint32_t most) {
+  uint64_t value = 0;
+  const bool digits = !text.empty() && text.find_first_not_of("0123456789") == std::string_view::npos;
+  if (!digits || !absl::SimpleAtoi(std::string(text), &value) || value < least || value > most) {
+    return Bad("expected a whole number from %d to %d, not \"%s\"", least, most, text);
+  }
+  return static_cast<uint32_t>(value);
+}
+
+absl::StatusOr<uint64_t> ParsePositiveSize(std::string_view text) {
+  KEYLOAD_ASSIGN_OR_RETURN(const uint64_t bytes, ParseByteSize(text));
+  if (bytes == 0) return Bad("the size must not be 0");
+  return bytes;
+}
+
+template <typename Enum>
+absl::Status ParseChoice(std::string_view text, std::initializer_list<std::pair<std::string_view, Enum>> choices,
+                         Enum& result) {
+  std::string names;
+  for (const auto& [name, value] : choices) {
+    if (name == text) {
+      result = value;
+      return absl::OkStatus();
+    }
+    absl::StrAppendFormat(&names, "%s%s", names.empty() ? "" : ", ", name);
+  }
+  return Bad("expected %s, not \"%s\"", names, text);
+}
+
+absl::Status ApplyListen(Values values, Config& config) {
+  if (values.empty()) return Bad("the list is empty, the daemon would not be reachable");
+  for (size_t i = 0; i < values.size(); ++i) {
+    KEYLOAD_RETURN_IF_ERROR(CheckListenAddress(values[i]));
+    for (size_t j = 0; j < i; ++j) {
+      if (values[i] == values[j]) return Bad("address \"%s\" is listed twice", values[i]);
+    }
+  }
+  config.listen.assign(values.begin(), values.end());
+  return absl::OkStatus();
+}
+
+absl::Status ApplyModelRoots(Values values, Config& config) {
+  for (const std::string& root : values) {
+    if (!root.starts_with('/')) return Bad("model root \"%s\" must be an absolute path", root);
+  }
+  config.model_roots.assign(values.begin(), values.end());
+  return absl::OkStatus();
+}
+
+absl::Status ApplySimulateGpus(Values values, Config& config) {
+  const std::string_view text = values[0];
+  const size_t times = text.find('x');
+  if (times == std::string_view::npos) {
+    return Bad("expected COUNTxSIZE or COUNTxSIZE@RATE, as in 2x80GiB, not \"%s\"", text);
+  }
+  SimulatedGpus gpus;
+  KEYLOAD_ASSIGN_OR_RETURN(gpus.count, ParseCount(text.substr(0, times), 1, kMaxSimulatedGpus));
+  std::string_view size = text.substr(times + 1);
+  if (const size_t at = size.find('@'); at != std::string_view::npos) {
+    KEYLOAD_ASSIGN_OR_RETURN(gpus.copy_bytes_per_second, ParsePositiveSize(size.substr(at + 1)));
+    size = size.substr(0, at);
+  }
+  KEYLOAD_ASSIGN_OR_RETURN(gpus.capacity_bytes, ParsePositiveSize(size));
+  if (gpus.capacity_bytes > uint64_t{std::numeric_limits<int64_t>::max()} / gpus.count) {
+    return Bad("\"%s\" is more memory than 64 bits can count", text);
+  }
+  config.simulate_gpus = gpus;
+  return absl::OkStatus();
+}
+
+absl::Status ApplyHostMemory(Values values, Config& config) {
+  KEYLOAD_ASSIGN_OR_RETURN(config.host_memory_bytes, ParsePositiveSize(values[0]));
+  return absl::OkStatus();
+}
+
+absl::Status ApplyScratchMemory(Values values, Config& config) {
+  KEYLOAD_ASSIGN_OR_RETURN(const uint64_t bytes, ParseByteSize(values[0]));
+  if (bytes < kMinScratchBytes) return Bad("at least 1MiB is needed, not \"%s\"", values[0]);
+  config.scratch_bytes = bytes;
+  return absl::OkStatus();
+}
+
+absl::Status ApplyConcurrentLoads(Values values, Config& config) {
+  KEYLOAD_ASSIGN_OR_RETURN(config.concurrent_loads, ParseCount(values[0], 1, kMaxThreads));
+  return absl::OkStatus();
+}
+
+absl::Status ApplyIoThreads(Values values, Config& config) {
+  KEYLOAD_ASSIGN_OR_RETURN(config.io_threads, ParseCount(values[0], 0, kMaxThreads));
+  return absl::OkStatus();
+}
+
+absl::Status ApplyLoadQueue(Values values, Config& config) {
+  KEYLOAD_ASSIGN_OR_RETURN(config.load_queue, ParseCount(values[0], 1, kMaxQueue));
+  return absl::OkStatus();
+}
+
+absl::Status ApplyGrace(Values values, Config& config) {
+  absl::Duration grace;
+  if (!absl::ParseDuration(values[0], &grace) || grace < absl::ZeroDuration() || grace == absl::InfiniteDuration()) {
+    return Bad("expected a duration such as 30s or 2m, not \"%s\"", values[0]);
+  }
+  config.grace = grace;
+  return absl::OkStatus();
+}
+
+absl::Status ApplyLogFormat(Values values, Config& config) {
+  return ParseChoice<LogFormat>(values[0], {{"text", LogFormat::kText}, {"json", LogFormat::kJson}}, config.log_format);
+}
+
+absl::Status ApplyLogLevel(Values values, Config& config) {
+  return ParseChoice<LogLevel>(values[0],
+                               {{"debug", LogLevel::kDebug},
+                                {"info", LogLevel::kInfo},
+                                {"warning", LogLevel::kWarning},
+                                {"error", LogLevel::kError}},
+                               config.log_level);
+}
+
+constexpr Setting kSettings[] = {
+    {"--listen", "KEYLOADD_LISTEN", "listen", SettingKind::kList, ',', "ADDRESS",
+     "Serve on unix:PATH or HOST:PORT (loopback); may be repeated [unix:/run/keyload/keyload.sock]", ApplyListen},
+    {"--model-root", "KEYLOADD_MODEL_ROOT", "model_roots", SettingKind::kList, ':', "DIR",
+     "Allow loading from below DIR; may be repeated; without any, no path is allowed", ApplyModelRoots},
+    {"--simulate-gpus", "KEYLOADD_SIMULATE_GPUS", "simulate_gpus", SettingKind::kText, '\0', "COUNTxSIZE[@RATE]",
+     "Offer cuda:0.. in host memory, as in 2x80GiB; RATE limits the bytes copied per second", ApplySimulateGpus},
+    {"--host-memory", "KEYLOADD_HOST_MEMORY", "host_memory", SettingKind::kSize, '\0', "SIZE",
+     "Memory for models on the device cpu [what the machine allows]", ApplyHostMemory},
+    {"--scratch-memory", "KEYLOADD_SCRATCH_MEMORY", "scratch_memory", SettingKind::kSize, '\0', "SIZE",
+     "Memory for bytes on their way from file to device, all loads together [256MiB]", ApplyScratchMemory},
+    {"--concurrent-loads", "KEYLOADD_CONCURRENT_LOADS", "concurrent_loads", SettingKind::kCount, '\0', "N",
+     "Loads that run at the same time [2]", ApplyConcurrentLoads},
+    {"--io-threads", "KEYLOADD_IO_THREADS", "io_threads", SettingKind::kCount, '\0', "N",
+     "Threads that read files; 0: one per core, at most 8 [0]", ApplyIoThreads},
+    {"--load-queue", "KEYLOADD_LOAD_QUEUE", "load_queue", SettingKind::kCount, '\0', "N",
+     "Loads that may wait; beyond that a load is refused [64]", ApplyLoadQueue},
+    {"--grace", "KEYLOADD_GRACE", "grace", SettingKind::kText, '\0', "DURATION",
+     "Time that running loads get after SIGTERM [30s]", ApplyGrace},
+    {"--log-format", "KEYLOADD_LOG_FORMAT", "log_format", SettingKind::kText, '\0', "FORMAT", "text or json [text]",
+     ApplyLogFormat},
+    {"--log-level", "KEYLOADD_LOG_LEVEL", "log_level", SettingKind::kText, '\0', "LEVEL",
+     "debug, info, warning or error [info]", ApplyLogLevel},
+};
+
+}  // namespace
+
+absl::Span<const Setting> AllSettings() { return kSettings; }
+
+}  // namespace keyload
