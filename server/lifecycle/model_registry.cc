@@ -4,19 +4,19 @@
 #include <cstdlib>
 #include <utility>
 
-#include "absl/strings/str_cat.h"
 #include "absl/time/clock.h"
 #include "server/base/error.h"
+#include "server/base/strings.h"
 
 namespace keyload {
 namespace {
 
 absl::Status ModelError(Reason reason, std::string_view name, std::string_view what) {
-  return MakeError(reason, absl::StrCat("model ", name, " ", what), {{"model", std::string(name)}});
+  return MakeError(reason, StrCat("model ", name, " ", what), {{"model", std::string(name)}});
 }
 
 absl::Status BusyError(std::string_view name, ModelState state) {
-  return MakeError(Reason::kModelBusy, absl::StrCat("model ", name, " is ", ModelStateName(state)),
+  return MakeError(Reason::kModelBusy, StrCat("model ", name, " is ", ModelStateName(state)),
                    {{"model", std::string(name)}, {"state", std::string(ModelStateName(state))}});
 }
 

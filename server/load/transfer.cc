@@ -2,8 +2,8 @@
 
 #include <utility>
 
-#include "absl/strings/str_cat.h"
 #include "server/base/error.h"
+#include "server/base/strings.h"
 #include "server/load/tied_copies.h"
 #include "server/load/transfer_run.h"
 
@@ -39,7 +39,7 @@ absl::Status CheckUnchanged(const CheckpointIndex& index, const std::vector<std:
     const Shard& shard = index.shards()[i];
     KEYLOAD_ASSIGN_OR_RETURN(const FileIdentity now, IdentifyFile(shard.fd->get(), shard.file));
     if (now != shard.identity) {
-      return MakeError(Reason::kCheckpointChanged, absl::StrCat(shard.file, ": the file changed while it was read"),
+      return MakeError(Reason::kCheckpointChanged, StrCat(shard.file, ": the file changed while it was read"),
                        {{"file", shard.file}});
     }
   }

@@ -3,6 +3,7 @@
 
 #include "absl/container/flat_hash_set.h"
 #include "absl/strings/str_split.h"
+#include "server/base/strings.h"
 #include "server/plan/load_plan.h"
 #include "server/tensor/convert.h"
 
@@ -23,8 +24,8 @@ class DTypeRule {
  private:
   bool Keeps(std::string_view key) const {
     if (keep_.empty()) return false;
-    const auto components = absl::StrSplit(key, '.');
-    return std::any_of(components.begin(), components.end(), [&](std::string_view c) { return keep_.contains(c); });
+    const std::vector<absl::string_view> components = absl::StrSplit(ToAbsl(key), '.');
+    return std::any_of(components.begin(), components.end(), [&](absl::string_view c) { return keep_.contains(c); });
   }
 
   std::optional<DType> wanted_;

@@ -1,8 +1,8 @@
 #include "server/report/load_report.h"
 
-#include "absl/strings/str_cat.h"
 #include "server/base/error.h"
 #include "server/base/log.h"
+#include "server/base/strings.h"
 
 namespace keyload {
 
@@ -31,7 +31,7 @@ void LogLoad(const LoadReport& report) {
   std::vector<std::string> names;  // fields hold views
   names.reserve(report.phases.size());
   for (const Phase& phase : report.phases) {
-    names.push_back(absl::StrCat(phase.name, "_seconds"));
+    names.push_back(StrCat(phase.name, "_seconds"));
     fields.push_back({names.back(), absl::ToDoubleSeconds(phase.duration)});
   }
   LogLevel level = LogLevel::kInfo;

@@ -5,9 +5,9 @@
 #include <array>
 
 #include "absl/strings/escaping.h"
-#include "absl/strings/str_cat.h"
 #include "absl/strings/str_split.h"
 #include "server/base/error.h"
+#include "server/base/strings.h"
 
 namespace keyload {
 
@@ -15,8 +15,8 @@ std::string Sha256Digest(std::string_view bytes) {
   std::array<unsigned char, 32> digest;
   unsigned int length = digest.size();
   EVP_Digest(bytes.data(), bytes.size(), digest.data(), &length, EVP_sha256(), nullptr);
-  return absl::StrCat("sha256:",
-                      absl::BytesToHexString(std::string_view(reinterpret_cast<const char*>(digest.data()), length)));
+  return StrCat("sha256:",
+                      absl::BytesToHexString({reinterpret_cast<const char*>(digest.data()), length}));
 }
 
 absl::StatusOr<DocumentStore::Stored> DocumentStore::AddManifest(std::string_view bytes) {
@@ -30,8 +30,8 @@ absl::StatusOr<DocumentStore::Stored> DocumentStore::AddKeyList(std::string_view
 absl::StatusOr<DocumentStore::Stored> DocumentStore::Add(std::string_view bytes, std::string_view kind, Parse parse) {
   if (bytes.size() > options_.max_document_bytes) {
     return MakeError(Reason::kDocumentTooLarge,
-                     absl::StrCat("the ", kind, " has ", bytes.size(), " bytes, at most ", options_.max_document_bytes, " are taken"),
-                     {{"limit_bytes", absl::StrCat(options_.max_document_bytes)}});
+                     StrCat("the ", kind, " has ", bytes.size(), " bytes, at most ", options_.max_document_bytes, " are taken"),
+                     {{"limit_bytes", StrCat(options_.max_document_bytes)}});
   }
   Document document = {.digest = Sha256Digest(bytes), .bytes = bytes.size(), .manifest = nullptr, .key_list = nullptr};
   if (const absl::StatusOr<Document> known = Find(document.digest); known.ok()) document = *known;
@@ -63,10 +63,11 @@ absl::Status DocumentStore::ParseManifest(std::string_view bytes, Document& docu
 absl::Status DocumentStore::ParseKeyList(std::string_view bytes, Document& document) const {
   if (document.key_list != nullptr) return absl::OkStatus();
   auto keys = std::make_shared<KeyList>();
-  for (std::string_view line : absl::StrSplit(bytes, '\n', absl::SkipEmpty())) {
+  for (const absl::string_view piece : absl::StrSplit(ToAbsl(bytes), '\n', absl::SkipEmpty())) {
+    std::string_view line = ToStd(piece);
     if (line.ends_with('\r')) line.remove_suffix(1);
     if (line.size() > 4096 || line.find('\0') != std::string_view::npos) {
-      return MakeError(Reason::kBadRequest, absl::StrCat("line ", keys->size() + 1, " of the key list is no key"));
+      return MakeError(Reason::kBadRequest, StrCat("line ", keys->size() + 1, " of the key list is no key"));
     }
     if (!line.empty()) keys->emplace_back(line);
   }
@@ -76,9 +77,9 @@ absl::Status DocumentStore::ParseKeyList(std::string_view bytes, Document& docum
 
 absl::StatusOr<DocumentStore::Document> DocumentStore::Find(std::string_view digest) {
   MutexLock lock(mutex_);
-  const auto it = by_digest_.find(digest);
+  const auto it = by_digest_.find(ToAbsl(digest));
   if (it == by_digest_.end()) {
-    return MakeError(Reason::kDocumentNotFound, absl::StrCat("no document with digest ", digest.substr(0, 80), "; upload it again"),
+    return MakeError(Reason::kDocumentNotFound, StrCat("no document with digest ", digest.substr(0, 80), "; upload it again"),
                      {{"digest", std::string(digest.substr(0, 80))}});
   }
   documents_.splice(documents_.begin(), documents_, it->second);
@@ -88,13 +89,13 @@ absl::StatusOr<DocumentStore::Document> DocumentStore::Find(std::string_view dig
 absl::StatusOr<std::shared_ptr<const Manifest>> DocumentStore::FindManifest(std::string_view digest) {
   KEYLOAD_ASSIGN_OR_RETURN(const Document document, Find(digest));
   if (document.manifest != nullptr) return document.manifest;
-  return MakeError(Reason::kBadRequest, absl::StrCat(digest, " names a key list, not a manifest"));
+  return MakeError(Reason::kBadRequest, StrCat(digest, " names a key list, not a manifest"));
 }
 
 absl::StatusOr<std::shared_ptr<const KeyList>> DocumentStore::FindKeyList(std::string_view digest) {
   KEYLOAD_ASSIGN_OR_RETURN(const Document document, Find(digest));
   if (document.key_list != nullptr) return document.key_list;
-  return MakeError(Reason::kBadRequest, absl::StrCat(digest, " names a manifest, not a key list"));
+  return MakeError(Reason::kBadRequest, StrCat(digest, " names a manifest, not a key list"));
 }
 
 }  // namespace keyload

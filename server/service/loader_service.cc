@@ -3,10 +3,11 @@
 #include <algorithm>
 #include <utility>
 
-#include "absl/strings/str_cat.h"
 #include "absl/strings/str_format.h"
 #include "absl/time/clock.h"
 #include "server/base/error.h"
+#include "server/base/log.h"
+#include "server/base/strings.h"
 #include "server/service/publish.h"
 #include "server/tensor/convert.h"
 
@@ -24,7 +25,7 @@ bool IsModelName(std::string_view name) {
 }
 
 absl::Status BadField(std::string_view field, std::string_view what) {
-  return MakeError(Reason::kBadRequest, absl::StrCat(field, " ", what), {{"field", std::string(field)}});
+  return MakeError(Reason::kBadRequest, StrCat(field, " ", what), {{"field", std::string(field)}});
 }
 
 bool HasPolicy(const DeviceMapSpec& spec) { return spec.entries.empty() && !spec.policy.empty(); }
@@ -45,7 +46,7 @@ absl::Status LoaderService::Validate(const LoadSpec& spec, bool plan_only) const
   if (draining_) return MakeError(Reason::kDraining, "the server is shutting down");
   if (!IsModelName(spec.model)) return BadField("spec.model", "must match [a-zA-Z0-9][a-zA-Z0-9._-]{0,127}");
   if (spec.source.path.empty()) return BadField("spec.source.path", "is empty");
-  if (spec.name_limit > kMaxNameLimit) return BadField("spec.name_limit", absl::StrCat("is over ", kMaxNameLimit));
+  if (spec.name_limit > kMaxNameLimit) return BadField("spec.name_limit", StrCat("is over ", kMaxNameLimit));
   if (!plan_only && !spec.plan_for.empty()) return BadField("spec.device_map.plan_for", "is for PlanLoad only");
   const ExpectedSpec& expected = spec.expected;
   const int manifests = (expected.manifest != nullptr ? 1 : 0) + (expected.manifest_digest.empty() ? 0 : 1) +
@@ -54,7 +55,7 @@ absl::Status LoaderService::Validate(const LoadSpec& spec, bool plan_only) const
   if (expected.from == ExpectedSpec::From::kManifest && manifests == 0) return BadField("spec.expected.from", "is FROM_MANIFEST, but there is no manifest");
   if (expected.from == ExpectedSpec::From::kCheckpoint && manifests > 0) return BadField("spec.expected.from", "is FROM_CHECKPOINT, but a manifest is given");
   if (spec.dtype && !IsConvertible(*spec.dtype)) {
-    return MakeError(Reason::kDtypeNotSupported, absl::StrCat("spec.dtype ", DTypeName(*spec.dtype), " is none of F64, F32, F16, BF16"),
+    return MakeError(Reason::kDtypeNotSupported, StrCat("spec.dtype ", DTypeName(*spec.dtype), " is none of F64, F32, F16, BF16"),
                      {{"dtype", std::string(DTypeName(*spec.dtype))}});
   }
   if (spec.dtype && !DTypeConversionAvailable()) {
@@ -82,13 +83,38 @@ absl::StatusOr<LoadReport> LoaderService::Reuse(const LoadSpec& spec) const {
   KEYLOAD_ASSIGN_OR_RETURN(const ModelHandle model, deps_.registry->Use(spec.model));
   if (spec.if_exists != IfExists::kReuse || model->content().fingerprint != spec.fingerprint) {
     return MakeError(Reason::kModelExists,
-                     absl::StrCat("model ", spec.model, " is loaded already",
+                     StrCat("model ", spec.model, " is loaded already",
                                   spec.if_exists == IfExists::kReuse ? ", from another source or with other rules or another map" : ""),
                      {{"model", spec.model}});
   }
   LoadReport report = model->report();
   if (ExceedsLimits(report.keys, spec.limits)) report.outcome = Outcome::kRejected;
   return report;
+}
+
+absl::StatusOr<ModelRegistry::Unloaded> LoaderService::Unload(std::string_view model, const RequestContext& context) {
+  absl::StatusOr<ModelRegistry::Unloaded> unloaded = deps_.registry->Unload(model, context);
+  if (unloaded.ok() && unloaded->was_loaded) {
+    Log(LogLevel::kInfo, "unload", {{"model", std::string(model)}, {"freed_bytes", unloaded->freed_bytes}});
+  }
+  return unloaded;
+}
+
+std::vector<std::string> LoaderService::Capabilities() const {
+  std::vector<std::string> capabilities = {"load", "plan", "read_tensors", "upload_document"};
+  if (DTypeConversionAvailable()) capabilities.emplace_back("dtype_conversion");
+  const auto& devices = deps_.transfer.devices->devices();
+  if (std::any_of(devices.begin(), devices.end(), [](const auto& device) { return device->info().simulated; })) {
+    capabilities.emplace_back("simulated_gpus");
+  }
+  return capabilities;
+}
+
+std::vector<std::pair<std::string, uint64_t>> LoaderService::LimitValues() const {
+  return {{"concurrent_loads", deps_.loads->threads()},
+          {"document_bytes", deps_.documents->options().max_document_bytes},
+          {"documents_total_bytes", deps_.documents->options().max_total_bytes},
+          {"name_limit", kMaxNameLimit}};
 }
 
 void LoaderService::StartLoad(LoadSpec spec, const RequestContext& context, std::shared_ptr<LoadObserver> observer) {

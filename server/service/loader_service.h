@@ -49,6 +49,14 @@ class LoaderService {
   // Decides everything and stops there. Blocks on files: call it from an executor.
   absl::StatusOr<LoadReport> Plan(const LoadSpec& spec, const RequestContext& context);
 
+  // Frees a model; see ModelRegistry::Unload. Blocks: call it from an executor.
+  absl::StatusOr<ModelRegistry::Unloaded> Unload(std::string_view model, const RequestContext& context);
+
+  // What this server can do, for clients newer or older than it: "dtype_conversion", "simulated_gpus" ...
+  std::vector<std::string> Capabilities() const;
+  // Limits by name, in the units of the name: "document_bytes", "name_limit" ...
+  std::vector<std::pair<std::string, uint64_t>> LimitValues() const;
+
   ModelRegistry& registry() { return *deps_.registry; }
   DocumentStore& documents() { return *deps_.documents; }
   DeviceSet& devices() { return *deps_.transfer.devices; }

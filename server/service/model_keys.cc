@@ -2,8 +2,8 @@
 
 #include <algorithm>
 
-#include "absl/strings/str_cat.h"
 #include "server/base/error.h"
+#include "server/base/strings.h"
 #include "server/keys/natural_order.h"
 
 namespace keyload {
@@ -79,7 +79,7 @@ absl::StatusOr<std::vector<ListedKey>> KeysToRead(const ResidentModel& model, co
   for (const std::string& name : selection.names()) {
     const int64_t index = model.FindKey(name);
     if (index < 0) {
-      return MakeError(Reason::kKeyNotFound, absl::StrCat("model ", model.content().name, " has no key ", name),
+      return MakeError(Reason::kKeyNotFound, StrCat("model ", model.content().name, " has no key ", name),
                        {{"model", model.content().name}, {"key", name}});
     }
     KEYLOAD_RETURN_IF_ERROR(model.Holder(static_cast<uint32_t>(index)).status());

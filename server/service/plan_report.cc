@@ -3,8 +3,8 @@
 #include <algorithm>
 #include <map>
 
-#include "absl/strings/str_cat.h"
 #include "server/base/byte_size.h"
+#include "server/base/strings.h"
 #include "server/keys/natural_order.h"
 
 namespace keyload {
@@ -54,7 +54,7 @@ void AddDevices(const KeyReport& keys, const PlacementInput& input, const Placem
       if (device.name != use.device) continue;
       use.uuid = device.uuid;
       if (device.free_bytes < use.reserved_bytes) {
-        report.warnings.push_back(absl::StrCat(use.device, ": the plan needs ", FormatByteSize(use.reserved_bytes), ", ",
+        report.warnings.push_back(StrCat(use.device, ": the plan needs ", FormatByteSize(use.reserved_bytes), ", ",
                                                FormatByteSize(device.free_bytes), " are free"));
       }
     }

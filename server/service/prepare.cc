@@ -6,8 +6,8 @@
 #include <algorithm>
 #include <cerrno>
 
-#include "absl/strings/str_cat.h"
 #include "server/base/error.h"
+#include "server/base/strings.h"
 #include "server/service/plan_report.h"
 
 namespace keyload {
@@ -17,7 +17,7 @@ absl::StatusOr<std::string> ReadWholeFile(const OpenedPath& file, uint64_t limit
   struct stat info = {};
   if (fstat(file.fd.get(), &info) != 0) return ErrnoToStatus(errno, "fstat", file.resolved);
   if (static_cast<uint64_t>(info.st_size) > limit) {
-    return MakeError(Reason::kDocumentTooLarge, absl::StrCat(file.resolved, " is over ", limit, " bytes"), {{"file", file.resolved}});
+    return MakeError(Reason::kDocumentTooLarge, StrCat(file.resolved, " is over ", limit, " bytes"), {{"file", file.resolved}});
   }
   std::string bytes(info.st_size, '\0');
   size_t done = 0;
@@ -38,28 +38,29 @@ absl::StatusOr<std::shared_ptr<const Manifest>> FindManifest(const ExpectedSpec&
   if (!expected.manifest_digest.empty()) return documents.FindManifest(expected.manifest_digest);
   if (expected.manifest_path.empty()) return nullptr;
   KEYLOAD_ASSIGN_OR_RETURN(const OpenedPath file, roots.Open(expected.manifest_path));
-  if (file.is_directory) return MakeError(Reason::kBadRequest, absl::StrCat(expected.manifest_path, " is a directory, not a manifest"));
+  if (file.is_directory) return MakeError(Reason::kBadRequest, StrCat(expected.manifest_path, " is a directory, not a manifest"));
   KEYLOAD_ASSIGN_OR_RETURN(const std::string bytes, ReadWholeFile(file, documents.options().max_document_bytes));
   KEYLOAD_ASSIGN_OR_RETURN(const DocumentStore::Stored stored, documents.AddManifest(bytes));
   return documents.FindManifest(stored.digest);
 }
 
-absl::StatusOr<KeySelection> CompileSelection(const LoadSpec& spec, DocumentStore& documents) {
-  if (spec.key_list_digest.empty()) return KeySelection::Compile(spec.select);
-  KEYLOAD_ASSIGN_OR_RETURN(const std::shared_ptr<const KeyList> list, documents.FindKeyList(spec.key_list_digest));
-  KeySelectionSpec select = spec.select;
-  select.keys.insert(select.keys.end(), list->begin(), list->end());
-  return KeySelection::Compile(select);
-}
-
 }  // namespace
+
+absl::StatusOr<KeySelection> CompileSelection(const KeySelectionSpec& spec, const std::string& key_list_digest,
+                                              DocumentStore& documents) {
+  if (key_list_digest.empty()) return KeySelection::Compile(spec);
+  KEYLOAD_ASSIGN_OR_RETURN(const std::shared_ptr<const KeyList> list, documents.FindKeyList(key_list_digest));
+  KeySelectionSpec with_list = spec;
+  with_list.keys.insert(with_list.keys.end(), list->begin(), list->end());
+  return KeySelection::Compile(with_list);
+}
 
 absl::StatusOr<PreparedKeys> PrepareKeys(const LoadSpec& spec, const ModelRoots& roots, DocumentStore& documents,
                                          const RequestContext& context, PhaseClock& clock) {
   clock.Enter("open");
   KEYLOAD_RETURN_IF_ERROR(context.Check());
   KEYLOAD_ASSIGN_OR_RETURN(const std::shared_ptr<const Manifest> manifest, FindManifest(spec.expected, roots, documents));
-  KEYLOAD_ASSIGN_OR_RETURN(const KeySelection selection, CompileSelection(spec, documents));
+  KEYLOAD_ASSIGN_OR_RETURN(const KeySelection selection, CompileSelection(spec.select, spec.key_list_digest, documents));
   clock.Enter("index");
   KEYLOAD_ASSIGN_OR_RETURN(const std::shared_ptr<const CheckpointIndex> index, OpenCheckpoint(roots, spec.source, context));
   clock.Enter("reconcile");

@@ -13,6 +13,10 @@
 
 namespace keyload {
 
+// `spec` with the names of an uploaded key list added, compiled. DOCUMENT_NOT_FOUND, PATTERN_INVALID.
+absl::StatusOr<KeySelection> CompileSelection(const KeySelectionSpec& spec, const std::string& key_list_digest,
+                                              DocumentStore& documents);
+
 // What is decided about keys, before any device is looked at.
 struct PreparedKeys {
   std::shared_ptr<const KeyReport> keys;

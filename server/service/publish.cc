@@ -2,8 +2,9 @@
 
 #include <algorithm>
 
-#include "absl/strings/str_cat.h"
 #include "absl/time/clock.h"
+
+#include "server/base/strings.h"
 
 namespace keyload {
 namespace {
@@ -30,7 +31,7 @@ void ReportConflicts(const KeyReport& keys, const LoadPlan& plan, const Transfer
   report.keys.tied_conflicts = transferred.conflicts.size();
   for (size_t i = 0; i < std::min(kNamed, transferred.conflicts.size()); ++i) {
     const TiedDuplicate& conflict = transferred.conflicts[i];
-    report.warnings.push_back(absl::StrCat(keys.keys[plan.tensors[conflict.tensor].key].name, " is tied to ",
+    report.warnings.push_back(StrCat(keys.keys[plan.tensors[conflict.tensor].key].name, " is tied to ",
                                            keys.keys[plan.tensors[conflict.provider].key].name,
                                            ", but the checkpoint holds different values for them: both are kept"));
   }

@@ -1,7 +1,7 @@
 #include "server/store/resident_model.h"
 
-#include "absl/strings/str_cat.h"
 #include "server/base/error.h"
+#include "server/base/strings.h"
 
 namespace keyload {
 namespace {
@@ -39,7 +39,7 @@ absl::StatusOr<uint32_t> ResidentModel::Holder(uint32_t key) const {
   const ModelKey& wanted = content_.keys->keys[key];
   const uint32_t holder = wanted.state == KeyState::kTied ? static_cast<uint32_t>(wanted.tied_to) : key;
   if (content_.places[holder].state == TensorPlace::State::kNone) {
-    return MakeError(Reason::kKeyNotResident, absl::StrCat("model ", content_.name, ": ", wanted.name, " ", WhyNotResident(wanted)),
+    return MakeError(Reason::kKeyNotResident, StrCat("model ", content_.name, ": ", wanted.name, " ", WhyNotResident(wanted)),
                      {{"model", content_.name}, {"key", std::string(wanted.name)}});
   }
   return holder;
@@ -57,7 +57,7 @@ absl::Status ResidentModel::Read(uint32_t key, uint64_t offset, std::span<std::b
   const Shard& shard = content_.keys->index->shards()[shard_index];
   KEYLOAD_ASSIGN_OR_RETURN(const FileIdentity now, IdentifyFile(shard.fd->get(), shard.file));
   if (now != shard.identity) {
-    return MakeError(Reason::kCheckpointChanged, absl::StrCat(shard.file, ": the file changed since it was loaded"),
+    return MakeError(Reason::kCheckpointChanged, StrCat(shard.file, ": the file changed since it was loaded"),
                      {{"file", shard.file}, {"model", content_.name}});
   }
   const iovec buffer = {destination.data(), destination.size()};

@@ -1,0 +1,178 @@
+#include <signal.h>
+#include <string.h>
+#include <sys/resource.h>
+#include <unistd.h>
+
+#include <algorithm>
+#include <cstdio>
+#include <map>
+#include <memory>
+#include <string>
+#include <thread>
+#include <vector>
+
+#include "absl/strings/str_join.h"
+#include "absl/time/clock.h"
+#include "server/base/error.h"
+#include "server/base/log.h"
+#include "server/base/strings.h"
+#include "server/config/config.h"
+#include "server/device/device.h"
+#include "server/rpc/convert_manifest.h"
+#include "server/rpc/rpc_server.h"
+#include "server/service/loader_service.h"
+
+// keyloadd: reads flags, environment and configuration, builds the objects, waits for a signal, and takes everything down again
+// in the order in which it says so below.
+
+extern char** environ;
+
+namespace keyload {
+namespace {
+
+constexpr int kExitBadConfig = 2;
+constexpr int kExitFailed = 6;
+constexpr size_t kQueryThreads = 4;
+constexpr size_t kQueryQueue = 1024;
+constexpr absl::Duration kCancelGrace = absl::Seconds(5);
+
+std::map<std::string, std::string> Environment() {
+  std::map<std::string, std::string> environment;
+  for (char** entry = environ; *entry != nullptr; ++entry) {
+    const std::string_view text = *entry;
+    if (const size_t equals = text.find('='); equals != std::string_view::npos) {
+      environment.emplace(text.substr(0, equals), text.substr(equals + 1));
+    }
+  }
+  return environment;
+}
+
+// A checkpoint holds one descriptor for each of its shards while its model is loaded.
+void RaiseDescriptorLimit() {
+  rlimit limit = {};
+  if (getrlimit(RLIMIT_NOFILE, &limit) != 0) return;
+  limit.rlim_cur = limit.rlim_max;
+  setrlimit(RLIMIT_NOFILE, &limit);
+}
+
+// Signals arrive by sigtimedwait on the main thread only: every other thread inherits the mask.
+sigset_t BlockSignals() {
+  sigset_t signals;
+  sigemptyset(&signals);
+  for (const int signal_number : {SIGTERM, SIGINT}) sigaddset(&signals, signal_number);
+  pthread_sigmask(SIG_BLOCK, &signals, nullptr);
+  signal(SIGPIPE, SIG_IGN);
+  return signals;
+}
+
+std::vector<std::unique_ptr<Device>> MakeDevices(const Config& config) {
+  std::vector<std::unique_ptr<Device>> devices;
+  if (config.simulate_gpus) {
+    for (uint32_t i = 0; i < config.simulate_gpus->count; ++i) {
+      devices.push_back(MakeSimulatedGpu({.index = i,
+                                          .capacity_bytes = config.simulate_gpus->capacity_bytes,
+                                          .copy_bytes_per_second = config.simulate_gpus->copy_bytes_per_second}));
+    }
+  }
+  devices.push_back(MakeHostDevice(config.host_memory_bytes.value_or(DefaultHostCapacity())));
+  return devices;
+}
+
+// True when another signal came before `deadline`.
+bool WaitForSignal(const sigset_t& signals, absl::Duration timeout) {
+  const timespec wait = absl::ToTimespec(timeout);
+  return sigtimedwait(&signals, nullptr, &wait) > 0;
+}
+
+// Waits until no load is active and no call is open, or `grace` is over, or another signal comes.
+void WaitForCalls(const RpcServer& server, const LoaderService& service, const sigset_t& signals, absl::Duration grace) {
+  const absl::Time deadline = absl::Now() + grace;
+  while ((service.active_loads() > 0 || server.open_calls() > 0) && absl::Now() < deadline) {
+    if (WaitForSignal(signals, absl::Milliseconds(20))) return;
+  }
+}
+
+void TakeDown(RpcServer& server, const LoaderService& service, const sigset_t& signals, absl::Duration grace) {
+  // What hangs beyond every grace (a dead network file system) must not keep the process.
+  alarm(static_cast<unsigned>(absl::ToInt64Seconds(grace + 2 * kCancelGrace)));
+  server.BeginDrain();
+  WaitForCalls(server, service, signals, grace);
+  server.CancelCalls();
+  WaitForCalls(server, service, signals, kCancelGrace);
+  server.Shutdown(absl::Now() + absl::Seconds(1));
+}
+
+int Run(const Config& config) {
+  const sigset_t signals = BlockSignals();
+  RaiseDescriptorLimit();
+  ConfigureLog(config.log_format, config.log_level);
+
+  const absl::StatusOr<ModelRoots> roots = ModelRoots::Create(config.model_roots);
+  if (!roots.ok()) {
+    std::fprintf(stderr, "keyloadd: %s\n", std::string(roots.status().message()).c_str());
+    return kExitBadConfig;
+  }
+  const size_t cores = std::max(std::thread::hardware_concurrency(), 1u);
+  const size_t io_threads = config.io_threads > 0 ? config.io_threads : std::min<size_t>(cores, 8);
+
+  // Taken down in reverse: the server, what runs, the service, the models, the devices last.
+  DeviceSet devices(MakeDevices(config));
+  ByteBudget scratch(config.scratch_bytes);
+  ModelRegistry registry;
+  DocumentStore documents(DocumentStore::Options(), ParseManifest);
+  auto io = std::make_unique<Executor>(Executor::Options{.name = "io", .threads = io_threads, .queue_limit = io_threads * config.concurrent_loads});
+  auto loads = std::make_unique<Executor>(Executor::Options{.name = "load", .threads = config.concurrent_loads, .queue_limit = config.load_queue});
+  auto queries = std::make_unique<Executor>(Executor::Options{.name = "query", .threads = kQueryThreads, .queue_limit = kQueryQueue});
+  LoaderService service({.roots = &*roots,
+                         .documents = &documents,
+                         .registry = &registry,
+                         .loads = loads.get(),
+                         .transfer = {.devices = &devices,
+                                      .io = io.get(),
+                                      .scratch = &scratch,
+                                      .make_reader = [](const Shard& shard) { return MakeFileReader(shard.fd, shard.file); }}});
+
+  absl::StatusOr<std::unique_ptr<RpcServer>> server =
+      RpcServer::Start({.listen = config.listen, .rpc = {.service = &service, .queries = queries.get()}});
+  if (!server.ok()) {
+    std::fprintf(stderr, "keyloadd: %s\n", std::string(server.status().message()).c_str());
+    return kExitFailed;
+  }
+  Log(LogLevel::kInfo, "start",
+      {{"version", std::string(KEYLOAD_VERSION)},
+       {"listen", absl::StrJoin((*server)->addresses(), ",")},
+       {"model_roots", absl::StrJoin(roots->roots(), ":")},
+       {"devices", uint64_t{devices.devices().size()}}});
+
+  int signal_number = 0;
+  sigwait(&signals, &signal_number);
+  Log(LogLevel::kInfo, "drain", {{"signal", std::string(strsignal(signal_number))}, {"active_loads", uint64_t{service.active_loads()}}});
+  TakeDown(**server, service, signals, config.grace);
+  server->reset();
+  queries.reset();
+  loads.reset();
+  io.reset();
+  Log(LogLevel::kInfo, "stop", {});
+  return 0;
+}
+
+}  // namespace
+}  // namespace keyload
+
+int main(int argc, char** argv) {
+  const absl::StatusOr<keyload::Config> config =
+      keyload::ParseConfig({argv + 1, argv + argc}, keyload::Environment(), keyload::ReadConfigFile);
+  if (!config.ok()) {
+    std::fprintf(stderr, "keyloadd: %s\n", std::string(config.status().message()).c_str());
+    return keyload::kExitBadConfig;
+  }
+  if (config->show_text) {
+    std::fputs(config->text.c_str(), stdout);
+    return 0;
+  }
+  if (config->check_config) {
+    std::puts("configuration is valid");
+    return 0;
+  }
+  return keyload::Run(*config);
+}

@@ -1,0 +1,59 @@
+#pragma once
+
+#include <grpcpp/support/server_callback.h>
+
+#include <atomic>
+#include <utility>
+
+#include "server/base/error.h"
+#include "server/rpc/grpc_status.h"
+#include "server/rpc/rpc_context.h"
+
+namespace keyload {
+
+// A response stream whose messages are made one at a time on the query executor: the next one only after the client took the
+// last. Deletes itself. Subclasses make the messages.
+template <typename Response>
+class ChunkStream : public grpc::ServerWriteReactor<Response>, public LiveCall {
+ public:
+  void OnWriteDone(bool ok) override { ok ? Continue() : this->Finish(grpc::Status::CANCELLED); }
+  void OnCancel() override { stop_.request_stop(); }
+  void OnDone() override { delete this; }
+  void Drain() override {}  // it is sending its answer
+  void Cancel() override { stop_.request_stop(); }
+
+ protected:
+  ChunkStream(const RpcContext& rpc, const grpc::CallbackServerContext& context)
+      : rpc_(rpc), request_context_(ToRequestContext(context, stop_.get_token())) {
+    rpc_.calls->Add(this);
+  }
+  ~ChunkStream() override { rpc_.calls->Remove(this); }
+
+  // Fills the next message: true; false at the end. Runs on the query executor and may block.
+  virtual absl::StatusOr<bool> Next(Response& response) = 0;
+
+  // Makes and sends the next message. Called once by the subclass to begin.
+  void Continue() {
+    const bool queued = rpc_.queries->TrySubmit([this] {
+      response_.Clear();
+      absl::StatusOr<bool> more = false;
+      if (absl::Status status = request_context_.Check(); !status.ok()) {
+        more = status;
+      } else {
+        more = Next(response_);
+      }
+      if (!more.ok() || !*more) return this->Finish(ToGrpcStatus(more.status()));
+      this->StartWrite(&response_);
+    });
+    if (!queued) this->Finish(ToGrpcStatus(MakeError(Reason::kLoadQueueFull, "too many requests are waiting; try again later")));
+  }
+
+  const RpcContext rpc_;
+
+ private:
+  std::stop_source stop_;  // before request_context_, which holds its token
+  const RequestContext request_context_;
+  Response response_;
+};
+
+}  // namespace keyload

@@ -1,0 +1,79 @@
+#include "server/rpc/convert_manifest.h"
+
+#include <google/protobuf/util/json_util.h>
+
+#include "absl/strings/ascii.h"
+#include "absl/strings/match.h"
+#include "server/base/error.h"
+#include "server/base/strings.h"
+
+namespace keyload {
+namespace {
+
+absl::StatusOr<TensorSpec> FromProto(const v1::TensorSpec& message) {
+  TensorSpec tensor;
+  tensor.name = message.name();
+  switch (message.kind()) {
+    case v1::TensorSpec::KIND_UNSPECIFIED:
+    case v1::TensorSpec::KIND_PARAMETER: tensor.kind = TensorKind::kParameter; break;
+    case v1::TensorSpec::KIND_BUFFER: tensor.kind = TensorKind::kBuffer; break;
+    case v1::TensorSpec::KIND_NON_PERSISTENT_BUFFER: tensor.kind = TensorKind::kNonPersistentBuffer; break;
+    default:
+      return MakeError(Reason::kManifestInvalid, StrCat("manifest: tensor ", message.name(), " has an unknown kind"),
+                       {{"key", message.name()}});
+  }
+  const std::optional<DType> dtype = ParseDType(message.dtype());
+  if (!dtype) {
+    return MakeError(Reason::kManifestInvalid,
+                     StrCat("manifest: tensor ", message.name(), " has no safetensors dtype: \"", message.dtype(), "\""),
+                     {{"key", message.name()}, {"dtype", message.dtype()}});
+  }
+  tensor.dtype = *dtype;
+  tensor.shape.assign(message.shape().begin(), message.shape().end());
+  return tensor;
+}
+
+template <typename Field>
+std::vector<std::string> Strings(const Field& field) {
+  return {field.begin(), field.end()};
+}
+
+}  // namespace
+
+absl::StatusOr<std::shared_ptr<const Manifest>> FromProto(const v1::ModelManifest& message) {
+  if (message.conversions_size() > 0) {
+    return MakeError(Reason::kFieldNotSupported, "manifest: conversions are not supported yet", {{"field", "manifest.conversions"}});
+  }
+  auto manifest = std::make_shared<Manifest>();
+  manifest->architecture = message.architecture();
+  manifest->base_model_prefix = message.base_model_prefix();
+  for (const v1::Module& module : message.modules()) manifest->modules.push_back({module.name(), module.class_name()});
+  manifest->tensors.reserve(message.tensors_size());
+  for (const v1::TensorSpec& tensor : message.tensors()) {
+    KEYLOAD_ASSIGN_OR_RETURN(TensorSpec converted, FromProto(tensor));
+    manifest->tensors.push_back(std::move(converted));
+  }
+  for (const v1::TiedGroup& group : message.tied_groups()) {
+    manifest->tied_groups.push_back({group.source(), Strings(group.targets())});
+  }
+  manifest->no_split_modules = Strings(message.no_split_modules());
+  manifest->keep_in_fp32 = Strings(message.keep_in_fp32());
+  manifest->ignore_missing = Strings(message.ignore_missing());
+  manifest->ignore_unexpected = Strings(message.ignore_unexpected());
+  for (const v1::Rename& rename : message.renames()) manifest->renames.push_back({rename.pattern(), rename.replacement()});
+  KEYLOAD_RETURN_IF_ERROR(ValidateManifest(*manifest));
+  return manifest;
+}
+
+absl::StatusOr<std::shared_ptr<const Manifest>> ParseManifest(std::string_view bytes) {
+  v1::ModelManifest message;
+  if (absl::StartsWith(absl::StripLeadingAsciiWhitespace(ToAbsl(bytes)), "{")) {
+    const auto parsed = google::protobuf::util::JsonStringToMessage(std::string(bytes), &message);
+    if (!parsed.ok()) return MakeError(Reason::kManifestInvalid, StrCat("manifest: ", std::string(parsed.message())));
+  } else if (!message.ParseFromArray(bytes.data(), static_cast<int>(bytes.size()))) {
+    return MakeError(Reason::kManifestInvalid, "manifest: neither JSON nor a binary ModelManifest");
+  }
+  return FromProto(message);
+}
+
+}  // namespace keyload

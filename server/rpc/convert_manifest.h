@@ -1,0 +1,18 @@
+#pragma once
+
+#include <memory>
+#include <string_view>
+
+#include "absl/status/statusor.h"
+#include "keyload/v1/model_loader.pb.h"
+#include "server/keys/manifest.h"
+
+namespace keyload {
+
+// A validated manifest out of its message. MANIFEST_INVALID; FIELD_NOT_SUPPORTED for conversions.
+absl::StatusOr<std::shared_ptr<const Manifest>> FromProto(const v1::ModelManifest& message);
+
+// The same out of bytes: proto3 JSON when the first character is '{', binary otherwise.
+absl::StatusOr<std::shared_ptr<const Manifest>> ParseManifest(std::string_view bytes);
+
+}  // namespace keyload

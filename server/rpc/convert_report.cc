@@ -1,0 +1,233 @@
+#include "server/rpc/convert_report.h"
+
+#include <google/protobuf/util/time_util.h>
+
+#include "server/rpc/grpc_status.h"
+
+namespace keyload {
+namespace {
+
+using google::protobuf::util::TimeUtil;
+
+google::protobuf::Duration ToProto(absl::Duration duration) {
+  return TimeUtil::NanosecondsToDuration(absl::ToInt64Nanoseconds(duration));
+}
+
+google::protobuf::Timestamp ToProto(absl::Time time) { return TimeUtil::NanosecondsToTimestamp(absl::ToUnixNanos(time)); }
+
+v1::LoadReport::Outcome ToProto(Outcome outcome) {
+  switch (outcome) {
+    case Outcome::kPlanned: return v1::LoadReport::OUTCOME_PLANNED;
+    case Outcome::kComplete: return v1::LoadReport::OUTCOME_COMPLETE;
+    case Outcome::kIncomplete: return v1::LoadReport::OUTCOME_INCOMPLETE;
+    case Outcome::kRejected: return v1::LoadReport::OUTCOME_REJECTED;
+    case Outcome::kCancelled: return v1::LoadReport::OUTCOME_CANCELLED;
+    case Outcome::kFailed: return v1::LoadReport::OUTCOME_FAILED;
+  }
+  return v1::LoadReport::OUTCOME_UNSPECIFIED;
+}
+
+v1::ExpectedKeys::From ToProto(ExpectedFrom from) {
+  switch (from) {
+    case ExpectedFrom::kCheckpoint: return v1::ExpectedKeys::FROM_CHECKPOINT;
+    case ExpectedFrom::kConfig: return v1::ExpectedKeys::FROM_CONFIG;
+    case ExpectedFrom::kManifest: return v1::ExpectedKeys::FROM_MANIFEST;
+  }
+  return v1::ExpectedKeys::FROM_UNSPECIFIED;
+}
+
+v1::KeyCounts ToProto(const KeyCounts& counts) {
+  v1::KeyCounts message;
+  message.set_expected(counts.expected);
+  message.set_selected(counts.selected);
+  message.set_not_selected(counts.not_selected);
+  message.set_loaded(counts.loaded);
+  message.set_lazy(counts.lazy);
+  message.set_initialized(counts.initialized);
+  message.set_missing(counts.missing);
+  message.set_missing_ignored(counts.missing_ignored);
+  message.set_missing_tied(counts.missing_tied);
+  message.set_unexpected(counts.unexpected);
+  message.set_unexpected_ignored(counts.unexpected_ignored);
+  message.set_mismatched(counts.mismatched);
+  message.set_tied_conflicts(counts.tied_conflicts);
+  return message;
+}
+
+v1::MismatchedKey ToProto(const MismatchedKey& key) {
+  v1::MismatchedKey message;
+  message.set_key(key.key);
+  message.mutable_expected_shape()->Add(key.expected_shape.begin(), key.expected_shape.end());
+  message.mutable_found_shape()->Add(key.found_shape.begin(), key.found_shape.end());
+  message.set_expected_dtype(std::string(DTypeName(key.expected_dtype)));
+  message.set_found_dtype(std::string(DTypeName(key.found_dtype)));
+  return message;
+}
+
+v1::MapEntry ToProto(const MapEntry& entry) {
+  v1::MapEntry message;
+  message.set_module(entry.module);
+  message.set_device(entry.device);
+  return message;
+}
+
+v1::DeviceUse ToProto(const DeviceUse& use) {
+  v1::DeviceUse message;
+  message.set_device(use.device);
+  message.set_uuid(use.uuid);
+  message.set_simulated(use.simulated);
+  message.set_tensors(use.tensors);
+  message.set_tensor_bytes(use.tensor_bytes);
+  message.set_reserved_bytes(use.reserved_bytes);
+  message.set_copied_bytes(use.copied_bytes);
+  *message.mutable_copy_duration() = ToProto(use.copy_duration);
+  message.set_missing_bytes(use.missing_bytes);
+  return message;
+}
+
+v1::Phase ToProto(const Phase& phase) {
+  v1::Phase message;
+  message.set_name(phase.name);
+  *message.mutable_start() = ToProto(phase.start);
+  *message.mutable_duration() = ToProto(phase.duration);
+  return message;
+}
+
+v1::Bytes ToProto(const ByteCounts& bytes) {
+  v1::Bytes message;
+  message.set_selected(bytes.selected);
+  message.set_read(bytes.read);
+  message.set_mapped(bytes.mapped);
+  message.set_cached(bytes.cached);
+  message.set_peak_scratch(bytes.peak_scratch);
+  return message;
+}
+
+v1::ShardUse ToProto(const ShardUse& use) {
+  v1::ShardUse message;
+  message.set_file(ToUtf8(use.file));
+  message.set_tensors(use.tensors);
+  message.set_selected_bytes(use.selected_bytes);
+  message.set_read_bytes(use.read_bytes);
+  message.set_engine(use.engine);
+  *message.mutable_duration() = ToProto(use.duration);
+  return message;
+}
+
+v1::ModelState ToProto(ModelState state) {
+  switch (state) {
+    case ModelState::kUnloaded: return v1::MODEL_STATE_UNLOADED;
+    case ModelState::kLoading: return v1::MODEL_STATE_LOADING;
+    case ModelState::kLazy: return v1::MODEL_STATE_LAZY;
+    case ModelState::kPartial: return v1::MODEL_STATE_PARTIAL;
+    case ModelState::kResident: return v1::MODEL_STATE_RESIDENT;
+    case ModelState::kUnloading: return v1::MODEL_STATE_UNLOADING;
+    case ModelState::kFailed: return v1::MODEL_STATE_FAILED;
+  }
+  return v1::MODEL_STATE_UNSPECIFIED;
+}
+
+template <typename Values, typename Field>
+void Fill(const Values& values, Field* field) {
+  field->Reserve(static_cast<int>(values.size()));
+  for (const auto& value : values) *field->Add() = ToProto(value);
+}
+
+}  // namespace
+
+v1::LoadReport ToProto(const LoadReport& report) {
+  v1::LoadReport message;
+  message.set_load(report.load);
+  message.set_model(report.model);
+  message.set_generation(report.generation);
+  message.set_outcome(ToProto(report.outcome));
+  if (!report.error.ok()) *message.mutable_error() = ToLoadError(report.error);
+  message.set_expected_from(ToProto(report.expected_from));
+  *message.mutable_keys() = ToProto(report.keys);
+  message.mutable_missing_keys()->Add(report.missing_keys.begin(), report.missing_keys.end());
+  message.mutable_unexpected_keys()->Add(report.unexpected_keys.begin(), report.unexpected_keys.end());
+  Fill(report.mismatched_keys, message.mutable_mismatched_keys());
+  Fill(report.device_map, message.mutable_device_map());
+  Fill(report.devices, message.mutable_devices());
+  Fill(report.phases, message.mutable_phases());
+  Fill(report.busy, message.mutable_busy());
+  *message.mutable_total_duration() = ToProto(report.total);
+  *message.mutable_bytes() = ToProto(report.bytes);
+  Fill(report.shards, message.mutable_shards());
+  for (const std::string& warning : report.warnings) message.add_warnings(ToUtf8(warning));
+  *message.mutable_start_time() = ToProto(report.start_time);
+  return message;
+}
+
+v1::LoadProgress ToProto(const LoadProgress& progress) {
+  v1::LoadProgress message;
+  message.set_phase(progress.phase);
+  message.set_bytes_done(progress.bytes_done);
+  message.set_bytes_total(progress.bytes_total);
+  message.set_tensors_done(progress.tensors_done);
+  message.set_tensors_total(progress.tensors_total);
+  message.set_queue_position(progress.queue_position);
+  return message;
+}
+
+v1::Model ToProto(const ModelInfo& info) {
+  v1::Model message;
+  message.set_name(info.name);
+  message.set_state(ToProto(info.state));
+  message.set_generation(info.generation);
+  if (info.model == nullptr) return message;
+  const ResidentModel::Content& content = info.model->content();
+  message.mutable_source()->set_path(content.source_path);
+  if (content.keys->manifest != nullptr) message.set_architecture(content.keys->manifest->architecture);
+  *message.mutable_keys() = ToProto(content.report.keys);
+  Fill(content.report.device_map, message.mutable_device_map());
+  Fill(content.report.devices, message.mutable_devices());
+  *message.mutable_load_time() = ToProto(content.load_time);
+  *message.mutable_last_use_time() = ToProto(info.last_use);
+  message.set_last_load(content.report.load);
+  return message;
+}
+
+v1::KeyState ToProto(ListedState state) {
+  switch (state) {
+    case ListedState::kResident: return v1::KEY_STATE_RESIDENT;
+    case ListedState::kLazy: return v1::KEY_STATE_LAZY;
+    case ListedState::kMissing: return v1::KEY_STATE_MISSING;
+    case ListedState::kUnexpected: return v1::KEY_STATE_UNEXPECTED;
+    case ListedState::kMismatched: return v1::KEY_STATE_MISMATCHED;
+    case ListedState::kIgnored: return v1::KEY_STATE_IGNORED;
+    case ListedState::kNotSelected: return v1::KEY_STATE_NOT_SELECTED;
+  }
+  return v1::KEY_STATE_UNSPECIFIED;
+}
+
+v1::KeyInfo ToProto(const ListedKey& key) {
+  v1::KeyInfo message;
+  message.set_key(std::string(key.key));
+  message.set_state(ToProto(key.state));
+  message.set_dtype(std::string(DTypeName(key.dtype)));
+  message.mutable_shape()->Add(key.shape.begin(), key.shape.end());
+  message.set_device(std::string(key.device));
+  message.set_shard(ToUtf8(key.shard));
+  message.set_file_offset(key.file_offset);
+  message.set_bytes(key.bytes);
+  message.set_tied_to(std::string(key.tied_to));
+  return message;
+}
+
+v1::Device ToProto(Device& device) {
+  const MemoryState state = device.account().state();
+  v1::Device message;
+  message.set_device(device.info().name);
+  message.set_uuid(device.info().uuid);
+  message.set_name(device.info().model);
+  message.set_simulated(device.info().simulated);
+  message.set_capacity_bytes(state.capacity);
+  message.set_free_bytes(state.free());
+  message.set_used_bytes(state.used);
+  message.set_reserved_bytes(state.reserved);
+  message.set_state("READY");
+  return message;
+}
+
+}  // namespace keyload

@@ -1,0 +1,151 @@
+#include "server/rpc/convert_spec.h"
+
+#include <algorithm>
+
+#include <google/protobuf/io/coded_stream.h>
+#include <google/protobuf/io/zero_copy_stream_impl_lite.h>
+
+#include "server/base/error.h"
+#include "server/base/strings.h"
+#include "server/rpc/convert_manifest.h"
+#include "server/service/document_store.h"
+
+namespace keyload {
+namespace {
+
+absl::Status NotSupported(std::string_view field, std::string_view what = "") {
+  return MakeError(Reason::kFieldNotSupported, StrCat("spec.", field, what.empty() ? "" : " = ", what, " is not supported yet"),
+                   {{"field", std::string(field)}});
+}
+
+// Everything that the contract names and this server does not do yet.
+absl::Status RefuseUnsupported(const v1::LoadSpec& spec) {
+  if (!spec.request_id().empty()) return NotSupported("request_id");
+  if (spec.residency() == v1::RESIDENCY_LAZY) return NotSupported("residency", "LAZY");
+  if (spec.reserve() != v1::RESERVE_UNSPECIFIED) return NotSupported("reserve");
+  if (spec.missing() == v1::MISSING_POLICY_ZEROS) return NotSupported("missing", "ZEROS");
+  if (spec.missing() == v1::MISSING_POLICY_INIT) return NotSupported("missing", "INIT");
+  if (spec.if_exists() == v1::IF_EXISTS_EXTEND) return NotSupported("if_exists", "EXTEND");
+  if (spec.if_exists() == v1::IF_EXISTS_REPLACE) return NotSupported("if_exists", "REPLACE");
+  if (spec.detach()) return NotSupported("detach");
+  if (spec.page_cache() > v1::PAGE_CACHE_KEEP) return NotSupported("page_cache", v1::PageCache_Name(spec.page_cache()));
+  if (spec.priority() != 0) return NotSupported("priority");
+  if (spec.has_tensor_parallel()) return NotSupported("tensor_parallel");
+  if (!spec.device_map().name().empty()) return NotSupported("device_map.name");
+  if (spec.expected().from() == v1::ExpectedKeys::FROM_CONFIG) return NotSupported("expected.from", "FROM_CONFIG");
+  return absl::OkStatus();
+}
+
+// proto3 enums are open: a number that this build does not know is no default.
+absl::Status RefuseUnknownEnums(const v1::LoadSpec& spec) {
+  const auto unknown = [](std::string_view field, int value) {
+    return MakeError(Reason::kFieldNotSupported, StrCat("spec.", field, " = ", value, " is not known to this server"),
+                     {{"field", std::string(field)}});
+  };
+  if (!v1::Residency_IsValid(spec.residency())) return unknown("residency", spec.residency());
+  if (!v1::MissingPolicy_IsValid(spec.missing())) return unknown("missing", spec.missing());
+  if (!v1::IfExists_IsValid(spec.if_exists())) return unknown("if_exists", spec.if_exists());
+  if (!v1::ExpectedKeys::From_IsValid(spec.expected().from())) return unknown("expected.from", spec.expected().from());
+  return absl::OkStatus();
+}
+
+ExpectedSpec::From FromProto(v1::ExpectedKeys::From from) {
+  switch (from) {
+    case v1::ExpectedKeys::FROM_CHECKPOINT: return ExpectedSpec::From::kCheckpoint;
+    case v1::ExpectedKeys::FROM_MANIFEST: return ExpectedSpec::From::kManifest;
+    default: return ExpectedSpec::From::kDefault;
+  }
+}
+
+KeyRules FromProto(const v1::KeyRules& message) {
+  KeyRules rules;
+  if (message.has_base_model_prefix()) rules.base_model_prefix = message.base_model_prefix();
+  for (const v1::Rename& rename : message.renames()) rules.renames.push_back({rename.pattern(), rename.replacement()});
+  rules.ignore_missing.assign(message.ignore_missing().begin(), message.ignore_missing().end());
+  rules.ignore_unexpected.assign(message.ignore_unexpected().begin(), message.ignore_unexpected().end());
+  return rules;
+}
+
+DeviceMapSpec FromProto(const v1::DeviceMapSpec& message) {
+  DeviceMapSpec spec = {.policy = message.policy(),
+                        .entries = {message.entries().begin(), message.entries().end()},
+                        .max_memory = {message.max_memory().begin(), message.max_memory().end()},
+                        .offload_buffers = message.offload_buffers(),
+                        .fallback_allocation = message.fallback_allocation()};
+  std::sort(spec.entries.begin(), spec.entries.end());  // a proto map has no order
+  std::sort(spec.max_memory.begin(), spec.max_memory.end());
+  return spec;
+}
+
+Limits FromProto(const v1::Limits& message) {
+  Limits limits;
+  if (message.has_max_missing()) limits.max_missing = message.max_missing();
+  if (message.has_max_unexpected()) limits.max_unexpected = message.max_unexpected();
+  if (message.has_max_mismatched()) limits.max_mismatched = message.max_mismatched();
+  return limits;
+}
+
+// Two specs ask for the same content if they agree in everything but how the answer is given.
+std::string Fingerprint(v1::LoadSpec spec) {
+  spec.clear_request_id();
+  spec.clear_limits();
+  spec.clear_if_exists();
+  spec.clear_detach();
+  spec.clear_page_cache();
+  spec.clear_priority();
+  spec.clear_name_limit();
+  std::string bytes;
+  {
+    google::protobuf::io::StringOutputStream stream(&bytes);
+    google::protobuf::io::CodedOutputStream coded(&stream);
+    coded.SetSerializationDeterministic(true);
+    spec.SerializeToCodedStream(&coded);
+  }
+  return Sha256Digest(bytes);
+}
+
+}  // namespace
+
+KeySelectionSpec FromProto(const v1::KeySelection& message) {
+  return {.include = {message.include().begin(), message.include().end()},
+          .exclude = {message.exclude().begin(), message.exclude().end()},
+          .keys = {message.keys().begin(), message.keys().end()}};
+}
+
+absl::StatusOr<LoadSpec> FromProto(const v1::LoadSpec& message) {
+  KEYLOAD_RETURN_IF_ERROR(RefuseUnknownEnums(message));
+  KEYLOAD_RETURN_IF_ERROR(RefuseUnsupported(message));
+  LoadSpec spec;
+  spec.model = message.model();
+  spec.source = {.path = message.source().path(),
+                 .weights = message.source().weights(),
+                 .allow_no_weights = message.source().allow_no_weights()};
+  spec.select = FromProto(message.select());
+  spec.key_list_digest = message.select().key_list_digest();
+  spec.expected.from = FromProto(message.expected().from());
+  spec.expected.manifest_digest = message.expected().manifest_digest();
+  spec.expected.manifest_path = message.expected().manifest_path();
+  if (message.expected().has_manifest()) {
+    KEYLOAD_ASSIGN_OR_RETURN(spec.expected.manifest, FromProto(message.expected().manifest()));
+  }
+  spec.rules = FromProto(message.rules());
+  spec.device_map = FromProto(message.device_map());
+  spec.no_split_classes.assign(message.device_map().no_split_classes().begin(), message.device_map().no_split_classes().end());
+  for (const v1::VirtualDevice& device : message.device_map().plan_for()) {
+    spec.plan_for.push_back({.name = device.device(), .uuid = "", .free_bytes = device.bytes()});
+  }
+  if (!message.dtype().empty()) {
+    spec.dtype = ParseDType(message.dtype());
+    if (!spec.dtype) {
+      return MakeError(Reason::kDtypeNotSupported, StrCat("spec.dtype \"", message.dtype(), "\" is no safetensors dtype"),
+                       {{"dtype", message.dtype()}});
+    }
+  }
+  spec.limits = FromProto(message.limits());
+  spec.if_exists = message.if_exists() == v1::IF_EXISTS_FAIL ? IfExists::kFail : IfExists::kReuse;
+  spec.name_limit = message.name_limit() == 0 ? 100 : message.name_limit();
+  spec.fingerprint = Fingerprint(message);
+  return spec;
+}
+
+}  // namespace keyload

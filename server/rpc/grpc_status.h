@@ -1,0 +1,23 @@
+#pragma once
+
+#include <grpcpp/support/status.h>
+
+#include <string>
+#include <string_view>
+
+#include "absl/status/status.h"
+#include "keyload/v1/model_loader.pb.h"
+
+namespace keyload {
+
+// Trailers over 8 KiB break every stream of an HTTP/2 connection, so a status and its details stay below 4 KiB together:
+// longer messages and metadata are cut, and marked with "...".
+grpc::Status ToGrpcStatus(const absl::Status& status);
+
+// The same for an error inside a message.
+v1::LoadError ToLoadError(const absl::Status& status);
+
+// `text` with every byte that is not UTF-8 replaced by U+FFFD: file names may be anything, protobuf strings may not.
+std::string ToUtf8(std::string_view text);
+
+}  // namespace keyload

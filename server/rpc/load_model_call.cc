@@ -1,0 +1,69 @@
+#include "server/rpc/load_model_call.h"
+
+#include <memory>
+#include <utility>
+
+#include "server/base/error.h"
+#include "server/rpc/convert_report.h"
+#include "server/rpc/convert_spec.h"
+#include "server/rpc/grpc_status.h"
+
+namespace keyload {
+namespace {
+
+class LoadModelCall : public grpc::ServerUnaryReactor, public LiveCall {
+ public:
+  LoadModelCall(const RpcContext& rpc, v1::LoadModelResponse* response) : calls_(*rpc.calls), response_(*response) {
+    calls_.Add(this);
+  }
+
+  void Start(const RpcContext& rpc, const grpc::CallbackServerContext& context, const v1::LoadSpec& spec) {
+    absl::StatusOr<LoadSpec> converted = FromProto(spec);
+    if (!converted.ok()) return Finish(ToGrpcStatus(converted.status()));
+    rpc.service->StartLoad(*std::move(converted), ToRequestContext(context, stop_.get_token()), std::make_shared<Observer>(*this));
+  }
+
+  void OnCancel() override { stop_.request_stop(); }
+  void OnDone() override { delete this; }
+  void Drain() override {}  // its load goes on within the grace
+  void Cancel() override { stop_.request_stop(); }
+
+ private:
+  class Observer : public LoadObserver {
+   public:
+    explicit Observer(LoadModelCall& call) : call_(call) {}
+    void OnAccepted(const std::string& /*load*/, bool /*joined*/) override {}
+    void OnPlanned(const LoadReport& /*report*/) override {}
+    void OnProgress(const LoadProgress& /*progress*/) override {}
+    void OnEnd(absl::StatusOr<LoadReport> result) override { call_.End(std::move(result)); }
+
+   private:
+    LoadModelCall& call_;  // finishes only in OnEnd
+  };
+
+  ~LoadModelCall() override { calls_.Remove(this); }
+
+  void End(absl::StatusOr<LoadReport> result) {
+    absl::Status status = result.status();
+    if (status.ok()) {
+      *response_.mutable_report() = ToProto(*result);
+      status = Annotate(result->error, result->load, {{"load", result->load}});
+    }
+    Finish(ToGrpcStatus(status));
+  }
+
+  LiveCalls& calls_;
+  v1::LoadModelResponse& response_;
+  std::stop_source stop_;
+};
+
+}  // namespace
+
+grpc::ServerUnaryReactor* StartLoadModel(const RpcContext& rpc, grpc::CallbackServerContext* context,
+                                         const v1::LoadModelRequest* request, v1::LoadModelResponse* response) {
+  auto* const call = new LoadModelCall(rpc, response);
+  call->Start(rpc, *context, request->spec());
+  return call;
+}
+
+}  // namespace keyload

@@ -1,0 +1,225 @@
+#include "server/rpc/load_stream.h"
+
+#include <algorithm>
+#include <utility>
+#include <vector>
+
+#include "server/base/error.h"
+#include "server/base/strings.h"
+#include "server/rpc/convert_report.h"
+#include "server/rpc/convert_spec.h"
+#include "server/rpc/grpc_status.h"
+
+namespace keyload {
+
+// One load's side of the stream. The stream outlives it: a stream finishes only after its loads have ended.
+class LoadStream::Load : public LoadObserver {
+ public:
+  explicit Load(LoadStream& stream) : stream_(stream) {}
+
+  std::stop_source stop;
+
+  void OnAccepted(const std::string& load, bool joined) override {
+    v1::LoadAccepted event;
+    event.set_load(load);
+    event.set_joined(joined);
+    Set([&](Slots& slots) { slots.accepted = std::move(event); });
+  }
+  void OnPlanned(const LoadReport& report) override {
+    v1::LoadReport event = ToProto(report);
+    Set([&](Slots& slots) { slots.planned = std::move(event); });
+  }
+  void OnProgress(const LoadProgress& progress) override {
+    v1::LoadProgress event = ToProto(progress);
+    Set([&](Slots& slots) { slots.progress = std::move(event); });
+  }
+  void OnEnd(absl::StatusOr<LoadReport> result) override {
+    v1::LoadResponse event;
+    if (result.ok()) {
+      *event.mutable_report() = ToProto(*result);
+    } else {
+      *event.mutable_error() = ToLoadError(result.status());
+    }
+    Set([&](Slots& slots) {
+      slots.progress.reset();
+      slots.end = std::move(event);
+      slots.ended = true;
+    });
+  }
+
+  // Moves the oldest waiting event into `response`; false if there is none. REQUIRES: the stream's lock.
+  bool Take(v1::LoadResponse& response) {
+    if (slots_.accepted) {
+      *response.mutable_accepted() = *std::exchange(slots_.accepted, std::nullopt);
+    } else if (slots_.planned) {
+      *response.mutable_planned() = *std::exchange(slots_.planned, std::nullopt);
+    } else if (slots_.progress) {
+      *response.mutable_progress() = *std::exchange(slots_.progress, std::nullopt);
+    } else if (slots_.end) {
+      response = *std::exchange(slots_.end, std::nullopt);
+    } else {
+      return false;
+    }
+    return true;
+  }
+  // REQUIRES: the stream's lock.
+  bool ended() const { return slots_.ended; }
+  bool empty() const { return !slots_.accepted && !slots_.planned && !slots_.progress && !slots_.end; }
+
+ private:
+  struct Slots {
+    std::optional<v1::LoadAccepted> accepted;
+    std::optional<v1::LoadReport> planned;
+    std::optional<v1::LoadProgress> progress;
+    std::optional<v1::LoadResponse> end;
+    bool ended = false;
+  };
+  template <typename Change>
+  void Set(Change change) {
+    {
+      MutexLock lock(stream_.mutex_);
+      change(slots_);
+    }
+    stream_.Advance();
+  }
+
+  LoadStream& stream_;
+  Slots slots_;  // guarded by stream_.mutex_
+};
+
+LoadStream::LoadStream(const RpcContext& rpc, const grpc::CallbackServerContext& context)
+    : rpc_(rpc), deadline_(ToRequestContext(context, {}).deadline) {
+  rpc_.calls->Add(this);
+  StartRead(&request_);
+}
+
+LoadStream::~LoadStream() { rpc_.calls->Remove(this); }
+
+void LoadStream::OnDone() { delete this; }
+
+void LoadStream::OnReadDone(bool ok) {
+  if (!ok) {
+    {
+      MutexLock lock(mutex_);
+      reads_done_ = true;
+    }
+    return Advance();
+  }
+  if (const absl::Status status = Handle(request_); !status.ok()) {
+    {
+      MutexLock lock(mutex_);
+      reads_done_ = true;
+    }
+    return Abort(status);
+  }
+  request_.Clear();
+  StartRead(&request_);
+}
+
+absl::Status LoadStream::Handle(const v1::LoadRequest& request) {
+  if (request.load_id().empty() || request.load_id().size() > 128) {
+    return MakeError(Reason::kBadRequest, "load_id must have 1 to 128 bytes", {{"field", "load_id"}});
+  }
+  if (request.has_start()) return Start(request.load_id(), request.start());
+  if (!request.has_cancel()) return MakeError(Reason::kBadRequest, "a load request must start or cancel", {{"field", "request"}});
+  MutexLock lock(mutex_);
+  if (const auto it = loads_.find(request.load_id()); it != loads_.end()) it->second->stop.request_stop();
+  return absl::OkStatus();  // an unknown one has just ended
+}
+
+absl::Status LoadStream::Start(const std::string& load_id, const v1::LoadSpec& spec) {
+  auto load = std::make_shared<Load>(*this);
+  {
+    MutexLock lock(mutex_);
+    if (loads_.size() >= kMaxLoads) {
+      return MakeError(Reason::kBadRequest, StrCat("over ", kMaxLoads, " unfinished loads on one stream"));
+    }
+    if (!loads_.emplace(load_id, load).second) {
+      return MakeError(Reason::kBadRequest, StrCat("load_id ", load_id, " is in use on this stream"), {{"field", "load_id"}});
+    }
+    order_.push_back(load_id);
+  }
+  absl::StatusOr<LoadSpec> converted = FromProto(spec);
+  if (!converted.ok()) {
+    load->OnEnd(converted.status());
+    return absl::OkStatus();
+  }
+  rpc_.service->StartLoad(*std::move(converted), {.stop = load->stop.get_token(), .deadline = deadline_}, load);
+  return absl::OkStatus();
+}
+
+bool LoadStream::TakeEvent() {
+  for (size_t turn = 0; turn < order_.size(); ++turn) {
+    const std::string load_id = std::move(order_.front());
+    order_.pop_front();
+    const auto it = loads_.find(load_id);
+    response_.Clear();
+    const bool taken = !broken_ && it->second->Take(response_);
+    if (it->second->ended() && (broken_ || it->second->empty())) {
+      loads_.erase(it);
+    } else {
+      order_.push_back(load_id);
+    }
+    if (!taken) continue;
+    response_.set_load_id(load_id);
+    return true;
+  }
+  return false;
+}
+
+void LoadStream::Advance() {
+  absl::Status end;
+  {
+    MutexLock lock(mutex_);
+    if (writing_ || finished_) return;
+    if (TakeEvent()) {
+      writing_ = true;
+      StartWrite(&response_);
+      return;
+    }
+    if (!loads_.empty() || !(reads_done_ || broken_ || draining_)) return;
+    finished_ = true;
+    end = end_;
+    if (end.ok() && draining_ && !reads_done_) end = MakeError(Reason::kDraining, "the server is shutting down");
+  }
+  // After this the stream may be gone.
+  Finish(ToGrpcStatus(end));
+}
+
+void LoadStream::OnWriteDone(bool ok) {
+  {
+    MutexLock lock(mutex_);
+    writing_ = false;
+  }
+  ok ? Advance() : Abort(absl::CancelledError("the client is gone"));
+}
+
+void LoadStream::OnCancel() { Abort(absl::CancelledError("the client is gone")); }
+
+void LoadStream::Abort(const absl::Status& status) {
+  std::vector<std::shared_ptr<Load>> unfinished;
+  {
+    MutexLock lock(mutex_);
+    if (finished_) return;
+    broken_ = true;
+    if (end_.ok()) end_ = status;
+    for (const auto& [id, load] : loads_) unfinished.push_back(load);
+  }
+  for (const std::shared_ptr<Load>& load : unfinished) load->stop.request_stop();
+  Advance();
+}
+
+void LoadStream::Drain() {
+  {
+    MutexLock lock(mutex_);
+    draining_ = true;
+  }
+  Advance();
+}
+
+void LoadStream::Cancel() {
+  MutexLock lock(mutex_);
+  for (const auto& [id, load] : loads_) load->stop.request_stop();
+}
+
+}  // namespace keyload

@@ -1,0 +1,62 @@
+#pragma once
+
+#include <grpcpp/support/server_callback.h>
+
+#include <deque>
+#include <memory>
+#include <optional>
+#include <stop_token>
+#include <string>
+
+#include "absl/container/flat_hash_map.h"
+#include "keyload/v1/model_loader.pb.h"
+#include "server/base/mutex.h"
+#include "server/rpc/rpc_context.h"
+
+namespace keyload {
+
+// The Load stream: any number of loads, each ended by exactly one report or error. A load's events wait in one slot each, so that
+// a client that stops reading costs a few messages and never a queue: progress is replaced by newer progress.
+// Lives until the client is gone and the last load has ended; deletes itself.
+class LoadStream : public grpc::ServerBidiReactor<v1::LoadRequest, v1::LoadResponse>, public LiveCall {
+ public:
+  LoadStream(const RpcContext& rpc, const grpc::CallbackServerContext& context);
+
+  void OnReadDone(bool ok) override;
+  void OnWriteDone(bool ok) override;
+  void OnCancel() override;
+  void OnDone() override;
+  void Drain() override;
+  void Cancel() override;
+
+ private:
+  static constexpr size_t kMaxLoads = 64;  // unfinished ones, on one stream
+
+  class Load;
+
+  ~LoadStream() override;
+  // Ends the stream with `status` once its loads, which are cancelled, have ended.
+  void Abort(const absl::Status& status);
+  absl::Status Handle(const v1::LoadRequest& request);
+  absl::Status Start(const std::string& load_id, const v1::LoadSpec& spec);
+  // Writes the next event or finishes, if it is time to.
+  void Advance();
+  bool TakeEvent() ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
+
+  const RpcContext rpc_;
+  const absl::Time deadline_;
+  v1::LoadRequest request_;    // the read in flight
+  v1::LoadResponse response_;  // the write in flight
+
+  Mutex mutex_;
+  absl::flat_hash_map<std::string, std::shared_ptr<Load>> loads_ ABSL_GUARDED_BY(mutex_);  // until their end is written
+  std::deque<std::string> order_ ABSL_GUARDED_BY(mutex_);  // of loads_, for a fair turn each
+  bool reads_done_ ABSL_GUARDED_BY(mutex_) = false;
+  bool writing_ ABSL_GUARDED_BY(mutex_) = false;
+  bool broken_ ABSL_GUARDED_BY(mutex_) = false;    // nobody reads: events are dropped
+  bool draining_ ABSL_GUARDED_BY(mutex_) = false;
+  bool finished_ ABSL_GUARDED_BY(mutex_) = false;
+  absl::Status end_ ABSL_GUARDED_BY(mutex_);
+};
+
+}  // namespace keyload

@@ -1,0 +1,130 @@
+#include "server/rpc/model_loader_service.h"
+
+#include <google/protobuf/util/time_util.h>
+
+#include <algorithm>
+#include <string>
+#include <vector>
+
+#include "absl/strings/numbers.h"
+#include "absl/time/clock.h"
+#include "server/base/error.h"
+#include "server/base/strings.h"
+#include "server/rpc/convert_report.h"
+#include "server/rpc/convert_spec.h"
+#include "server/rpc/grpc_status.h"
+#include "server/rpc/key_streams.h"
+#include "server/rpc/load_model_call.h"
+#include "server/rpc/load_stream.h"
+#include "server/rpc/unary_call.h"
+
+namespace keyload {
+namespace {
+
+constexpr int kDefaultPage = 100;
+constexpr int kMaxPage = 1000;
+
+}  // namespace
+
+ModelLoaderServiceImpl::ModelLoaderServiceImpl(const RpcContext& rpc) : rpc_(rpc), start_time_(absl::Now()) {}
+
+grpc::ServerBidiReactor<v1::LoadRequest, v1::LoadResponse>* ModelLoaderServiceImpl::Load(grpc::CallbackServerContext* context) {
+  return new LoadStream(rpc_, *context);
+}
+
+grpc::ServerUnaryReactor* ModelLoaderServiceImpl::LoadModel(grpc::CallbackServerContext* context,
+                                                            const v1::LoadModelRequest* request,
+                                                            v1::LoadModelResponse* response) {
+  return StartLoadModel(rpc_, context, request, response);
+}
+
+grpc::ServerUnaryReactor* ModelLoaderServiceImpl::PlanLoad(grpc::CallbackServerContext* context,
+                                                           const v1::PlanLoadRequest* request,
+                                                           v1::PlanLoadResponse* response) {
+  return UnaryCall::Start(rpc_, context, [this, request, response](const RequestContext& call) -> absl::Status {
+    KEYLOAD_ASSIGN_OR_RETURN(const LoadSpec spec, FromProto(request->spec()));
+    KEYLOAD_ASSIGN_OR_RETURN(const LoadReport report, rpc_.service->Plan(spec, call));
+    *response->mutable_report() = ToProto(report);
+    return absl::OkStatus();
+  });
+}
+
+grpc::ServerUnaryReactor* ModelLoaderServiceImpl::GetModel(grpc::CallbackServerContext* context,
+                                                           const v1::GetModelRequest* request,
+                                                           v1::GetModelResponse* response) {
+  const absl::StatusOr<ModelInfo> info = rpc_.service->registry().Info(request->model());
+  if (info.ok()) *response->mutable_model() = ToProto(*info);
+  return FinishNow(context, info.status());
+}
+
+// The page token is the last name of the page before: names are listed in order.
+grpc::ServerUnaryReactor* ModelLoaderServiceImpl::ListModels(grpc::CallbackServerContext* context,
+                                                             const v1::ListModelsRequest* request,
+                                                             v1::ListModelsResponse* response) {
+  if (request->page_size() < 0) {
+    return FinishNow(context, MakeError(Reason::kBadRequest, "page_size is negative", {{"field", "page_size"}}));
+  }
+  const int page = request->page_size() == 0 ? kDefaultPage : std::min(request->page_size(), kMaxPage);
+  for (const ModelInfo& info : rpc_.service->registry().List()) {
+    if (info.name <= request->page_token()) continue;
+    if (response->models_size() == page) {
+      response->set_next_page_token(response->models(page - 1).name());
+      break;
+    }
+    *response->add_models() = ToProto(info);
+  }
+  return FinishNow(context, absl::OkStatus());
+}
+
+grpc::ServerWriteReactor<v1::ListKeysResponse>* ModelLoaderServiceImpl::ListKeys(grpc::CallbackServerContext* context,
+                                                                                 const v1::ListKeysRequest* request) {
+  return StartListKeys(rpc_, context, request);
+}
+
+grpc::ServerWriteReactor<v1::ReadTensorsResponse>* ModelLoaderServiceImpl::ReadTensors(
+    grpc::CallbackServerContext* context, const v1::ReadTensorsRequest* request) {
+  return StartReadTensors(rpc_, context, request);
+}
+
+grpc::ServerUnaryReactor* ModelLoaderServiceImpl::UnloadModel(grpc::CallbackServerContext* context,
+                                                              const v1::UnloadModelRequest* request,
+                                                              v1::UnloadModelResponse* response) {
+  if (request->leased() > v1::UnloadModelRequest::LEASED_REFUSE) {
+    return FinishNow(context, MakeError(Reason::kFieldNotSupported, "leased: leases are not supported yet", {{"field", "leased"}}));
+  }
+  return UnaryCall::Start(rpc_, context, [this, request, response](const RequestContext& call) -> absl::Status {
+    KEYLOAD_ASSIGN_OR_RETURN(const ModelRegistry::Unloaded unloaded, rpc_.service->Unload(request->model(), call));
+    response->set_was_loaded(unloaded.was_loaded);
+    response->set_freed_bytes(unloaded.freed_bytes);
+    return absl::OkStatus();
+  });
+}
+
+grpc::ServerReadReactor<v1::UploadDocumentRequest>* ModelLoaderServiceImpl::UploadDocument(
+    grpc::CallbackServerContext* context, v1::UploadDocumentResponse* response) {
+  return StartUploadDocument(rpc_, context, response);
+}
+
+grpc::ServerUnaryReactor* ModelLoaderServiceImpl::ListDevices(grpc::CallbackServerContext* context,
+                                                              const v1::ListDevicesRequest* /*request*/,
+                                                              v1::ListDevicesResponse* response) {
+  const DeviceSet& devices = rpc_.service->devices();
+  for (const std::unique_ptr<Device>& device : devices.devices()) *response->add_devices() = ToProto(*device);
+  response->mutable_notes()->Add(devices.notes().begin(), devices.notes().end());
+  return FinishNow(context, absl::OkStatus());
+}
+
+grpc::ServerUnaryReactor* ModelLoaderServiceImpl::GetServerInfo(grpc::CallbackServerContext* context,
+                                                                const v1::GetServerInfoRequest* /*request*/,
+                                                                v1::GetServerInfoResponse* response) {
+  using google::protobuf::util::TimeUtil;
+  response->set_version(KEYLOAD_VERSION);
+  for (const std::string& capability : rpc_.service->Capabilities()) response->add_capabilities(capability);
+  for (const auto& [name, value] : rpc_.service->LimitValues()) (*response->mutable_limits())[name] = value;
+  for (const std::string& root : rpc_.service->roots().roots()) response->add_roots(ToUtf8(root));
+  *response->mutable_start_time() = TimeUtil::NanosecondsToTimestamp(absl::ToUnixNanos(start_time_));
+  response->set_draining(rpc_.service->draining());
+  return FinishNow(context, absl::OkStatus());
+}
+
+}  // namespace keyload

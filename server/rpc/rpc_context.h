@@ -1,0 +1,27 @@
+#pragma once
+
+#include <grpcpp/server_context.h>
+
+#include <stop_token>
+
+#include "server/base/executor.h"
+#include "server/base/request_context.h"
+#include "server/rpc/live_calls.h"
+#include "server/service/loader_service.h"
+
+namespace keyload {
+
+// What every handler needs. Everything outlives every call.
+struct RpcContext {
+  LoaderService* service = nullptr;
+  Executor* queries = nullptr;  // answers that may block on a file or on a model's users
+  LiveCalls* calls = nullptr;
+};
+
+inline RequestContext ToRequestContext(const grpc::CallbackServerContext& context, std::stop_token stop) {
+  RequestContext request = {.stop = std::move(stop), .deadline = absl::InfiniteFuture()};
+  if (context.deadline() != std::chrono::system_clock::time_point::max()) request.deadline = absl::FromChrono(context.deadline());
+  return request;
+}
+
+}  // namespace keyload

@@ -1,0 +1,105 @@
+#include "server/rpc/rpc_server.h"
+
+#include <fcntl.h>
+#include <grpcpp/ext/health_check_service_server_builder_option.h>
+#include <grpcpp/health_check_service_interface.h>
+#include <grpcpp/server_builder.h>
+#include <sys/file.h>
+#include <sys/stat.h>
+
+#include <cerrno>
+#include <cstring>
+#include <filesystem>
+#include <string_view>
+
+#include "server/base/error.h"
+#include "server/base/strings.h"
+
+namespace keyload {
+namespace {
+
+constexpr std::string_view kUnixPrefix = "unix:";
+constexpr int kMinPingIntervalMs = 10'000;
+
+absl::Status CannotListen(std::string_view address, std::string_view why) {
+  return MakeError(Reason::kBadRequest, StrCat("cannot listen on ", address, ": ", why), {{"address", std::string(address)}});
+}
+
+// gRPC unlinks a socket that is there, even one that a live server listens on: the lock tells them apart.
+absl::StatusOr<UniqueFd> LockSocket(const std::string& path) {
+  const std::filesystem::path parent = std::filesystem::path(path).parent_path();
+  std::error_code error;
+  if (!std::filesystem::exists(parent, error)) {
+    std::filesystem::create_directories(parent, error);
+    if (error) return CannotListen(path, StrCat(parent.string(), ": ", error.message()));
+    std::filesystem::permissions(parent, std::filesystem::perms(0750), error);
+  }
+  const std::string lock_path = path + ".lock";
+  UniqueFd lock(open(lock_path.c_str(), O_RDWR | O_CREAT | O_CLOEXEC | O_NOFOLLOW, 0600));
+  if (!lock) return CannotListen(path, StrCat(lock_path, ": ", std::strerror(errno)));
+  if (flock(lock.get(), LOCK_EX | LOCK_NB) != 0) {
+    return CannotListen(path, errno == EWOULDBLOCK ? "another keyloadd listens there" : std::strerror(errno));
+  }
+  return lock;
+}
+
+}  // namespace
+
+RpcServer::RpcServer(const RpcContext& rpc)
+    : rpc_{.service = rpc.service, .queries = rpc.queries, .calls = &calls_}, service_(rpc_) {}
+
+RpcServer::~RpcServer() {
+  if (server_ == nullptr) return;
+  CancelCalls();
+  Shutdown(absl::InfinitePast());
+}
+
+absl::StatusOr<std::unique_ptr<RpcServer>> RpcServer::Start(const Options& options) {
+  std::unique_ptr<RpcServer> server(new RpcServer(options.rpc));
+  KEYLOAD_RETURN_IF_ERROR(server->Listen(options.listen));
+  return server;
+}
+
+absl::Status RpcServer::Listen(const std::vector<std::string>& addresses) {
+  grpc::EnableDefaultHealthCheckService(true);
+  grpc::ServerBuilder builder;
+  builder.AddChannelArgument(GRPC_ARG_ALLOW_REUSEPORT, 0);
+  builder.AddChannelArgument(GRPC_ARG_HTTP2_MIN_RECV_PING_INTERVAL_WITHOUT_DATA_MS, kMinPingIntervalMs);
+  builder.AddChannelArgument(GRPC_ARG_KEEPALIVE_PERMIT_WITHOUT_CALLS, 1);
+  builder.RegisterService(&service_);
+  std::vector<int> ports(addresses.size(), -1);
+  for (size_t i = 0; i < addresses.size(); ++i) {
+    if (addresses[i].starts_with(kUnixPrefix)) {
+      KEYLOAD_ASSIGN_OR_RETURN(UniqueFd lock, LockSocket(addresses[i].substr(kUnixPrefix.size())));
+      locks_.push_back(std::move(lock));
+    }
+    builder.AddListeningPort(addresses[i], grpc::InsecureServerCredentials(), &ports[i]);
+  }
+  server_ = builder.BuildAndStart();
+  for (size_t i = 0; i < addresses.size(); ++i) {
+    const bool is_unix = addresses[i].starts_with(kUnixPrefix);
+    if (ports[i] <= 0) return CannotListen(addresses[i], is_unix ? "the socket cannot be bound" : "the address is in use or not of this machine");
+    if (is_unix) {
+      chmod(addresses[i].substr(kUnixPrefix.size()).c_str(), 0660);
+      addresses_.push_back(addresses[i]);
+    } else {
+      addresses_.push_back(StrCat(addresses[i].substr(0, addresses[i].rfind(':')), ":", ports[i]));
+    }
+  }
+  if (server_ == nullptr) return CannotListen(StrCat(addresses.size(), " addresses"), "gRPC did not start");
+  server_->GetHealthCheckService()->SetServingStatus(std::string(v1::ModelLoaderService::service_full_name()), true);
+  return absl::OkStatus();
+}
+
+void RpcServer::BeginDrain() {
+  server_->GetHealthCheckService()->SetServingStatus(false);
+  rpc_.service->Drain();
+  calls_.DrainAll();
+}
+
+void RpcServer::Shutdown(absl::Time deadline) {
+  server_->Shutdown(absl::ToChronoTime(std::max(deadline, absl::UnixEpoch())));
+  server_->Wait();
+}
+
+}  // namespace keyload

@@ -1,0 +1,53 @@
+#pragma once
+
+#include <grpcpp/server.h>
+
+#include <memory>
+#include <string>
+#include <vector>
+
+#include "absl/status/statusor.h"
+#include "absl/time/time.h"
+#include "server/base/fd.h"
+#include "server/rpc/live_calls.h"
+#include "server/rpc/model_loader_service.h"
+
+namespace keyload {
+
+// The gRPC server: sockets, health, and the way down. Confine to the thread that owns it.
+class RpcServer {
+ public:
+  struct Options {
+    std::vector<std::string> listen;  // "unix:/absolute/path" or "HOST:PORT"; port 0 is chosen by the system
+    RpcContext rpc;                   // calls is set by the server
+  };
+  // Listens, and answers from then on. BAD_REQUEST names an address that is in use or cannot be bound; a second daemon on a Unix
+  // socket is told by the lock beside it, PATH.lock.
+  static absl::StatusOr<std::unique_ptr<RpcServer>> Start(const Options& options);
+  // Ends what is open at once.
+  ~RpcServer();
+
+  // As bound, with the real port.
+  const std::vector<std::string>& addresses() const { return addresses_; }
+
+  // Health says NOT_SERVING, new loads are refused, streams without a load end. Returns at once.
+  void BeginDrain();
+  // Cancels what still runs.
+  void CancelCalls() { calls_.CancelAll(); }
+  size_t open_calls() const { return calls_.size(); }
+  // Stops listening and waits for open calls at most until `deadline`.
+  void Shutdown(absl::Time deadline);
+
+ private:
+  explicit RpcServer(const RpcContext& rpc);
+  absl::Status Listen(const std::vector<std::string>& addresses);
+
+  LiveCalls calls_;
+  RpcContext rpc_;
+  ModelLoaderServiceImpl service_;
+  std::vector<UniqueFd> locks_;
+  std::vector<std::string> addresses_;
+  std::unique_ptr<grpc::Server> server_;
+};
+
+}  // namespace keyload

@@ -1,0 +1,53 @@
+#pragma once
+
+#include <grpcpp/support/server_callback.h>
+
+#include <memory>
+#include <utility>
+
+#include "absl/functional/any_invocable.h"
+#include "server/base/error.h"
+#include "server/rpc/grpc_status.h"
+#include "server/rpc/rpc_context.h"
+
+namespace keyload {
+
+// A unary call that is answered on the query executor. Cancelling the call stops its context. Deletes itself.
+class UnaryCall : public grpc::ServerUnaryReactor, public LiveCall {
+ public:
+  using Handler = absl::AnyInvocable<absl::Status(const RequestContext&)>;
+
+  // `handler` fills the response; request and response live until the call is done.
+  static grpc::ServerUnaryReactor* Start(const RpcContext& rpc, grpc::CallbackServerContext* context, Handler handler) {
+    auto* const call = new UnaryCall(rpc);
+    const RequestContext request = ToRequestContext(*context, call->stop_.get_token());
+    const bool queued = rpc.queries->TrySubmit([call, request, handler = std::move(handler)]() mutable {
+      absl::Status status = request.Check();
+      if (status.ok()) status = handler(request);
+      call->Finish(ToGrpcStatus(status));
+    });
+    if (!queued) call->Finish(ToGrpcStatus(MakeError(Reason::kLoadQueueFull, "too many requests are waiting; try again later")));
+    return call;
+  }
+
+  void OnCancel() override { stop_.request_stop(); }
+  void OnDone() override { delete this; }
+  void Drain() override {}  // it is working on its answer
+  void Cancel() override { stop_.request_stop(); }
+
+ private:
+  explicit UnaryCall(const RpcContext& rpc) : calls_(*rpc.calls) { calls_.Add(this); }
+  ~UnaryCall() override { calls_.Remove(this); }
+
+  LiveCalls& calls_;
+  std::stop_source stop_;
+};
+
+// Answers at once, on gRPC's thread.
+inline grpc::ServerUnaryReactor* FinishNow(grpc::CallbackServerContext* context, const absl::Status& status) {
+  grpc::ServerUnaryReactor* const reactor = context->DefaultReactor();
+  reactor->Finish(ToGrpcStatus(status));
+  return reactor;
+}
+
+}  // namespace keyload
