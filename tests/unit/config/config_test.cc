@@ -1,0 +1,199 @@
+#include "server/config/config.h"
+
+#include <gmock/gmock.h>
+#include <gtest/gtest.h>
+
+#include "server/base/error.h"
+
+namespace keyload {
+namespace {
+
+using ::testing::ElementsAre;
+using ::testing::HasSubstr;
+using ::testing::IsEmpty;
+using ::testing::StartsWith;
+using Environment = std::map<std::string, std::string>;
+
+constexpr uint64_t kGiB = uint64_t{1} << 30;
+
+// `file` is what every path reads as.
+absl::StatusOr<Config> Parse(const std::vector<std::string>& args, const Environment& environment = {},
+                             const std::string& file = "") {
+  return ParseConfig(args, environment, [&](const std::string&) { return absl::StatusOr<std::string>(file); });
+}
+
+std::string Refusal(const std::vector<std::string>& args, const Environment& environment = {}) {
+  const absl::StatusOr<Config> config = Parse(args, environment);
+  EXPECT_FALSE(config.ok());
+  if (config.ok()) return "";
+  EXPECT_EQ(ErrorReason(config.status()), Reason::kBadRequest);
+  return std::string(config.status().message());
+}
+
+TEST(ParseConfig, HasDefaults) {
+  const absl::StatusOr<Config> config = Parse({});
+  ASSERT_TRUE(config.ok()) << config.status();
+  EXPECT_THAT(config->listen, ElementsAre("unix:/run/keyload/keyload.sock"));
+  EXPECT_THAT(config->model_roots, IsEmpty());
+  EXPECT_FALSE(config->simulate_gpus.has_value());
+  EXPECT_FALSE(config->host_memory_bytes.has_value());
+  EXPECT_EQ(config->scratch_bytes, kGiB / 4);
+  EXPECT_EQ(config->concurrent_loads, 2u);
+  EXPECT_EQ(config->load_queue, 64u);
+  EXPECT_EQ(config->grace, absl::Seconds(30));
+  EXPECT_FALSE(config->check_config);
+  EXPECT_FALSE(config->show_text);
+}
+
+TEST(ParseConfig, ReadsEveryFlag) {
+  const absl::StatusOr<Config> config = Parse({"--listen",
+                                               "unix:/a",
+                                               "--listen=127.0.0.1:0",
+                                               "--model-root",
+                                               "/m",
+                                               "--model-root",
+                                               "/n",
+                                               "--simulate-gpus",
+                                               "2x80GiB@10GiB",
+                                               "--host-memory",
+                                               "64GiB",
+                                               "--scratch-memory",
+                                               "1GiB",
+                                               "--concurrent-loads",
+                                               "4",
+                                               "--io-threads",
+                                               "3",
+                                               "--load-queue",
+                                               "5",
+                                               "--grace",
+                                               "1m30s",
+                                               "--log-format",
+                                               "json",
+                                               "--log-level",
+                                               "warning",
+                                               "--check-config"});
+  ASSERT_TRUE(config.ok()) << config.status();
+  EXPECT_THAT(config->listen, ElementsAre("unix:/a", "127.0.0.1:0"));
+  EXPECT_THAT(config->model_roots, ElementsAre("/m", "/n"));
+  ASSERT_TRUE(config->simulate_gpus.has_value());
+  EXPECT_EQ(config->simulate_gpus->count, 2u);
+  EXPECT_EQ(config->simulate_gpus->capacity_bytes, 80 * kGiB);
+  EXPECT_EQ(config->simulate_gpus->copy_bytes_per_second, 10 * kGiB);
+  EXPECT_EQ(config->host_memory_bytes, 64 * kGiB);
+  EXPECT_EQ(config->scratch_bytes, kGiB);
+  EXPECT_EQ(config->concurrent_loads, 4u);
+  EXPECT_EQ(config->io_threads, 3u);
+  EXPECT_EQ(config->load_queue, 5u);
+  EXPECT_EQ(config->grace, absl::Seconds(90));
+  EXPECT_EQ(config->log_format, LogFormat::kJson);
+  EXPECT_EQ(config->log_level, LogLevel::kWarning);
+  EXPECT_TRUE(config->check_config);
+}
+
+TEST(ParseConfig, SplitsTheListsOfTheEnvironment) {
+  const absl::StatusOr<Config> config =
+      Parse({}, {{"KEYLOADD_LISTEN", "unix:/a,localhost:1"}, {"KEYLOADD_MODEL_ROOT", "/m:/n"}});
+  ASSERT_TRUE(config.ok()) << config.status();
+  EXPECT_THAT(config->listen, ElementsAre("unix:/a", "localhost:1"));
+  EXPECT_THAT(config->model_roots, ElementsAre("/m", "/n"));
+}
+
+TEST(ParseConfig, AFlagWinsOverTheEnvironmentAndTheEnvironmentOverTheFile) {
+  const std::string file = "io_threads = 1\nload_queue = 1\nconcurrent_loads = 1\n";
+  const absl::StatusOr<Config> config =
+      Parse({"--config", "f", "--io-threads", "3"}, {{"KEYLOADD_IO_THREADS", "2"}, {"KEYLOADD_LOAD_QUEUE", "2"}}, file);
+  ASSERT_TRUE(config.ok()) << config.status();
+  EXPECT_EQ(config->io_threads, 3u);
+  EXPECT_EQ(config->load_queue, 2u);
+  EXPECT_EQ(config->concurrent_loads, 1u);
+}
+
+TEST(ParseConfig, AListReplacesTheListBelowIt) {
+  const absl::StatusOr<Config> config = Parse({"--config", "f", "--model-root", "/flag"},
+                                              {{"KEYLOADD_MODEL_ROOT", "/environment"}, {"KEYLOADD_LISTEN", "unix:/e"}},
+                                              "model_roots = [\"/file\"]\nlisten = [\"unix:/f\"]\n");
+  ASSERT_TRUE(config.ok()) << config.status();
+  EXPECT_THAT(config->model_roots, ElementsAre("/flag"));
+  EXPECT_THAT(config->listen, ElementsAre("unix:/e"));
+}
+
+TEST(ParseConfig, ChecksWhatIsOverriddenToo) {
+  EXPECT_THAT(Refusal({"--io-threads", "3"}, {{"KEYLOADD_IO_THREADS", "many"}}), StartsWith("KEYLOADD_IO_THREADS: "));
+}
+
+TEST(ParseConfig, AnEmptyVariableCountsAsAbsent) {
+  const absl::StatusOr<Config> config = Parse({}, {{"KEYLOADD_SIMULATE_GPUS", ""}, {"KEYLOADD_CONFIG", ""}});
+  ASSERT_TRUE(config.ok()) << config.status();
+  EXPECT_FALSE(config->simulate_gpus.has_value());
+}
+
+TEST(ParseConfig, TheFlagNamesTheFileBeforeTheEnvironment) {
+  std::vector<std::string> read;
+  const auto reader = [&](const std::string& path) {
+    read.push_back(path);
+    return absl::StatusOr<std::string>("");
+  };
+  ASSERT_TRUE(ParseConfig({"--config", "/flag"}, {{"KEYLOADD_CONFIG", "/environment"}}, reader).ok());
+  ASSERT_TRUE(ParseConfig({}, {{"KEYLOADD_CONFIG", "/environment"}}, reader).ok());
+  EXPECT_THAT(read, ElementsAre("/flag", "/environment"));
+}
+
+TEST(ParseConfig, NamesAFileThatCannotBeRead) {
+  const absl::Status status = ParseConfig({"--config", "/no/such/file"}, {}, ReadConfigFile).status();
+  EXPECT_THAT(std::string(status.message()), HasSubstr("/no/such/file"));
+}
+
+TEST(ParseConfig, RefusesWrongFlagsByName) {
+  EXPECT_THAT(Refusal({"--model-roots", "/m"}), HasSubstr("--model-roots"));
+  EXPECT_THAT(Refusal({"stray"}), HasSubstr("stray"));
+  EXPECT_THAT(Refusal({"--io-threads"}), HasSubstr("--io-threads"));
+  EXPECT_THAT(Refusal({"--io-threads", "1", "--io-threads", "2"}), HasSubstr("--io-threads: given more than once"));
+  EXPECT_THAT(Refusal({"--listen", "unix:/a", "unix:/b"}), HasSubstr("unix:/b"));
+}
+
+TEST(ParseConfig, RefusesWrongValuesByFlag) {
+  EXPECT_THAT(Refusal({"--listen", "0.0.0.0:1"}), StartsWith("--listen: "));
+  EXPECT_THAT(Refusal({"--listen", "unix:/a", "--listen", "unix:/a"}), HasSubstr("listed twice"));
+  EXPECT_THAT(Refusal({"--model-root", "models"}), StartsWith("--model-root: "));
+  EXPECT_THAT(Refusal({"--model-root", ""}), StartsWith("--model-root: "));
+  EXPECT_THAT(Refusal({"--host-memory", "lots"}), StartsWith("--host-memory: "));
+  EXPECT_THAT(Refusal({"--scratch-memory", "1KiB"}), StartsWith("--scratch-memory: "));
+  EXPECT_THAT(Refusal({"--concurrent-loads", "0"}), StartsWith("--concurrent-loads: "));
+  EXPECT_THAT(Refusal({"--io-threads", "-1"}), HasSubstr("--io-threads"));
+  EXPECT_THAT(Refusal({"--grace", "30"}), StartsWith("--grace: "));
+  EXPECT_THAT(Refusal({"--grace", "inf"}), StartsWith("--grace: "));
+  EXPECT_THAT(Refusal({"--log-format", "xml"}), HasSubstr("expected text, json, not \"xml\""));
+  EXPECT_THAT(Refusal({"--log-level", "INFO"}), StartsWith("--log-level: "));
+}
+
+TEST(ParseConfig, RefusesWrongSimulatedGpus) {
+  for (const char* value : {"80GiB", "x80GiB", "2x", "0x80GiB", "2x0", "-1x1GiB", "2x80GiB@", "2x80GiB@0", "1025x1GiB",
+                            "1024x9000000TiB", "2x80GiB@1GiB@1GiB"}) {
+    EXPECT_THAT(Refusal({"--simulate-gpus", value}), StartsWith("--simulate-gpus: ")) << value;
+  }
+}
+
+TEST(ParseConfig, HelpNamesEveryFlagAndReadsNoFile) {
+  const absl::StatusOr<Config> config =
+      ParseConfig({"--config", "f", "--help"}, {}, [](const std::string&) -> absl::StatusOr<std::string> {
+        ADD_FAILURE() << "read";
+        return "";
+      });
+  ASSERT_TRUE(config.ok()) << config.status();
+  EXPECT_TRUE(config->show_text);
+  for (const char* flag : {"--listen", "--model-root", "--simulate-gpus", "--host-memory", "--scratch-memory",
+                           "--concurrent-loads", "--io-threads", "--load-queue", "--grace", "--log-format",
+                           "--log-level", "--config", "--check-config", "--version"}) {
+    EXPECT_THAT(config->text, HasSubstr(flag));
+  }
+}
+
+TEST(ParseConfig, VersionIsOneLine) {
+  const absl::StatusOr<Config> config = Parse({"--version"});
+  ASSERT_TRUE(config.ok()) << config.status();
+  EXPECT_TRUE(config->show_text);
+  EXPECT_THAT(config->text, ::testing::MatchesRegex("keyloadd [0-9]+\\.[0-9]+\\.[0-9]+\n"));
+}
+
+}  // namespace
+}  // namespace keyload
