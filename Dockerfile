@@ -19,7 +19,7 @@ FROM tools AS build
 COPY . .
 RUN cmake --preset release -DCMAKE_SKIP_RPATH=ON -DCMAKE_CXX_FLAGS_RELWITHDEBINFO="-O2 -DNDEBUG" \
     && cmake --build build/release --target keyloadd keyload keyload-mock \
-    && strip build/release/bin/keyloadd build/release/bin/keyload build/release/bin/keyload-mock
+    && strip build/release/bin/keyloadd build/release/bin/keyload build/release/bin/keyload-mock build/release/lib/*.so
 
 FROM ${BASE} AS runtime
 RUN apt-get update -q \
@@ -35,6 +35,7 @@ RUN groupadd --gid 10001 keyload \
     && install -d -m 0755 /models
 COPY --from=torch /opt/torch/ /usr/local/lib/keyload/
 RUN echo /usr/local/lib/keyload >/etc/ld.so.conf.d/keyload.conf && ldconfig
+COPY --from=build /src/build/release/lib/libkeyload_tensor_torch.so /usr/local/lib/
 COPY --from=build /src/build/release/bin/keyloadd /src/build/release/bin/keyload /usr/local/bin/
 USER 10001:10001
 HEALTHCHECK --interval=5s --timeout=5s --start-period=30s --retries=3 CMD ["keyload", "--timeout", "3s", "health"]
