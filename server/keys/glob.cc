@@ -10,6 +10,7 @@
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_format.h"
 #include "server/base/error.h"
+#include "server/base/strings.h"
 
 namespace keyload {
 namespace {
@@ -74,7 +75,7 @@ std::optional<int64_t> ParseInteger(std::string_view text) {
   const std::string_view digits = text.starts_with('-') ? text.substr(1) : text;
   int64_t value = 0;
   if (digits.empty() || !std::all_of(digits.begin(), digits.end(), absl::ascii_isdigit)) return std::nullopt;
-  if (!absl::SimpleAtoi(std::string(text), &value)) return std::nullopt;
+  if (!absl::SimpleAtoi(ToAbsl(text), &value)) return std::nullopt;
   return value;
 }
 

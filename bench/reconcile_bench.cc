@@ -1,0 +1,103 @@
+#include <algorithm>
+#include <cstdlib>
+#include <memory>
+#include <string>
+#include <utility>
+#include <vector>
+
+#include "absl/strings/str_format.h"
+#include "benchmark/benchmark.h"
+#include "server/keys/name_arena.h"
+#include "server/keys/reconcile.h"
+
+namespace keyload {
+namespace {
+
+// Names as a mixture-of-experts model has them: 256 experts of three weights with their scales per layer.
+std::vector<std::string> ModelKeyNames(size_t count) {
+  std::vector<std::string> names;
+  names.reserve(count);
+  for (int layer = 0; names.size() < count; ++layer) {
+    for (int expert = 0; expert < 256; ++expert) {
+      for (const char* projection : {"gate_proj", "up_proj", "down_proj"}) {
+        for (const char* tensor : {"weight", "weight_scale_inv"}) {
+          if (names.size() < count) {
+            names.push_back(absl::StrFormat("model.layers.%d.mlp.experts.%d.%s.%s", layer, expert, projection, tensor));
+          }
+        }
+      }
+    }
+  }
+  return names;
+}
+
+std::shared_ptr<const CheckpointIndex> Index(const std::vector<std::string>& names, size_t count) {
+  CheckpointIndex::Content content;
+  content.shards.resize(1);
+  NameArena arena;
+  for (size_t i = 0; i < count; ++i) {
+    content.tensors.push_back({.name = arena.Add(names[i]), .shape = {2048, 7168}, .bytes = 2048 * 7168 * 4});
+  }
+  content.name_blocks = arena.Release();
+  return std::make_shared<const CheckpointIndex>(std::move(content));
+}
+
+std::shared_ptr<const Manifest> ManifestOf(const std::vector<std::string>& names) {
+  Manifest manifest;
+  for (const std::string& name : names) manifest.tensors.push_back({.name = name, .shape = {2048, 7168}});
+  if (!ValidateManifest(manifest).ok()) std::abort();
+  return std::make_shared<const Manifest>(std::move(manifest));
+}
+
+void Run(benchmark::State& state, const ReconcileInput& input) {
+  for (auto _ : state) {
+    auto report = Reconcile(input);
+    if (!report.ok()) std::abort();
+    benchmark::DoNotOptimize(*report);
+  }
+  state.SetItemsProcessed(state.iterations() * state.range(0));
+}
+
+void AllMissing(benchmark::State& state) {
+  const KeySelection everything;
+  const auto names = ModelKeyNames(state.range(0));
+  Run(state, {.index = Index({}, 0), .manifest = ManifestOf(names), .selection = &everything});
+}
+
+void AllFound(benchmark::State& state) {
+  const KeySelection everything;
+  const auto names = ModelKeyNames(state.range(0));
+  Run(state, {.index = Index(names, names.size()), .manifest = ManifestOf(names), .selection = &everything});
+}
+
+void AllRenamedAndPrefixed(benchmark::State& state) {
+  const KeySelection everything;
+  auto names = ModelKeyNames(state.range(0));
+  const auto index = Index(names, names.size());
+  for (std::string& name : names) name = "base." + name.replace(name.find("mlp"), 3, "ffn");
+  const KeyRules rules{.base_model_prefix = "base", .renames = {{"gamma$", "weight"}, {"\\.mlp\\.", ".ffn."}}};
+  Run(state, {.index = index, .manifest = ManifestOf(names), .rules = rules, .selection = &everything});
+}
+
+// Shards written by safetensors hold their tensors in text order: the report sorts them.
+void FromCheckpointUnsorted(benchmark::State& state) {
+  const KeySelection everything;
+  auto names = ModelKeyNames(state.range(0));
+  std::sort(names.begin(), names.end());
+  Run(state, {.index = Index(names, names.size()), .selection = &everything});
+}
+
+void IncludeOneLayer(benchmark::State& state) {
+  const auto layer = KeySelection::Compile({.include = {"model.layers.3.*"}});
+  const auto names = ModelKeyNames(state.range(0));
+  Run(state, {.index = Index(names, names.size()), .manifest = ManifestOf(names), .selection = &*layer});
+}
+
+BENCHMARK(AllMissing)->Arg(91'991)->Arg(183'982)->Arg(1'500'000)->Unit(benchmark::kMillisecond);
+BENCHMARK(AllFound)->Arg(91'991)->Arg(183'982)->Arg(1'500'000)->Unit(benchmark::kMillisecond);
+BENCHMARK(AllRenamedAndPrefixed)->Arg(91'991)->Unit(benchmark::kMillisecond);
+BENCHMARK(FromCheckpointUnsorted)->Arg(91'991)->Unit(benchmark::kMillisecond);
+BENCHMARK(IncludeOneLayer)->Arg(91'991)->Unit(benchmark::kMillisecond);
+
+}  // namespace
+}  // namespace keyload
