@@ -1,6 +1,7 @@
 #include <sys/socket.h>
 
 #include <utility>
+#include <vector>
 
 #include "absl/strings/escaping.h"
 #include "absl/strings/str_cat.h"
@@ -47,7 +48,8 @@ struct CallOptions {
   nlohmann::json request;
   nlohmann::json expect;
   absl::Duration timeout;
-  absl::Duration within;  // repeat until the answer is as expected
+  absl::Duration within;                                                    // repeat until the answer is as expected
+  std::vector<std::pair<std::string, nlohmann::json::json_pointer>> saves;  // variable, where in the response
 };
 
 class Call final : public Step {
@@ -67,13 +69,44 @@ class Call final : public Step {
     return Poll(options_.within, [&] {
       const RpcResult result = CallMethod(session.channel, path, message->SerializeAsString(), options_.timeout);
       const absl::StatusOr<nlohmann::json> actual = ResultJson(result, options_.method->output_type());
-      return actual.ok() ? Match(expect, *actual, options_.method->name()) : actual.status();
+      if (!actual.ok()) return actual.status();
+      if (absl::Status status = Match(expect, *actual, options_.method->name()); !status.ok()) return status;
+      return Save(*actual, session);
     });
   }
 
  private:
+  absl::Status Save(const nlohmann::json& actual, Session& session) const {
+    for (const auto& [variable, pointer] : options_.saves) {
+      if (!actual.contains(pointer)) {
+        return absl::FailedPreconditionError(absl::StrCat("nothing to save at ", pointer.to_string()));
+      }
+      const nlohmann::json& value = actual.at(pointer);
+      session.variables[variable] = value.is_string() ? value.get<std::string>() : value.dump();
+    }
+    return absl::OkStatus();
+  }
+
   const CallOptions options_;
 };
+
+// {"variable": ["path", "into", "the", "response"]}
+absl::Status ParseSaves(const nlohmann::json* saves, const std::string& where, CallOptions& options) {
+  if (saves == nullptr) return absl::OkStatus();
+  for (const auto& [variable, path] : saves->items()) {
+    nlohmann::json::json_pointer pointer;
+    pointer /= std::string("response");
+    bool well_formed = path.is_array() && !path.empty();
+    for (size_t i = 0; well_formed && i < path.size(); ++i) {
+      well_formed = path[i].is_string();
+      if (well_formed) pointer /= path[i].get<std::string>();
+    }
+    if (!well_formed)
+      return absl::InvalidArgumentError(absl::StrCat(where, ".save: ", variable, " is no list of names"));
+    options.saves.emplace_back(variable, pointer);
+  }
+  return absl::OkStatus();
+}
 
 // Bytes that no generated code would send, to any method.
 class RawCall final : public Step {
@@ -135,7 +168,9 @@ StepOr ParseCall(const nlohmann::json& json, const std::string& where) {
                       .request = request == nullptr ? nlohmann::json::object() : *request,
                       .expect = expect == nullptr ? nlohmann::json{{"response", nlohmann::json::object()}} : *expect,
                       .timeout = absl::Milliseconds(fields.Count("timeout_ms", 30'000)),
-                      .within = absl::Milliseconds(fields.Count("within_ms", 0))};
+                      .within = absl::Milliseconds(fields.Count("within_ms", 0)),
+                      .saves = {}};
+  const nlohmann::json* saves = fields.Object("save");
   if (options.method == nullptr || options.method->client_streaming()) {
     fields.Fail(absl::StrCat("no such call with one request: \"", name, "\""));
   }
@@ -143,6 +178,7 @@ StepOr ParseCall(const nlohmann::json& json, const std::string& where) {
   const std::unique_ptr<Message> message = NewMessage(options.method->input_type());
   if (absl::Status status = ParseMessage(options.request, where, *message); !status.ok()) return status;
   if (absl::Status status = ValidateExpectation(options.expect, where); !status.ok()) return status;
+  if (absl::Status status = ParseSaves(saves, where, options); !status.ok()) return status;
   return std::make_unique<Call>(std::move(options));
 }
 

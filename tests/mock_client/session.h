@@ -22,7 +22,7 @@ struct Session {
   std::string server;                            // "unix:PATH" or "HOST:PORT"
   std::shared_ptr<grpc::Channel> channel;        // to `server`
   std::string directory;                         // of this scenario alone; the daemon sees it under the same path
-  std::map<std::string, std::string> variables;  // "digest.NAME" of uploaded documents
+  std::map<std::string, std::string> variables;  // "digest.NAME" of uploaded documents and what calls save
   std::map<std::string, std::vector<NamedTensor>> checkpoints;
   nlohmann::json remembered_devices;
   std::set<std::string> models;  // that a step may have loaded; they are unloaded when the scenario ends
