@@ -47,4 +47,4 @@ COPY --from=build /src/build/release/bin/keyload-mock /usr/local/bin/
 COPY tests/integration/scenarios /scenarios
 HEALTHCHECK NONE
 ENTRYPOINT ["keyload-mock"]
-CMD ["--work-dir", "/work", "/scenarios"]
+CMD ["--server", "unix:/run/keyload/keyload.sock", "--work-dir", "/work", "/scenarios"]

@@ -1,0 +1,10 @@
+#!/bin/bash
+# Installs and builds what is absent, then runs every test, the container test included where there is Docker.
+# Arguments go to ctest: scripts/test.sh -L unit
+set -euo pipefail
+cd "$(dirname "${BASH_SOURCE[0]}")/.."
+
+scripts/bootstrap.sh test
+scripts/build.sh
+docker info >/dev/null 2>&1 || echo "container test skipped: no Docker"
+ctest --preset release -j2 "$@"
