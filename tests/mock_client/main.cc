@@ -8,6 +8,7 @@
 #include "absl/status/statusor.h"
 #include "absl/strings/str_format.h"
 #include "absl/time/clock.h"
+#include "tests/mock_client/connection.h"
 #include "tests/mock_client/scenario.h"
 
 namespace {
@@ -46,7 +47,7 @@ int main(int argc, char** argv) {
   bool list = false;
   std::vector<std::string> arguments{"tests/integration/scenarios"};
   CLI::App app("Plays scripted scenarios against a running keyload daemon and checks what it answers.", "keyload-mock");
-  app.add_option("--server", server, "unix:PATH or HOST:PORT");
+  app.add_option("--server", server, "unix:PATH or HOST:PORT")->envname("KEYLOAD_SERVER");
   app.add_option("--work-dir", work_dir, "where to make checkpoints; in one of the daemon's model roots");
   app.add_flag("--list", list, "name the scenarios and end");
   app.add_option("SCENARIO", arguments, "scenario files, or directories of them")->capture_default_str();
@@ -68,6 +69,10 @@ int main(int argc, char** argv) {
   if (scenarios.empty() || server.empty() || work_dir.empty()) {
     std::cerr << "needs --server, --work-dir and at least one scenario\n";
     return 2;
+  }
+  if (const auto socket = keyload::mock::ConnectSocket(server); !socket.ok()) {
+    std::cerr << socket.status().message() << "\n";
+    return 1;
   }
   int failed = 0;
   for (const auto& scenario : scenarios) {

@@ -31,7 +31,6 @@ RpcResult CallMethod(const std::shared_ptr<grpc::Channel>& channel, const std::s
                      absl::Duration timeout) {
   grpc::ClientContext context;
   context.set_deadline(std::chrono::system_clock::now() + absl::ToChronoMilliseconds(timeout));
-  context.set_wait_for_ready(true);
   grpc::CompletionQueue queue;
   grpc::GenericStub stub(channel);
   const auto call = stub.PrepareCall(&context, method, &queue);
