@@ -1,0 +1,64 @@
+#include "server/device/host_memory_limit.h"
+
+#include <gtest/gtest.h>
+
+#include <cstdlib>
+#include <filesystem>
+#include <fstream>
+#include <string>
+
+#include "server/device/device.h"
+
+namespace keyload {
+namespace {
+
+// A root directory with /proc and /sys files of the test's choice; MemTotal is 1000 KiB.
+class HostMemoryLimitTest : public testing::Test {
+ protected:
+  HostMemoryLimitTest() {
+    EXPECT_NE(::mkdtemp(root_.data()), nullptr);
+    Write("/proc/meminfo", "MemTotal:           1000 kB\nMemFree:   10 kB\n");
+  }
+  ~HostMemoryLimitTest() override { std::filesystem::remove_all(root_); }
+  void Write(const std::string& path, const std::string& text) {
+    std::filesystem::create_directories(std::filesystem::path(root_ + path).parent_path());
+    std::ofstream(root_ + path) << text;
+  }
+
+  std::string root_ = testing::TempDir() + "keyload-root-XXXXXX";
+};
+
+TEST_F(HostMemoryLimitTest, WithoutACgroupItIsPhysicalMemory) { EXPECT_EQ(HostMemoryLimit(root_), 1'024'000u); }
+
+TEST_F(HostMemoryLimitTest, TheSmallestLimitUpTheV2HierarchyCounts) {
+  Write("/proc/self/cgroup", "0::/a/b\n");
+  Write("/sys/fs/cgroup/a/memory.max", "5000\n");
+  Write("/sys/fs/cgroup/a/b/memory.max", "7000\n");
+  EXPECT_EQ(HostMemoryLimit(root_), 5'000u);
+}
+
+TEST_F(HostMemoryLimitTest, MaxIsNoLimit) {
+  Write("/proc/self/cgroup", "0::/a\n");
+  Write("/sys/fs/cgroup/a/memory.max", "max\n");
+  EXPECT_EQ(HostMemoryLimit(root_), 1'024'000u);
+}
+
+TEST_F(HostMemoryLimitTest, V1CountsTheMemoryControllerOnly) {
+  Write("/proc/self/cgroup", "5:cpu,cpuacct:/c\n4:memory:/m\n0::/\n");
+  Write("/sys/fs/cgroup/memory/c/memory.limit_in_bytes", "1\n");
+  Write("/sys/fs/cgroup/memory/m/memory.limit_in_bytes", "6000\n");
+  EXPECT_EQ(HostMemoryLimit(root_), 6'000u);
+}
+
+TEST_F(HostMemoryLimitTest, APathThatIsNotMountedLeavesTheTopOfTheMount) {
+  Write("/proc/self/cgroup", "4:memory:/docker/0123\n0::/../../x\n");
+  Write("/sys/fs/cgroup/memory/memory.limit_in_bytes", "6000\n");
+  EXPECT_EQ(HostMemoryLimit(root_), 6'000u);
+}
+
+TEST_F(HostMemoryLimitTest, AnUnreadableProcIsZero) { EXPECT_EQ(HostMemoryLimit(root_ + "/nowhere"), 0u); }
+
+TEST(DefaultHostCapacityTest, IsMoreThanNothingHere) { EXPECT_GT(DefaultHostCapacity(), 1u << 20); }
+
+}  // namespace
+}  // namespace keyload
