@@ -1,0 +1,49 @@
+#pragma once
+
+#include <cstdio>
+#include <functional>
+#include <memory>
+#include <stop_token>
+#include <string>
+
+#include "absl/status/status.h"
+#include "absl/status/statusor.h"
+#include "absl/time/time.h"
+#include "client/cli/json_output.h"
+#include "client/cli/report_text.h"
+#include "keyload/client.h"
+
+namespace keyload::cli {
+
+// What every command gets: the global flags, when to stop, and how to print.
+struct CommandContext {
+  std::string server;
+  bool json = false;
+  absl::Time deadline = absl::InfiniteFuture();
+  std::stop_token stop;
+  TextStyle style;
+  std::FILE* progress = nullptr;  // terminal for the progress bar, if there is one
+  std::string search_path;        // PATH
+
+  // The time that is left for the whole command.
+  CallOptions Options() const;
+  absl::StatusOr<std::unique_ptr<Client>> Connect() const { return Client::Connect({.address = server}); }
+};
+
+// A command that the flags chose; returns the exit code.
+using Action = std::function<int(const CommandContext&)>;
+
+// Prints the error, as JSON on standard output or as text on standard error, and returns its exit code.
+int Fail(const CommandContext& context, const absl::Status& status);
+
+// Prints one document or one text on standard output.
+void PrintJson(const Json& document);
+void PrintText(const std::string& text);
+
+// The report and its exit code.
+int FinishWithReport(const CommandContext& context, const v1::LoadReport& report);
+
+// "5m", "1.5s", or a bare number of seconds; UsageError on anything else and on what is not above 0.
+absl::StatusOr<absl::Duration> ParseTimeout(const std::string& text);
+
+}  // namespace keyload::cli

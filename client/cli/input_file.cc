@@ -1,0 +1,52 @@
+#include "client/cli/input_file.h"
+
+#include <cerrno>
+#include <cstring>
+#include <filesystem>
+#include <fstream>
+#include <iterator>
+
+#include "absl/strings/str_format.h"
+#include "absl/strings/str_split.h"
+#include "absl/strings/strip.h"
+#include "client/cli/exit_code.h"
+#include "google/protobuf/util/json_util.h"
+#include "keyload/v1/model_loader.pb.h"
+
+namespace keyload::cli {
+
+absl::StatusOr<std::string> ReadInputFile(const std::string& path) {
+  std::error_code error;
+  if (std::filesystem::is_directory(path, error)) return UsageError(path + ": is a directory");
+  std::ifstream file(path, std::ios::binary);
+  if (!file) return UsageError(absl::StrFormat("%s: %s", path, std::strerror(errno)));
+  std::string bytes{std::istreambuf_iterator<char>(file), std::istreambuf_iterator<char>()};
+  if (file.bad()) return UsageError(path + ": cannot be read");
+  return bytes;
+}
+
+absl::StatusOr<std::string> ReadManifestFile(const std::string& path) {
+  absl::StatusOr<std::string> bytes = ReadInputFile(path);
+  if (!bytes.ok()) return bytes;
+  size_t first = bytes->find_first_not_of(" \t\r\n");
+  if (first == std::string::npos || (*bytes)[first] != '{') return bytes;
+  v1::ModelManifest manifest;
+  auto parsed = google::protobuf::util::JsonStringToMessage(*bytes, &manifest);
+  if (!parsed.ok()) {
+    return UsageError(absl::StrFormat("%s: not a manifest: %s", path, parsed.message().ToString()));
+  }
+  return manifest.SerializeAsString();
+}
+
+absl::StatusOr<std::vector<std::string>> ReadKeyFile(const std::string& path) {
+  absl::StatusOr<std::string> bytes = ReadInputFile(path);
+  if (!bytes.ok()) return std::move(bytes).status();
+  std::vector<std::string> keys;
+  for (absl::string_view line : absl::StrSplit(*bytes, '\n')) {
+    line = absl::StripSuffix(line, "\r");
+    if (!line.empty()) keys.emplace_back(line);
+  }
+  return keys;
+}
+
+}  // namespace keyload::cli

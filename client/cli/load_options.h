@@ -1,0 +1,70 @@
+#pragma once
+
+#include <cstdint>
+#include <filesystem>
+#include <optional>
+#include <string>
+#include <vector>
+
+#include "CLI/CLI.hpp"
+#include "absl/status/statusor.h"
+#include "client/cli/device_map_options.h"
+#include "keyload/v1/model_loader.pb.h"
+
+namespace keyload::cli {
+
+// Which keys, as the flags say.
+struct SelectionOptions {
+  std::vector<std::string> include;
+  std::vector<std::string> exclude;
+};
+
+// The flags of load, plan and check, as they were given.
+struct LoadOptions {
+  std::string model;
+  std::string from;
+  std::string manifest;  // file of the caller's
+  std::string expected;
+  DeviceMapOptions device_map;
+  SelectionOptions select;
+  std::string keys_file;
+  bool lazy = false;
+  std::string reserve;
+  std::string dtype;
+  bool strict = false;
+  std::optional<uint64_t> max_missing;
+  std::optional<uint64_t> max_unexpected;
+  std::optional<uint64_t> max_mismatched;
+  std::string missing;
+  std::optional<std::string> base_prefix;
+  std::vector<std::string> renames;  // PATTERN=>REPLACEMENT
+  bool allow_no_weights = false;
+  std::string weights;
+  std::string if_exists;
+  bool detach = false;
+  std::string request_id;
+  bool warm = false;
+  bool hold = false;
+  bool drop_cache = false;
+  uint32_t names = 0;
+  std::string trace;
+};
+
+// What a request needs: the spec, and documents to upload first, whose digests then go into the spec.
+struct LoadInput {
+  v1::LoadSpec spec;
+  std::optional<std::string> manifest;  // binary; digest to expected.manifest_digest
+  std::optional<std::string> key_list;  // names, one a line; digest to select.key_list_digest
+};
+
+// Adds the flags to `app`; `options` must outlive its parsing. Not the model and the path, which differ by command.
+void AddLoadOptions(CLI::App& app, LoadOptions& options);
+void AddSelectionOptions(CLI::App& app, SelectionOptions& options);
+
+v1::KeySelection BuildSelection(const SelectionOptions& options);
+
+// Reads the files that the flags name; a relative `from` is made absolute against `directory`. UsageError on anything
+// that the request could not express.
+absl::StatusOr<LoadInput> BuildLoadInput(const LoadOptions& options, const std::filesystem::path& directory);
+
+}  // namespace keyload::cli

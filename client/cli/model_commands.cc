@@ -1,0 +1,169 @@
+#include <memory>
+#include <string>
+#include <vector>
+
+#include "absl/strings/str_format.h"
+#include "client/cli/commands.h"
+#include "client/cli/enum_words.h"
+#include "client/cli/load_options.h"
+#include "client/cli/model_text.h"
+#include "client/cli/safetensors_writer.h"
+#include "server/base/byte_size.h"
+#include "server/base/error.h"
+
+namespace keyload::cli {
+namespace {
+
+struct ModelOptions {
+  std::string model;
+  SelectionOptions select;
+  std::vector<std::string> states;
+  std::vector<std::string> keys;
+  std::string out;
+};
+
+int RunUnload(const CommandContext& context, Client& client, const ModelOptions& options) {
+  auto response = client.UnloadModel(options.model, context.Options());
+  if (!response.ok()) return Fail(context, response.status());
+  if (context.json) {
+    PrintJson(ToJson(*response));
+  } else if (!response->was_loaded()) {
+    PrintText(options.model + " was not loaded\n");
+  } else {
+    PrintText(absl::StrFormat("unloaded %s: %s freed\n", options.model, FormatByteSize(response->freed_bytes())));
+  }
+  return 0;
+}
+
+int RunList(const CommandContext& context, Client& client, const ModelOptions&) {
+  auto models = client.ListModels(context.Options());
+  if (!models.ok()) return Fail(context, models.status());
+  context.json ? PrintJson(Json{{"models", ToJsonList(*models)}}) : PrintText(ModelsText(*models));
+  return 0;
+}
+
+int RunShow(const CommandContext& context, Client& client, const ModelOptions& options) {
+  auto model = client.GetModel(options.model, context.Options());
+  if (!model.ok()) return Fail(context, model.status());
+  context.json ? PrintJson(ToJson(*model)) : PrintText(ModelText(*model));
+  return 0;
+}
+
+absl::StatusOr<std::vector<v1::KeyInfo>> CollectKeys(const CommandContext& context, Client& client,
+                                                     const ModelOptions& options) {
+  v1::ListKeysRequest request;
+  request.set_model(options.model);
+  *request.mutable_select() = BuildSelection(options.select);
+  for (const std::string& word : options.states) {
+    KEYLOAD_ASSIGN_OR_RETURN(auto state, ParseEnumWord<v1::KeyState>(word, "--state"));
+    request.add_states(state);
+  }
+  std::vector<v1::KeyInfo> keys;
+  auto take = [&](const v1::ListKeysResponse& chunk) {
+    keys.insert(keys.end(), chunk.keys().begin(), chunk.keys().end());
+    return absl::OkStatus();
+  };
+  KEYLOAD_RETURN_IF_ERROR(client.ListKeys(request, take, context.Options()));
+  return keys;
+}
+
+int RunKeys(const CommandContext& context, Client& client, const ModelOptions& options) {
+  auto keys = CollectKeys(context, client, options);
+  if (!keys.ok()) return Fail(context, keys.status());
+  context.json ? PrintJson(Json{{"keys", ToJsonList(*keys)}}) : PrintText(KeysText(*keys));
+  return 0;
+}
+
+bool IsGlob(const std::string& key) { return key.find_first_of("*?[{") != std::string::npos; }
+
+int RunRead(const CommandContext& context, Client& client, const ModelOptions& options) {
+  auto writer = SafetensorsWriter::Create(options.out);
+  if (!writer.ok()) return Fail(context, writer.status());
+  v1::ReadTensorsRequest request;
+  request.set_model(options.model);
+  for (const std::string& key : options.keys) {
+    IsGlob(key) ? request.mutable_select()->add_include(key) : request.mutable_select()->add_keys(key);
+  }
+  absl::Status status = client.ReadTensors(
+      request, [&](const v1::ReadTensorsResponse& piece) { return (*writer)->Add(piece); }, context.Options());
+  if (status.ok()) status = (*writer)->Finish();
+  if (!status.ok()) return Fail(context, status);
+  if (context.json) {
+    PrintJson(Json{{"file", options.out}, {"tensors", (*writer)->tensors()}, {"bytes", (*writer)->data_bytes()}});
+  } else {
+    PrintText(absl::StrFormat("%s: %d tensors, %s\n", options.out, (*writer)->tensors(),
+                              FormatByteSize((*writer)->data_bytes())));
+  }
+  return 0;
+}
+
+int RunMaterialize(const CommandContext& context, Client& client, const ModelOptions& options) {
+  v1::MaterializeRequest request;
+  request.set_model(options.model);
+  *request.mutable_select() = BuildSelection(options.select);
+  auto report = client.Materialize(request, context.Options());
+  return report.ok() ? FinishWithReport(context, *report) : Fail(context, report.status());
+}
+
+int RunEvict(const CommandContext& context, Client& client, const ModelOptions& options) {
+  v1::EvictRequest request;
+  request.set_model(options.model);
+  *request.mutable_select() = BuildSelection(options.select);
+  auto response = client.Evict(request, context.Options());
+  if (!response.ok()) return Fail(context, response.status());
+  context.json ? PrintJson(ToJson(*response))
+               : PrintText(absl::StrFormat("evicted %d tensors, %s; %d are leased\n", response->tensors(),
+                                           FormatByteSize(response->bytes()), response->leased_tensors()));
+  return 0;
+}
+
+using Run = int (*)(const CommandContext&, Client&, const ModelOptions&);
+
+struct Added {
+  CLI::App* command;
+  std::shared_ptr<ModelOptions> options;
+};
+
+Added AddCommand(CLI::App& app, Action& chosen, const std::string& name, const std::string& help, Run run) {
+  auto options = std::make_shared<ModelOptions>();
+  CLI::App* command = app.add_subcommand(name, help);
+  command->callback([&chosen, options, run] {
+    chosen = [options, run](const CommandContext& context) {
+      auto client = context.Connect();
+      return client.ok() ? run(context, **client, *options) : Fail(context, client.status());
+    };
+  });
+  return {command, options};
+}
+
+Added AddModelCommand(CLI::App& app, Action& chosen, const std::string& name, const std::string& help, Run run) {
+  Added added = AddCommand(app, chosen, name, help, run);
+  added.command->add_option("MODEL", added.options->model, "Name of the model on the server")->required();
+  return added;
+}
+
+}  // namespace
+
+void AddModelCommands(CLI::App& app, Action& chosen) {
+  AddModelCommand(app, chosen, "unload", "Unload a model and free its memory", RunUnload);
+  AddCommand(app, chosen, "list", "The models on the server", RunList);
+  AddModelCommand(app, chosen, "show", "One model", RunShow);
+
+  Added keys = AddModelCommand(app, chosen, "keys", "The keys of a model and where they are", RunKeys);
+  AddSelectionOptions(*keys.command, keys.options->select);
+  keys.command->add_option("--state", keys.options->states, "Only keys in this state; may be repeated")
+      ->type_name("resident|lazy|missing|unexpected|mismatched|ignored|initialized|not_selected")
+      ->delimiter(',')
+      ->allow_extra_args(false);
+
+  Added read = AddModelCommand(app, chosen, "read", "Write tensors of a model to a safetensors file", RunRead);
+  read.command->add_option("KEY", read.options->keys, "Exact keys or globs")->required();
+  read.command->add_option("--out", read.options->out, "The file to write")->type_name("FILE.safetensors")->required();
+
+  Added materialize = AddModelCommand(app, chosen, "materialize", "Make lazy keys resident", RunMaterialize);
+  AddSelectionOptions(*materialize.command, materialize.options->select);
+  Added evict = AddModelCommand(app, chosen, "evict", "Make resident keys lazy", RunEvict);
+  AddSelectionOptions(*evict.command, evict.options->select);
+}
+
+}  // namespace keyload::cli

@@ -1,0 +1,127 @@
+#include <memory>
+#include <string>
+
+#include "absl/strings/str_format.h"
+#include "absl/time/clock.h"
+#include "client/cli/commands.h"
+#include "client/cli/device_text.h"
+#include "client/cli/exit_code.h"
+#include "client/cli/model_text.h"
+#include "client/cli/progress_bar.h"
+
+namespace keyload::cli {
+namespace {
+
+using Run = int (*)(const CommandContext&, Client&, const std::string& argument);
+
+int RunDevices(const CommandContext& context, Client& client, const std::string&) {
+  auto devices = client.ListDevices(context.Options());
+  if (!devices.ok()) return Fail(context, devices.status());
+  context.json ? PrintJson(ToJson(*devices)) : PrintText(DevicesText(*devices));
+  return 0;
+}
+
+const char* ServingWord(ServingStatus status) {
+  switch (status) {
+    case ServingStatus::kServing:
+      return "SERVING";
+    case ServingStatus::kNotServing:
+      return "NOT_SERVING";
+    case ServingStatus::kServiceUnknown:
+      return "SERVICE_UNKNOWN";
+    case ServingStatus::kUnknown:
+      break;
+  }
+  return "UNKNOWN";
+}
+
+int RunHealth(const CommandContext& context, Client& client, const std::string&) {
+  auto status = client.Health("", context.Options());
+  if (!status.ok()) return Fail(context, status.status());
+  const std::string word = ServingWord(*status);
+  context.json ? PrintJson(Json{{"status", word}}) : PrintText(word + "\n");
+  return *status == ServingStatus::kServing ? kExitDone : kExitFailed;
+}
+
+int RunInfo(const CommandContext& context, Client& client, const std::string&) {
+  auto info = client.GetServerInfo(context.Options());
+  if (!info.ok()) return Fail(context, info.status());
+  context.json ? PrintJson(ToJson(*info)) : PrintText(ServerInfoText(*info));
+  return 0;
+}
+
+int RunLoads(const CommandContext& context, Client& client, const std::string&) {
+  auto loads = client.ListLoads(context.Options());
+  if (!loads.ok()) return Fail(context, loads.status());
+  context.json ? PrintJson(Json{{"loads", ToJsonList(*loads)}}) : PrintText(LoadsText(*loads));
+  return 0;
+}
+
+int RunCancel(const CommandContext& context, Client& client, const std::string& load) {
+  absl::Status status = client.CancelLoad(load, context.Options());
+  if (!status.ok()) return Fail(context, status);
+  context.json ? PrintJson(Json::object()) : PrintText("cancelled " + load + "\n");
+  return 0;
+}
+
+int RunWait(const CommandContext& context, Client& client, const std::string& load) {
+  ProgressBar bar(context.progress);
+  LoadCallbacks callbacks;
+  callbacks.on_progress = [&bar](const v1::LoadProgress& progress) { bar.Update(progress, absl::Now()); };
+  auto status = client.WatchLoad(load, callbacks, context.Options());
+  bar.Clear();
+  if (!status.ok()) return Fail(context, status.status());
+  if (status->has_report()) return FinishWithReport(context, status->report());
+  const v1::LoadError& error = status->error();
+  return Fail(context, WithErrorInfo(absl::Status(static_cast<absl::StatusCode>(error.code()), error.message()),
+                                     {.reason = error.reason(),
+                                      .domain = "keyload",
+                                      .metadata = {error.metadata().begin(), error.metadata().end()}}));
+}
+
+int RunLeases(const CommandContext& context, Client& client, const std::string& model) {
+  auto leases = client.ListLeases(model, context.Options());
+  if (!leases.ok()) return Fail(context, leases.status());
+  context.json ? PrintJson(ToJson(*leases)) : PrintText(LeasesText(*leases));
+  return 0;
+}
+
+int RunVersion(const CommandContext& context) {
+  context.json ? PrintJson(Json{{"version", KEYLOAD_VERSION}}) : PrintText("keyload " KEYLOAD_VERSION "\n");
+  return 0;
+}
+
+struct Added {
+  CLI::App* command;
+  std::shared_ptr<std::string> argument;
+};
+
+Added AddCommand(CLI::App& app, Action& chosen, const std::string& name, const std::string& help, Run run) {
+  auto argument = std::make_shared<std::string>();
+  CLI::App* command = app.add_subcommand(name, help);
+  command->callback([&chosen, argument, run] {
+    chosen = [argument, run](const CommandContext& context) {
+      auto client = context.Connect();
+      return client.ok() ? run(context, **client, *argument) : Fail(context, client.status());
+    };
+  });
+  return {command, argument};
+}
+
+}  // namespace
+
+void AddServerCommands(CLI::App& app, Action& chosen) {
+  AddCommand(app, chosen, "devices", "The devices of the node and their memory", RunDevices);
+  AddCommand(app, chosen, "health", "Ends with 0 if the server is serving", RunHealth);
+  AddCommand(app, chosen, "info", "Version, capabilities and limits of the server", RunInfo);
+  app.add_subcommand("version", "Version of this command")->callback([&chosen] { chosen = RunVersion; });
+  AddCommand(app, chosen, "loads", "Running loads and those that ended lately", RunLoads);
+  Added cancel = AddCommand(app, chosen, "cancel", "Cancel a load", RunCancel);
+  cancel.command->add_option("LOAD", *cancel.argument, "Name of the load")->required();
+  Added wait = AddCommand(app, chosen, "wait", "Wait for a load and print its report", RunWait);
+  wait.command->add_option("LOAD", *wait.argument, "Name of the load")->required();
+  Added leases = AddCommand(app, chosen, "leases", "The leases on a model, or on all", RunLeases);
+  leases.command->add_option("MODEL", *leases.argument, "Only leases on this model");
+}
+
+}  // namespace keyload::cli
