@@ -54,7 +54,7 @@ class CheckpointIndex {
     std::string index_file;                  // "model.safetensors.index.json", or empty
     std::vector<Shard> shards;
     std::vector<StoredTensor> tensors;       // by shard, then offset
-    std::vector<std::string> index_only_keys;   // the index file names them, their shard lacks them; natural order
+    std::vector<std::string> index_only_keys;   // the index file names them, their shard lacks them; sorted
     std::vector<std::string> unindexed_keys;    // a shard has them, the index file does not; they count as present
     std::vector<std::unique_ptr<std::string>> name_blocks;  // storage behind StoredTensor::name
   };
@@ -68,6 +68,10 @@ class CheckpointIndex {
   const std::vector<std::string>& unindexed_keys() const { return content_.unindexed_keys; }
   // Position in tensors(), or -1.
   int64_t Find(std::string_view name) const;
+
+  // For OpenCheckpoint, before it shares the index: whether names are not unique after all, and how the index file differs from the headers.
+  bool HasDuplicateNames() const { return by_name_.size() != content_.tensors.size(); }
+  void SetIndexDifferences(std::vector<std::string> index_only_keys, std::vector<std::string> unindexed_keys);
 
  private:
   Content content_;

@@ -32,6 +32,9 @@ class ModelRoots {
 
  private:
   bool Contains(std::string_view resolved) const;
+  // For a `path` that cannot be opened: whether following it ends inside a root. Only then may the answer say more than "not allowed".
+  bool StopsInside(std::string path) const;
+  absl::Status NotAllowed(const std::string& path) const;
 
   std::vector<std::string> roots_;  // resolved
 };

@@ -1,0 +1,186 @@
+#include "server/checkpoint/index_file.h"
+
+#include <simdjson.h>
+
+#include <algorithm>
+#include <numeric>
+#include <utility>
+
+#include "absl/container/flat_hash_map.h"
+#include "absl/strings/str_format.h"
+#include "server/base/error.h"
+#include "server/checkpoint/json_checks.h"
+
+namespace keyload {
+namespace {
+
+namespace ondemand = simdjson::ondemand;
+
+constexpr size_t kMaxFileNameBytes = 255;
+constexpr size_t kTypicalEntryBytes = 64;
+
+// One pass over one index; used once.
+class IndexParser {
+ public:
+  IndexParser(const JsonBuffer& json, std::string_view file) : json_(json), file_(file) {}
+  absl::StatusOr<IndexFile> Parse();
+
+ private:
+  absl::Status ParseRoot(ondemand::document& document);
+  absl::Status ParseWeightMap(ondemand::value value);
+  absl::StatusOr<uint32_t> ShardOf(std::string_view key, std::string_view name, const std::string& position);
+  void StoreKeys();
+  void SortShards();
+  absl::Status Corrupt(std::string_view problem, ErrorMetadata metadata = {}) const;
+  absl::Status BadJson(simdjson::error_code error) const;
+
+  const JsonBuffer& json_;
+  const std::string_view file_;
+  ondemand::parser parser_;
+  absl::flat_hash_map<std::string_view, uint32_t> shard_ids_;  // views into the parser's buffer
+  std::string_view last_shard_;
+  uint32_t last_id_ = 0;
+  IndexFile result_;
+};
+
+absl::Status IndexParser::Corrupt(std::string_view problem, ErrorMetadata metadata) const {
+  metadata["file"] = std::string(file_);
+  return MakeError(Reason::kCheckpointCorrupt, absl::StrFormat("%s: %s", file_, problem), metadata);
+}
+
+absl::Status IndexParser::BadJson(simdjson::error_code error) const {
+  if (error == simdjson::MEMALLOC) {
+    return MakeError(Reason::kInternal, absl::StrFormat("%s: no memory to parse the index", file_),
+                     {{"file", std::string(file_)}});
+  }
+  return Corrupt(absl::StrFormat("the index is not valid: %s", simdjson::error_message(error)));
+}
+
+absl::StatusOr<IndexFile> IndexParser::Parse() {
+  ondemand::document document;
+  if (auto error = parser_.iterate(json_.data(), json_.size(), json_.capacity()).get(document)) return BadJson(error);
+  KEYLOAD_RETURN_IF_ERROR(ParseRoot(document));
+  StoreKeys();
+  SortShards();
+  return std::move(result_);
+}
+
+absl::Status IndexParser::ParseRoot(ondemand::document& document) {
+  ondemand::object root;
+  if (auto error = document.get_object().get(root)) return BadJson(error);
+  bool has_weight_map = false;
+  for (auto item : root) {
+    ondemand::field field;
+    if (auto error = std::move(item).get(field)) return BadJson(error);
+    std::string_view name;
+    if (auto error = field.unescaped_key().get(name)) return BadJson(error);
+    if (name != "weight_map") {
+      if (auto error = CheckedSkip(field.value())) return BadJson(error);
+      continue;
+    }
+    if (std::exchange(has_weight_map, true)) return Corrupt("weight_map comes twice");
+    KEYLOAD_RETURN_IF_ERROR(ParseWeightMap(field.value()));
+  }
+  const char* rest;
+  if (!document.current_location().get(rest)) {
+    return Corrupt("text follows the index's object", {{"offset", std::to_string(rest - json_.data())}});
+  }
+  if (!has_weight_map) return Corrupt("the index has no weight_map");
+  return absl::OkStatus();
+}
+
+absl::Status IndexParser::ParseWeightMap(ondemand::value value) {
+  ondemand::object map;
+  if (value.get_object().get(map)) return Corrupt("weight_map is not an object");
+  result_.entries.reserve(json_.size() / kTypicalEntryBytes);
+  for (auto item : map) {
+    ondemand::field field;
+    if (auto error = std::move(item).get(field)) return BadJson(error);
+    const char* start = field.key().raw() - 1;
+    std::string_view key, shard;
+    if (auto error = field.unescaped_key().get(key)) return BadJson(error);
+    const std::string_view shown = key.substr(0, kMaxKeyBytes);
+    if (const char* problem = KeyProblem(key)) {
+      return Corrupt(absl::StrFormat("key \"%s\": %s", Shortened(shown), problem),
+                     {{"offset", std::to_string(start - json_.data())}});
+    }
+    if (field.value().get_string().get(shard)) {
+      return Corrupt(absl::StrFormat("key \"%s\": the shard is not a string", Shortened(key)),
+                     {{"key", Shortened(key)}, {"offset", std::to_string(start - json_.data())}});
+    }
+    IndexFile::Entry& entry = result_.entries.emplace_back();
+    entry.key = key;
+    if (shard == last_shard_ && last_shard_.data() != nullptr) {
+      entry.shard = last_id_;
+      continue;
+    }
+    KEYLOAD_ASSIGN_OR_RETURN(entry.shard, ShardOf(key, shard, std::to_string(start - json_.data())));
+    last_shard_ = shard;
+    last_id_ = entry.shard;
+  }
+  return absl::OkStatus();
+}
+
+absl::StatusOr<uint32_t> IndexParser::ShardOf(std::string_view key, std::string_view name,
+                                              const std::string& position) {
+  if (auto known = shard_ids_.find(name); known != shard_ids_.end()) return known->second;
+  const ErrorMetadata metadata = {{"key", Shortened(key)}, {"shard", Shortened(name)}, {"offset", position}};
+  if (std::string problem = FileNameProblem(name); !problem.empty()) {
+    return Corrupt(absl::StrFormat("key \"%s\": the shard name \"%s\" %s", Shortened(key), Shortened(name), problem),
+                   metadata);
+  }
+  if (name.ends_with(".bin") || name.ends_with(".pt")) {
+    return MakeError(Reason::kFormatNotSupported,
+                     absl::StrFormat("%s: shard \"%s\" is a pickle file; only safetensors is read", file_, name),
+                     {{"file", std::string(file_)}, {"shard", std::string(name)}});
+  }
+  if (shard_ids_.size() >= kMaxShards) return Corrupt(absl::StrFormat("more than %d shards", kMaxShards), metadata);
+  const auto id = static_cast<uint32_t>(shard_ids_.size());
+  shard_ids_.emplace(name, id);
+  result_.shards.emplace_back(name);
+  return id;
+}
+
+void IndexParser::StoreKeys() {
+  size_t bytes = 0;
+  for (const IndexFile::Entry& entry : result_.entries) bytes += entry.key.size();
+  result_.names = std::make_unique<std::string>();
+  result_.names->reserve(bytes);
+  for (IndexFile::Entry& entry : result_.entries) {
+    const size_t begin = result_.names->size();
+    result_.names->append(entry.key);
+    entry.key = std::string_view(result_.names->data() + begin, entry.key.size());
+  }
+}
+
+void IndexParser::SortShards() {
+  std::vector<uint32_t> order(result_.shards.size());
+  std::iota(order.begin(), order.end(), 0);
+  std::sort(order.begin(), order.end(), [&](uint32_t a, uint32_t b) { return result_.shards[a] < result_.shards[b]; });
+  std::vector<uint32_t> rank(order.size());
+  std::vector<std::string> sorted(order.size());
+  for (uint32_t i = 0; i < order.size(); ++i) {
+    rank[order[i]] = i;
+    sorted[i] = std::move(result_.shards[order[i]]);
+  }
+  result_.shards = std::move(sorted);
+  for (IndexFile::Entry& entry : result_.entries) entry.shard = rank[entry.shard];
+}
+
+}  // namespace
+
+std::string FileNameProblem(std::string_view name) {
+  if (name.empty()) return "is empty";
+  if (name == "." || name == "..") return "is not a file";
+  if (name.find('/') != std::string_view::npos) return "is not a plain file name: it has a '/'";
+  if (name.find('\0') != std::string_view::npos) return "has a NUL in it";
+  if (name.size() > kMaxFileNameBytes) return "is longer than 255 bytes";
+  if (!simdjson::validate_utf8(name.data(), name.size())) return "is not valid Unicode";
+  return "";
+}
+
+absl::StatusOr<IndexFile> ParseIndexFile(const JsonBuffer& json, std::string_view file) {
+  return IndexParser(json, file).Parse();
+}
+
+}  // namespace keyload

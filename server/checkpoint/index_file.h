@@ -1,0 +1,36 @@
+#pragma once
+
+#include <cstdint>
+#include <memory>
+#include <string>
+#include <string_view>
+#include <vector>
+
+#include "absl/status/statusor.h"
+#include "server/checkpoint/json_buffer.h"
+
+namespace keyload {
+
+// The index of a sharded checkpoint: {"metadata": ..., "weight_map": {key: shard file name, ...}}.
+
+inline constexpr uint64_t kMaxIndexBytes = uint64_t{1} << 30;
+inline constexpr size_t kMaxShards = 100'000;
+
+struct IndexFile {
+  struct Entry {
+    std::string_view key;
+    uint32_t shard = 0;  // into shards
+  };
+  std::vector<std::string> shards;     // sorted, distinct; plain file names
+  std::vector<Entry> entries;          // as in the file; a key may come twice
+  std::unique_ptr<std::string> names;  // storage behind Entry::key
+};
+
+// "" for a plain file name that a checkpoint may hold, else what is wrong with it.
+std::string FileNameProblem(std::string_view name);
+
+// Pure. `file` is the name used in errors. Fields other than weight_map are ignored. CHECKPOINT_CORRUPT;
+// FORMAT_NOT_SUPPORTED for shards in another format.
+absl::StatusOr<IndexFile> ParseIndexFile(const JsonBuffer& json, std::string_view file);
+
+}  // namespace keyload

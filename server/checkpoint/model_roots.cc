@@ -1,0 +1,137 @@
+#include "server/checkpoint/model_roots.h"
+
+#include <fcntl.h>
+#include <sys/stat.h>
+
+#include <algorithm>
+#include <cerrno>
+#include <climits>
+#include <cstdlib>
+#include <memory>
+
+#include "absl/strings/str_format.h"
+#include "server/base/error.h"
+
+namespace keyload {
+namespace {
+
+constexpr int kMaxSymlinks = 40;  // as the kernel's own limit
+
+UniqueFd OpenRetrying(const char* path, int flags) {
+  int fd;
+  do {
+    fd = ::open(path, flags | O_CLOEXEC);
+  } while (fd < 0 && errno == EINTR);
+  return UniqueFd(fd);
+}
+
+std::string DescriptorLink(const UniqueFd& fd) { return absl::StrFormat("/proc/self/fd/%d", fd.get()); }
+
+// Where the object behind `fd` is; empty if the kernel does not tell.
+std::string ResolvedPath(const UniqueFd& fd) {
+  char buffer[PATH_MAX];
+  const ssize_t length = ::readlink(DescriptorLink(fd).c_str(), buffer, sizeof(buffer));
+  if (length <= 0 || length == sizeof(buffer) || buffer[0] != '/') return "";
+  return std::string(buffer, static_cast<size_t>(length));
+}
+
+absl::Status CheckRequested(std::string_view path) {
+  std::string_view problem;
+  if (path.empty()) {
+    problem = "the path is empty";
+  } else if (path.find('\0') != std::string_view::npos) {
+    problem = "the path has a NUL in it";
+  } else if (path.front() != '/') {
+    problem = "the path is not absolute";
+  } else if (path.size() >= PATH_MAX) {
+    problem = "the path is too long";
+  } else {
+    return absl::OkStatus();
+  }
+  const std::string shown(path.substr(0, std::min<size_t>(path.find('\0'), 512)));
+  return MakeError(Reason::kBadRequest, absl::StrFormat("\"%s\": %s", shown, problem), {{"path", shown}});
+}
+
+}  // namespace
+
+absl::StatusOr<ModelRoots> ModelRoots::Create(const std::vector<std::string>& roots) {
+  ModelRoots result;
+  for (const std::string& root : roots) {
+    std::unique_ptr<char, decltype(&std::free)> resolved(::realpath(root.c_str(), nullptr), &std::free);
+    if (resolved == nullptr) return Annotate(ErrnoToStatus(errno, "realpath", root), "model root", {{"path", root}});
+    struct stat status;
+    if (::stat(resolved.get(), &status) != 0) return ErrnoToStatus(errno, "stat", root);
+    if (!S_ISDIR(status.st_mode)) {
+      return MakeError(Reason::kBadRequest, absl::StrFormat("model root %s is not a directory", root),
+                       {{"path", root}});
+    }
+    result.roots_.emplace_back(resolved.get());
+  }
+  return result;
+}
+
+absl::StatusOr<OpenedPath> ModelRoots::Open(std::string_view path) const {
+  KEYLOAD_RETURN_IF_ERROR(CheckRequested(path));
+  const std::string requested(path);
+  if (roots_.empty()) return NotAllowed(requested);
+
+  // O_PATH has no side effect on what is opened, be it a FIFO or a device.
+  const UniqueFd handle = OpenRetrying(requested.c_str(), O_PATH);
+  if (!handle) {
+    const int error = errno;
+    if (!StopsInside(requested)) return NotAllowed(requested);
+    return Annotate(ErrnoToStatus(error, "open", requested), "cannot open", {{"path", requested}});
+  }
+  OpenedPath opened;
+  opened.resolved = ResolvedPath(handle);
+  if (!Contains(opened.resolved)) return NotAllowed(requested);
+
+  struct stat status;
+  if (::fstat(handle.get(), &status) != 0) return ErrnoToStatus(errno, "fstat", requested);
+  opened.is_directory = S_ISDIR(status.st_mode);
+  if (!opened.is_directory && !S_ISREG(status.st_mode)) {
+    return MakeError(Reason::kBadRequest, absl::StrFormat("%s is neither a file nor a directory", requested),
+                     {{"path", requested}});
+  }
+  opened.fd = OpenRetrying(DescriptorLink(handle).c_str(), O_RDONLY);
+  if (!opened.fd) {
+    return Annotate(ErrnoToStatus(errno, "open", requested), "cannot open", {{"path", requested}});
+  }
+  return opened;
+}
+
+absl::Status ModelRoots::NotAllowed(const std::string& path) const {
+  const char* why = roots_.empty() ? "no path is allowed: the server was started without --model-root"
+                                   : "the path leads outside the directories given by --model-root";
+  return MakeError(Reason::kPathNotAllowed, absl::StrFormat("%s: %s", path, why), {{"path", path}});
+}
+
+bool ModelRoots::Contains(std::string_view resolved) const {
+  return std::any_of(roots_.begin(), roots_.end(), [&](const std::string& root) {
+    if (root == "/") return resolved.starts_with('/');
+    return resolved.starts_with(root) && (resolved.size() == root.size() || resolved[root.size()] == '/');
+  });
+}
+
+bool ModelRoots::StopsInside(std::string path) const {
+  for (int links = 0; links < kMaxSymlinks && path.size() < 2 * PATH_MAX; ++links) {
+    size_t cut = path.size();
+    UniqueFd prefix = OpenRetrying(path.c_str(), O_PATH);
+    while (!prefix && cut > 0) {
+      cut = path.rfind('/', cut - 1);
+      prefix = OpenRetrying(cut == 0 ? "/" : path.substr(0, cut).c_str(), O_PATH);
+    }
+    const std::string resolved = ResolvedPath(prefix);
+    const size_t next = path.find_first_not_of('/', cut);
+    if (next == std::string::npos) return Contains(resolved);
+    const size_t end = std::min(path.find('/', next), path.size());
+    char target[PATH_MAX];
+    const ssize_t length = ::readlinkat(prefix.get(), path.substr(next, end - next).c_str(), target, sizeof(target));
+    if (length <= 0) return Contains(resolved);  // not a symlink: this is what is missing, or may not be read
+    const std::string followed(target, static_cast<size_t>(length));
+    path = (followed[0] == '/' ? followed : absl::StrFormat("%s/%s", resolved, followed)) + path.substr(end);
+  }
+  return false;
+}
+
+}  // namespace keyload

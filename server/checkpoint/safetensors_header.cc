@@ -1,0 +1,372 @@
+#include "server/checkpoint/safetensors_header.h"
+
+#include <simdjson.h>
+
+#include <algorithm>
+#include <limits>
+#include <optional>
+#include <tuple>
+#include <utility>
+
+#include "absl/container/flat_hash_set.h"
+#include "absl/strings/str_format.h"
+#include "absl/strings/str_join.h"
+#include "server/base/error.h"
+#include "server/checkpoint/json_checks.h"
+
+namespace keyload {
+namespace {
+
+namespace ondemand = simdjson::ondemand;
+
+static_assert(JsonBuffer::kPadding >= simdjson::SIMDJSON_PADDING);
+
+// A header entry is at least this long, in all headers that writers make; only a first guess for the table's size.
+constexpr size_t kTypicalEntryBytes = 96;
+
+enum EntryField : unsigned { kDTypeField = 1, kShapeField = 2, kOffsetsField = 4, kAllFields = 7 };
+
+const char* FieldName(unsigned field) {
+  return field == kDTypeField ? "dtype" : field == kShapeField ? "shape" : "data_offsets";
+}
+
+unsigned FieldNamed(std::string_view name) {
+  for (unsigned field : {kDTypeField, kShapeField, kOffsetsField}) {
+    if (name == FieldName(field)) return field;
+  }
+  return 0;
+}
+
+uint64_t SaturatingAdd(uint64_t a, uint64_t b) {
+  return a > std::numeric_limits<uint64_t>::max() - b ? std::numeric_limits<uint64_t>::max() : a + b;
+}
+
+// One pass over one header; used once.
+class HeaderParser {
+ public:
+  HeaderParser(const JsonBuffer& header, uint64_t file_size, std::string_view file, uint32_t shard)
+      : json_(header), file_size_(file_size), file_(file), shard_(shard) {
+    result_.data_offset = kHeaderPrefixBytes + header.size();
+  }
+
+  absl::StatusOr<SafetensorsHeader> Parse();
+
+ private:
+  absl::Status ParseRoot(ondemand::document& document);
+  absl::Status ParseMetadata(ondemand::value value);
+  absl::Status ParseEntry(std::string_view key, ondemand::value value);
+  absl::Status ParseField(unsigned field, ondemand::value value, unsigned& seen, StoredTensor& tensor);
+  absl::Status ParseDTypeField(ondemand::value value, StoredTensor& tensor);
+  absl::Status ParseShape(ondemand::value value, StoredTensor& tensor);
+  absl::Status ParseOffsets(ondemand::value value, StoredTensor& tensor);
+  absl::Status CheckSize(const StoredTensor& tensor) const;
+  void StoreNames();
+  void SortByOffset();
+  absl::Status CheckNames() const;
+  absl::Status CheckCoverage() const;
+  absl::Status BadNeighbour(const StoredTensor& tensor, const StoredTensor* previous, uint64_t expected) const;
+  absl::Status CheckFileSize(uint64_t data_end) const;
+
+  absl::Status Corrupt(std::string_view problem, std::optional<uint64_t> offset) const;
+  absl::Status BadJson(simdjson::error_code error) const;
+  // Position in the file of `text`, which points into the header.
+  uint64_t Position(const char* text) const { return kHeaderPrefixBytes + static_cast<uint64_t>(text - json_.data()); }
+
+  const JsonBuffer& json_;
+  const uint64_t file_size_;
+  const std::string_view file_;
+  const uint32_t shard_;
+  ondemand::parser parser_;
+  bool has_metadata_ = false;
+  bool sorted_ = true;
+  std::string_view key_;       // of the entry being read, for messages; empty outside entries
+  uint64_t key_position_ = 0;  // in the file
+  SafetensorsHeader result_;
+};
+
+absl::Status HeaderParser::Corrupt(std::string_view problem, std::optional<uint64_t> offset) const {
+  ErrorMetadata metadata = {{"file", std::string(file_)}};
+  std::string message(file_);
+  if (key_.data() != nullptr) {
+    metadata["key"] = Shortened(key_);
+    absl::StrAppendFormat(&message, ": tensor \"%s\"", metadata["key"]);
+  }
+  absl::StrAppendFormat(&message, ": %s", problem);
+  if (offset) {
+    metadata["offset"] = std::to_string(*offset);
+    absl::StrAppendFormat(&message, ", at byte %d", *offset);
+  }
+  return MakeError(Reason::kCheckpointCorrupt, message, metadata);
+}
+
+absl::Status HeaderParser::BadJson(simdjson::error_code error) const {
+  if (error == simdjson::MEMALLOC) {
+    return MakeError(Reason::kInternal, absl::StrFormat("%s: no memory to parse the header", file_),
+                     {{"file", std::string(file_)}});
+  }
+  std::optional<uint64_t> position;
+  if (key_.data() != nullptr) position = key_position_;
+  return Corrupt(absl::StrFormat("the header is not valid: %s", simdjson::error_message(error)), position);
+}
+
+absl::StatusOr<SafetensorsHeader> HeaderParser::Parse() {
+  ondemand::document document;
+  if (auto error = parser_.iterate(json_.data(), json_.size(), json_.capacity()).get(document)) return BadJson(error);
+  KEYLOAD_RETURN_IF_ERROR(ParseRoot(document));
+  StoreNames();
+  if (!sorted_) SortByOffset();
+  if (absl::Status coverage = CheckCoverage(); !coverage.ok()) {
+    // Two entries of one name usually overlap too, but then the name is what is wrong.
+    KEYLOAD_RETURN_IF_ERROR(CheckNames());
+    return coverage;
+  }
+  return std::move(result_);
+}
+
+absl::Status HeaderParser::ParseRoot(ondemand::document& document) {
+  ondemand::object root;
+  if (auto error = document.get_object().get(root)) return BadJson(error);
+  result_.tensors.reserve(json_.size() / kTypicalEntryBytes);
+  for (auto item : root) {
+    key_ = {};
+    ondemand::field field;
+    if (auto error = std::move(item).get(field)) return BadJson(error);
+    key_position_ = Position(field.key().raw()) - 1;
+    std::string_view key;
+    if (auto error = field.unescaped_key().get(key)) return BadJson(error);
+    KEYLOAD_RETURN_IF_ERROR(key == "__metadata__" ? ParseMetadata(field.value()) : ParseEntry(key, field.value()));
+  }
+  key_ = {};
+  const char* rest;
+  if (!document.current_location().get(rest)) return Corrupt("text follows the header's object", Position(rest));
+  return absl::OkStatus();
+}
+
+absl::Status HeaderParser::ParseMetadata(ondemand::value value) {
+  if (std::exchange(has_metadata_, true)) return Corrupt("__metadata__ comes twice", key_position_);
+  if (value.is_null()) return absl::OkStatus();
+  ondemand::object object;
+  if (value.get_object().get(object)) return Corrupt("__metadata__ is not an object", key_position_);
+  for (auto item : object) {
+    ondemand::field field;
+    if (auto error = std::move(item).get(field)) return BadJson(error);
+    const uint64_t position = Position(field.key().raw()) - 1;
+    std::string_view name, text;
+    if (auto error = field.unescaped_key().get(name)) return BadJson(error);
+    if (field.value().get_string().get(text)) {
+      return Corrupt(absl::StrFormat("__metadata__ \"%s\" is not a string", Shortened(name)), position);
+    }
+  }
+  return absl::OkStatus();
+}
+
+absl::Status HeaderParser::ParseEntry(std::string_view key, ondemand::value value) {
+  if (const char* problem = KeyProblem(key)) return Corrupt(problem, key_position_);
+  key_ = key;
+  ondemand::object object;
+  if (value.get_object().get(object)) return Corrupt("the entry is not an object", key_position_);
+  StoredTensor& tensor = result_.tensors.emplace_back();
+  tensor.name = key;
+  tensor.shard = shard_;
+  unsigned seen = 0;
+  for (auto item : object) {
+    ondemand::field field;
+    if (auto error = std::move(item).get(field)) return BadJson(error);
+    std::string_view name;
+    if (auto error = field.unescaped_key().get(name)) return BadJson(error);
+    KEYLOAD_RETURN_IF_ERROR(ParseField(FieldNamed(name), field.value(), seen, tensor));
+  }
+  if (seen != kAllFields) {
+    unsigned lacking = kDTypeField;
+    while (seen & lacking) lacking <<= 1;
+    return Corrupt(absl::StrFormat("the entry has no %s", FieldName(lacking)), key_position_);
+  }
+  KEYLOAD_RETURN_IF_ERROR(CheckSize(tensor));
+  if (result_.tensors.size() > 1) {
+    const StoredTensor& previous = *(&tensor - 1);
+    sorted_ = sorted_ && std::tie(previous.offset, previous.bytes) <= std::tie(tensor.offset, tensor.bytes);
+  }
+  return absl::OkStatus();
+}
+
+absl::Status HeaderParser::ParseField(unsigned field, ondemand::value value, unsigned& seen, StoredTensor& tensor) {
+  if (field == 0) {
+    if (auto error = CheckedSkip(value)) return BadJson(error);
+    return absl::OkStatus();
+  }
+  if (seen & field) return Corrupt(absl::StrFormat("%s comes twice", FieldName(field)), key_position_);
+  seen |= field;
+  if (field == kDTypeField) return ParseDTypeField(value, tensor);
+  return field == kShapeField ? ParseShape(value, tensor) : ParseOffsets(value, tensor);
+}
+
+absl::Status HeaderParser::ParseDTypeField(ondemand::value value, StoredTensor& tensor) {
+  std::string_view name;
+  if (value.get_string().get(name)) return Corrupt("dtype is not a string", key_position_);
+  const std::optional<DType> dtype = ParseDType(name);
+  if (!dtype) return Corrupt(absl::StrFormat("unknown dtype \"%s\"", Shortened(name)), key_position_);
+  tensor.dtype = *dtype;
+  return absl::OkStatus();
+}
+
+absl::Status HeaderParser::ParseShape(ondemand::value value, StoredTensor& tensor) {
+  ondemand::array array;
+  if (value.get_array().get(array)) return Corrupt("shape is not an array", key_position_);
+  for (auto item : array) {
+    uint64_t dimension;
+    if (std::move(item).get_uint64().get(dimension)) {
+      return Corrupt("shape holds something that is not a whole number from 0 to 2^64-1", key_position_);
+    }
+    tensor.shape.push_back(dimension);
+  }
+  return absl::OkStatus();
+}
+
+absl::Status HeaderParser::ParseOffsets(ondemand::value value, StoredTensor& tensor) {
+  constexpr const char* kProblem = "data_offsets is not a pair of whole numbers from 0 to 2^64-1";
+  ondemand::array array;
+  if (value.get_array().get(array)) return Corrupt(kProblem, key_position_);
+  uint64_t numbers[2] = {};
+  size_t count = 0;
+  for (auto item : array) {
+    uint64_t number;
+    if (count == 2 || std::move(item).get_uint64().get(number)) return Corrupt(kProblem, key_position_);
+    numbers[count++] = number;
+  }
+  if (count != 2) return Corrupt(kProblem, key_position_);
+  if (numbers[1] < numbers[0]) {
+    return Corrupt(absl::StrFormat("data_offsets [%d, %d] end before they begin", numbers[0], numbers[1]),
+                   key_position_);
+  }
+  tensor.offset = numbers[0];
+  tensor.bytes = numbers[1] - numbers[0];
+  return absl::OkStatus();
+}
+
+absl::Status HeaderParser::CheckSize(const StoredTensor& tensor) const {
+  const TensorSize size = ComputeTensorSize(tensor.dtype, tensor.shape);
+  if (!size.error && size.bytes == tensor.bytes) return absl::OkStatus();
+  // A shape may have millions of dimensions; the first ones tell enough.
+  const auto shown = std::span(tensor.shape).first(std::min<size_t>(tensor.shape.size(), 8));
+  const std::string shape = absl::StrFormat("%s [%s%s]", DTypeName(tensor.dtype), absl::StrJoin(shown, ", "),
+                                            shown.size() < tensor.shape.size() ? ", ..." : "");
+  if (size.error == TensorSizeError::kOverflow)
+    return Corrupt(shape + " is larger than 64 bits can count", key_position_);
+  if (size.error == TensorSizeError::kMisaligned) return Corrupt(shape + " does not fill whole bytes", key_position_);
+  return Corrupt(absl::StrFormat("%s takes %d bytes, data_offsets span %d", shape, size.bytes, tensor.bytes),
+                 key_position_);
+}
+
+void HeaderParser::StoreNames() {
+  // The views point into the parser's own buffer until here.
+  size_t bytes = 0;
+  for (const StoredTensor& tensor : result_.tensors) bytes += tensor.name.size();
+  result_.names = std::make_unique<std::string>();
+  result_.names->reserve(bytes);
+  for (StoredTensor& tensor : result_.tensors) {
+    const size_t begin = result_.names->size();
+    result_.names->append(tensor.name);
+    tensor.name = std::string_view(result_.names->data() + begin, tensor.name.size());
+  }
+}
+
+void HeaderParser::SortByOffset() {
+  std::stable_sort(result_.tensors.begin(), result_.tensors.end(), [](const StoredTensor& a, const StoredTensor& b) {
+    return std::tie(a.offset, a.bytes) < std::tie(b.offset, b.bytes);
+  });
+}
+
+absl::Status HeaderParser::CheckNames() const {
+  absl::flat_hash_set<std::string_view> names;
+  names.reserve(result_.tensors.size());
+  for (const StoredTensor& tensor : result_.tensors) {
+    if (names.insert(tensor.name).second) continue;
+    return MakeError(Reason::kCheckpointCorrupt,
+                     absl::StrFormat("%s: tensor \"%s\" comes twice in the header", file_, Shortened(tensor.name)),
+                     {{"file", std::string(file_)}, {"key", Shortened(tensor.name)}});
+  }
+  return absl::OkStatus();
+}
+
+absl::Status HeaderParser::CheckCoverage() const {
+  uint64_t end = 0;
+  const StoredTensor* previous = nullptr;
+  for (const StoredTensor& tensor : result_.tensors) {
+    if (tensor.offset != end) return BadNeighbour(tensor, previous, end);
+    end += tensor.bytes;
+    previous = &tensor;
+  }
+  return CheckFileSize(end);
+}
+
+absl::Status HeaderParser::BadNeighbour(const StoredTensor& tensor, const StoredTensor* previous,
+                                        uint64_t expected) const {
+  const uint64_t position = SaturatingAdd(result_.data_offset, std::min(tensor.offset, expected));
+  ErrorMetadata metadata = {
+      {"file", std::string(file_)}, {"key", Shortened(tensor.name)}, {"offset", std::to_string(position)}};
+  std::string problem;
+  if (tensor.offset > expected) {
+    problem = absl::StrFormat("%d bytes before it belong to no tensor", tensor.offset - expected);
+  } else {
+    problem = absl::StrFormat("it overlaps tensor \"%s\"", previous ? Shortened(previous->name) : "");
+  }
+  return MakeError(
+      Reason::kCheckpointCorrupt,
+      absl::StrFormat("%s: tensor \"%s\": %s, at byte %d", file_, Shortened(tensor.name), problem, position), metadata);
+}
+
+absl::Status HeaderParser::CheckFileSize(uint64_t data_end) const {
+  const uint64_t data_size = file_size_ - result_.data_offset;
+  if (data_end < data_size) {
+    const uint64_t position = result_.data_offset + data_end;
+    return MakeError(Reason::kCheckpointCorrupt,
+                     absl::StrFormat("%s: %d bytes after the last tensor belong to none, at byte %d", file_,
+                                     data_size - data_end, position),
+                     {{"file", std::string(file_)}, {"offset", std::to_string(position)}});
+  }
+  if (data_end == data_size) return absl::OkStatus();
+  const auto cut = std::find_if(result_.tensors.begin(), result_.tensors.end(), [&](const StoredTensor& tensor) {
+    return tensor.bytes > data_size || tensor.offset > data_size - tensor.bytes;
+  });
+  return MakeError(
+      Reason::kCheckpointTruncated,
+      absl::StrFormat("%s: the file has %d bytes and lacks the last %d; tensor \"%s\" is the first that is not whole",
+                      file_, file_size_, data_end - data_size, Shortened(cut->name)),
+      {{"file", std::string(file_)}, {"key", Shortened(cut->name)}, {"offset", std::to_string(file_size_)}});
+}
+
+}  // namespace
+
+absl::StatusOr<uint64_t> ParseHeaderLength(std::string_view prefix, uint64_t file_size, std::string_view file) {
+  const ErrorMetadata metadata = {{"file", std::string(file)}, {"offset", "0"}};
+  if (prefix.size() < kHeaderPrefixBytes || file_size < kHeaderPrefixBytes) {
+    return MakeError(Reason::kCheckpointTruncated,
+                     absl::StrFormat("%s: the file has %d bytes, too few for a safetensors header", file, file_size),
+                     metadata);
+  }
+  uint64_t length = 0;
+  for (size_t i = 0; i < kHeaderPrefixBytes; ++i) length |= uint64_t{static_cast<unsigned char>(prefix[i])} << (8 * i);
+  if (length > kMaxHeaderBytes) {
+    return MakeError(Reason::kCheckpointCorrupt,
+                     absl::StrFormat("%s: the header length at byte 0 is %d, more than the allowed %d bytes", file,
+                                     length, kMaxHeaderBytes),
+                     metadata);
+  }
+  if (length > file_size - kHeaderPrefixBytes) {
+    return MakeError(
+        Reason::kCheckpointTruncated,
+        absl::StrFormat("%s: the file has %d bytes and ends inside its header of %d", file, file_size, length),
+        metadata);
+  }
+  return length;
+}
+
+absl::StatusOr<SafetensorsHeader> ParseSafetensorsHeader(const JsonBuffer& header, uint64_t file_size,
+                                                         std::string_view file, uint32_t shard) {
+  HeaderParser parser(header, file_size, file, shard);
+  KEYLOAD_ASSIGN_OR_RETURN(SafetensorsHeader parsed, parser.Parse());
+  for (StoredTensor& tensor : parsed.tensors) tensor.offset += parsed.data_offset;
+  return parsed;
+}
+
+}  // namespace keyload

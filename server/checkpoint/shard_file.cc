@@ -1,0 +1,79 @@
+#include "server/checkpoint/shard_file.h"
+
+#include <unistd.h>
+
+#include <algorithm>
+#include <cerrno>
+#include <memory>
+#include <utility>
+
+#include "absl/strings/str_format.h"
+#include "server/base/error.h"
+
+namespace keyload {
+namespace {
+
+// Fills `size` bytes from `offset` on; short reads and interrupted calls go on.
+absl::Status ReadFully(int fd, char* data, size_t size, uint64_t offset, const std::string& path) {
+  while (size > 0) {
+    const ssize_t got = ::pread(fd, data, size, static_cast<off_t>(offset));
+    if (got < 0 && errno == EINTR) continue;
+    if (got < 0) return ErrnoToStatus(errno, absl::StrFormat("pread at byte %d", offset), path);
+    if (got == 0) {
+      return MakeError(Reason::kCheckpointTruncated,
+                       absl::StrFormat("%s: the file ended at byte %d while it was read", path, offset),
+                       {{"file", path}, {"offset", std::to_string(offset)}});
+    }
+    data += got;
+    size -= static_cast<size_t>(got);
+    offset += static_cast<uint64_t>(got);
+  }
+  return absl::OkStatus();
+}
+
+}  // namespace
+
+absl::StatusOr<ShardContent> ReadShard(OpenedPath opened, const std::string& path, const std::string& name,
+                                       uint32_t number) {
+  if (opened.is_directory) {
+    return MakeError(Reason::kCheckpointCorrupt, absl::StrFormat("%s is a directory, not a shard", path),
+                     {{"file", path}, {"shard", name}});
+  }
+  ShardContent content;
+  const int fd = opened.fd.get();
+  KEYLOAD_ASSIGN_OR_RETURN(content.shard.identity, IdentifyFile(fd, path));
+  const uint64_t file_size = content.shard.identity.size;
+
+  char prefix[kHeaderPrefixBytes];
+  const size_t prefix_size = std::min<uint64_t>(file_size, sizeof(prefix));
+  KEYLOAD_RETURN_IF_ERROR(ReadFully(fd, prefix, prefix_size, 0, path));
+  KEYLOAD_ASSIGN_OR_RETURN(const uint64_t length, ParseHeaderLength({prefix, prefix_size}, file_size, path));
+  JsonBuffer json(length);
+  KEYLOAD_RETURN_IF_ERROR(ReadFully(fd, json.data(), length, kHeaderPrefixBytes, path));
+  KEYLOAD_ASSIGN_OR_RETURN(content.header, ParseSafetensorsHeader(json, file_size, path, number));
+
+  content.shard.file = name;
+  content.shard.resolved = std::move(opened.resolved);
+  content.shard.fd = std::make_shared<const UniqueFd>(std::move(opened.fd));
+  content.shard.data_offset = content.header.data_offset;
+  return content;
+}
+
+absl::StatusOr<JsonBuffer> ReadJsonFile(const OpenedPath& opened, const std::string& path, uint64_t limit) {
+  if (opened.is_directory) {
+    return MakeError(Reason::kCheckpointCorrupt, absl::StrFormat("%s is a directory, not an index file", path),
+                     {{"file", path}});
+  }
+  KEYLOAD_ASSIGN_OR_RETURN(const FileIdentity identity, IdentifyFile(opened.fd.get(), path));
+  if (identity.size > limit) {
+    return MakeError(
+        Reason::kCheckpointCorrupt,
+        absl::StrFormat("%s: the index has %d bytes, more than the allowed %d", path, identity.size, limit),
+        {{"file", path}});
+  }
+  JsonBuffer json(identity.size);
+  KEYLOAD_RETURN_IF_ERROR(ReadFully(opened.fd.get(), json.data(), json.size(), 0, path));
+  return json;
+}
+
+}  // namespace keyload

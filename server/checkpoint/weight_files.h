@@ -1,0 +1,24 @@
+#pragma once
+
+#include <string>
+
+#include "absl/status/statusor.h"
+#include "server/checkpoint/model_roots.h"
+
+namespace keyload {
+
+// The file of a directory that a load starts from.
+struct WeightFile {
+  enum class Kind { kNone, kSafetensors, kIndex };
+  Kind kind = Kind::kNone;
+  std::string name;  // in the directory
+  OpenedPath opened;
+};
+
+// Picks the weights of `directory` by CheckpointSource's rules; `weights` is CheckpointSource::weights. kNone if there
+// are none and `allow_no_weights`. Blocks. CHECKPOINT_NOT_FOUND, CHECKPOINT_AMBIGUOUS, FORMAT_NOT_SUPPORTED,
+// BAD_REQUEST and what ModelRoots::Open returns.
+absl::StatusOr<WeightFile> FindWeights(const ModelRoots& roots, const OpenedPath& directory, const std::string& weights,
+                                       bool allow_no_weights);
+
+}  // namespace keyload
