@@ -144,6 +144,10 @@ class KilledClientTest(daemon.DaemonTest):
         client.send_signal(signal.SIGKILL)
         client.communicate()
         self.assert_memory(memory)
+        deadline = time.monotonic() + 10
+        while self.keyload("show", "slow").code == 0 and time.monotonic() < deadline:
+            pass
+        self.refused(6, "MODEL_NOT_FOUND", "show", "slow")
         checkpoints.write_file(self.models / "next.safetensors", {"w": ("F32", [8])})
         report = self.succeed("load", "slow", "--from", self.models / "next.safetensors")
         self.assertEqual(report["outcome"], "COMPLETE")
