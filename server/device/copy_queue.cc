@@ -59,7 +59,7 @@ void CopyQueue::Work() {
       copy = std::move(queue_.front());
       queue_.pop_front();
     }
-    absl::Status status = copy.refused;
+    absl::Status status = std::move(copy.refused);
     if (status.ok()) status = stopping ? Cancelled() : Run(copy);
     copy.done(std::move(status));
   }

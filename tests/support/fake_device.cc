@@ -139,7 +139,7 @@ void FakeDevice::Work() {
       queue_.pop_front();
     }
     if (copy.refused.ok()) std::copy_n(copy.source.data(), copy.source.size(), copy.destination);
-    copy.done(copy.refused);
+    copy.done(std::move(copy.refused));
     MutexLock lock(mutex_);
     ++copies_finished_;
   }
