@@ -13,30 +13,32 @@ namespace keyload {
 
 // A device as placement sees it: a snapshot.
 struct PlacementDevice {
-  std::string name;         // "cuda:0", "cpu"
+  std::string name;  // "cuda:0", "cpu"
   std::string uuid;
   uint64_t free_bytes = 0;
 };
 
 struct PlacementTensor {
   std::string_view name;
-  uint64_t bytes = 0;       // what it will occupy, after dtype conversion
+  uint64_t bytes = 0;  // what it will occupy, after dtype conversion
   bool buffer = false;
 };
 
 // What is placed. Tensors are in registration order.
 struct PlacementModel {
   std::vector<PlacementTensor> tensors;
-  std::vector<ModuleSpec> modules;                 // registration order, without the root; empty: derived from dotted names
+  std::vector<ModuleSpec> modules;  // registration order, without the root; empty: derived from dotted names
   std::vector<std::string> no_split_classes;
-  std::vector<std::vector<uint32_t>> tied_groups;  // indices into tensors; a group's bytes count once, at its first member
+  std::vector<std::vector<uint32_t>>
+      tied_groups;  // indices into tensors; a group's bytes count once, at its first member
 };
 
 // A request's wish. Device names as in the contract: "cpu", "disk", "cuda:N", a bare N, a uuid.
 struct DeviceMapSpec {
-  std::string policy;        // auto | balanced | balanced_low_0 | sequential, or one device; empty: "cpu" unless entries are given
-  std::vector<std::pair<std::string, std::string>> entries;   // module or key ("" = all) -> device
-  std::vector<std::pair<std::string, uint64_t>> max_memory;   // if given, devices not named are not used
+  std::string
+      policy;  // auto | balanced | balanced_low_0 | sequential, or one device; empty: "cpu" unless entries are given
+  std::vector<std::pair<std::string, std::string>> entries;  // module or key ("" = all) -> device
+  std::vector<std::pair<std::string, uint64_t>> max_memory;  // if given, devices not named are not used
   bool offload_buffers = false;
   bool fallback_allocation = false;
 };
@@ -48,15 +50,17 @@ struct MapEntry {
 };
 
 struct Placement {
-  std::vector<MapEntry> device_map;      // registration order, collapsed as accelerate's clean_device_map does
-  std::vector<std::string> devices;      // distinct devices of device_of, in order of first use
-  std::vector<uint16_t> device_of;       // per tensor: index into `devices`
-  std::vector<std::string> warnings;     // entries that match nothing, buffers that fit on no GPU
+  std::vector<MapEntry> device_map;   // registration order, collapsed as accelerate's clean_device_map does
+  std::vector<std::string> devices;   // distinct devices of device_of, in order of first use
+  std::vector<uint16_t> device_of;    // per tensor: index into `devices`
+  std::vector<std::string> warnings;  // entries that match nothing, buffers that fit on no GPU
 };
 
 // Decides where every tensor goes. Pure; never blocks.
-// DEVICE_UNKNOWN, DEVICE_MAP_INVALID (policy with entries, unknown policy, bad limits), DEVICE_MAP_INCOMPLETE (a tensor has no device; names the first ones and the count).
-// Explicit maps: the longest dotted prefix wins. The policies follow accelerate's infer_auto_device_map and get_balanced_memory.
-absl::StatusOr<Placement> Place(const PlacementModel& model, const DeviceMapSpec& spec, const std::vector<PlacementDevice>& devices);
+// DEVICE_UNKNOWN, DEVICE_MAP_INVALID (policy with entries, unknown policy, bad limits), DEVICE_MAP_INCOMPLETE (a tensor
+// has no device; names the first ones and the count). Explicit maps: the longest dotted prefix wins. The policies
+// follow accelerate's infer_auto_device_map and get_balanced_memory.
+absl::StatusOr<Placement> Place(const PlacementModel& model, const DeviceMapSpec& spec,
+                                const std::vector<PlacementDevice>& devices);
 
 }  // namespace keyload
