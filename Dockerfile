@@ -15,13 +15,7 @@ RUN mkdir -p /opt/torch && cd .venv/lib/python3*/site-packages \
        nvidia/cu13/lib/libcudart.so.13 nvidia/cu13/lib/libcupti.so.13 /opt/torch/ \
     && strip --strip-unneeded /opt/torch/libtorch_cpu.so /opt/torch/libc10.so
 
-FROM tools AS build
-COPY . .
-RUN cmake --preset release -DCMAKE_SKIP_RPATH=ON -DCMAKE_CXX_FLAGS_RELWITHDEBINFO="-O2 -DNDEBUG" \
-    && cmake --build build/release --target keyloadd keyload keyload-mock \
-    && strip build/release/bin/keyloadd build/release/bin/keyload build/release/bin/keyload-mock build/release/lib/*.so
-
-FROM ${BASE} AS runtime
+FROM ${BASE} AS libraries
 RUN apt-get update -q \
     && DEBIAN_FRONTEND=noninteractive apt-get install -q -y --no-install-recommends \
        libabsl20220623 libfmt9 libgrpc++1.51 libprotobuf32 libre2-9 libsimdjson14 libspdlog1.10 libssl3 \
@@ -35,6 +29,14 @@ RUN groupadd --gid 10001 keyload \
     && install -d -m 0755 /models
 COPY --from=torch /opt/torch/ /usr/local/lib/keyload/
 RUN echo /usr/local/lib/keyload >/etc/ld.so.conf.d/keyload.conf && ldconfig
+
+FROM tools AS build
+COPY . .
+RUN cmake --preset release -DCMAKE_SKIP_RPATH=ON -DCMAKE_CXX_FLAGS_RELWITHDEBINFO="-O2 -DNDEBUG" \
+    && cmake --build build/release --target keyloadd keyload keyload-mock \
+    && strip build/release/bin/keyloadd build/release/bin/keyload build/release/bin/keyload-mock build/release/lib/*.so
+
+FROM libraries AS runtime
 COPY --from=build /src/build/release/lib/libkeyload_tensor_torch.so /usr/local/lib/
 COPY --from=build /src/build/release/bin/keyloadd /src/build/release/bin/keyload /usr/local/bin/
 USER 10001:10001
