@@ -1,6 +1,7 @@
 #include "client/cli/command_context.h"
 
 #include <algorithm>
+#include <cmath>
 
 #include "absl/strings/numbers.h"
 #include "absl/strings/str_format.h"
@@ -46,7 +47,7 @@ int FinishWithReport(const CommandContext& context, const v1::LoadReport& report
 absl::StatusOr<absl::Duration> ParseTimeout(const std::string& text) {
   absl::Duration timeout;
   double seconds = 0;
-  if (absl::SimpleAtod(text, &seconds)) {
+  if (absl::SimpleAtod(text, &seconds) && !std::isnan(seconds)) {
     timeout = absl::Seconds(seconds);
   } else if (!absl::ParseDuration(text, &timeout)) {
     return UsageError(absl::StrFormat("--timeout: \"%s\" is no duration; 90, 90s and 1m30s are", text));
