@@ -53,7 +53,7 @@ error_code Skip(ondemand::value value, int depth) {
     case ondemand::json_type::boolean:
       return value.get_bool().error();
     case ondemand::json_type::null:
-      return value.is_null() ? simdjson::SUCCESS : simdjson::N_ATOM_ERROR;
+      return value.is_null().error();
   }
   return simdjson::TAPE_ERROR;
 }

@@ -144,7 +144,8 @@ absl::Status HeaderParser::ParseRoot(ondemand::document& document) {
 
 absl::Status HeaderParser::ParseMetadata(ondemand::value value) {
   if (std::exchange(has_metadata_, true)) return Corrupt("__metadata__ comes twice", key_position_);
-  if (value.is_null()) return absl::OkStatus();
+  bool is_null = false;
+  if (!value.is_null().get(is_null) && is_null) return absl::OkStatus();
   ondemand::object object;
   if (value.get_object().get(object)) return Corrupt("__metadata__ is not an object", key_position_);
   for (auto item : object) {

@@ -100,7 +100,7 @@ TEST(SafetensorsHeaderTest, UnknownFieldsAreIgnored) {
 }
 
 TEST(SafetensorsHeaderTest, UnknownFieldsMustBeValidJsonAllTheSame) {
-  for (const char* value : {"[1 2]", "[1}", "{\"y\" 1}", "tru", "1.2.3", "[1,]"}) {
+  for (const char* value : {"[1 2]", "[1}", "{\"y\" 1}", "tru", "nul", "nullx", "1.2.3", "[1,]"}) {
     ExpectCorrupt(std::string(R"({"a":{"x":)") + value + R"(,"dtype":"U8","shape":[4],"data_offsets":[0,4]}})", 4, "");
   }
 }
@@ -118,6 +118,8 @@ TEST(SafetensorsHeaderTest, MetadataIsStringsOnly) {
   EXPECT_TRUE(ParseJson(R"({"__metadata__":{"format":"pt"}})", 0).ok());
   ExpectCorrupt(R"({"__metadata__":{"steps":1}})", 0, "__metadata__ \"steps\" is not a string");
   ExpectCorrupt(R"({"__metadata__":[]})", 0, "__metadata__ is not an object");
+  ExpectCorrupt(R"({"__metadata__":nul})", 0, "__metadata__ is not an object");
+  EXPECT_TRUE(ParseJson(R"({"__metadata__":null})", 0).ok());
   ExpectCorrupt(R"({"__metadata__":{},"__metadata__":{}})", 0, "comes twice");
 }
 
