@@ -86,6 +86,8 @@ int RunRead(const CommandContext& context, Client& client, const ModelOptions& o
   }
   absl::Status status = client.ReadTensors(
       request, [&](const v1::ReadTensorsResponse& piece) { return (*writer)->Add(piece); }, context.Options());
+  if (status.ok() && (*writer)->tensors() == 0)
+    status = absl::NotFoundError(options.model + ": no resident key matches");
   if (status.ok()) status = (*writer)->Finish();
   if (!status.ok()) return Fail(context, status);
   if (context.json) {
