@@ -1,0 +1,27 @@
+#include "server/base/request_context.h"
+
+#include <gtest/gtest.h>
+
+#include "absl/time/clock.h"
+#include "server/base/error.h"
+
+namespace keyload {
+namespace {
+
+TEST(RequestContext, IsFineWithoutStopAndDeadline) { EXPECT_TRUE(RequestContext().Check().ok()); }
+
+TEST(RequestContext, ReportsCancellation) {
+  std::stop_source stop;
+  const RequestContext context = {.stop = stop.get_token()};
+  EXPECT_TRUE(context.Check().ok());
+  stop.request_stop();
+  EXPECT_EQ(ErrorReason(context.Check()), Reason::kLoadCancelled);
+}
+
+TEST(RequestContext, ReportsThePassedDeadline) {
+  EXPECT_EQ(ErrorReason(RequestContext{.deadline = absl::Now() - absl::Seconds(1)}.Check()), Reason::kDeadlineExceeded);
+  EXPECT_TRUE(RequestContext{.deadline = absl::Now() + absl::Hours(1)}.Check().ok());
+}
+
+}  // namespace
+}  // namespace keyload
