@@ -49,7 +49,7 @@ class ExplicitMap {
       visit(node);
     };
     take();
-    ForEachComponent(name, [&](std::string_view component, std::string_view) {
+    ForEachComponent(name, 0, [&](std::string_view component, size_t) {
       const std::optional<uint32_t> child = trie_.Child(node, component);
       if (!child) return false;
       node = *child;

@@ -1,5 +1,6 @@
 #pragma once
 
+#include <algorithm>
 #include <cstdint>
 #include <optional>
 #include <string_view>
@@ -18,28 +19,33 @@ class NameTrie {
   struct Node {
     std::string_view name;  // the whole dotted name
     uint32_t parent = kRoot;
+    bool leaf = true;
   };
 
   NameTrie() : nodes_(1) {}
 
-  // The node of `name`; it and its ancestors are inserted where they are absent. Linear in the components.
+  // The node of `name`; it and its ancestors are inserted where they are absent. Looks up only the components that the
+  // name before did not begin with, so names in registration order are cheap.
   uint32_t Insert(std::string_view name);
   std::optional<uint32_t> Child(uint32_t parent, std::string_view component) const;
   const std::vector<Node>& nodes() const { return nodes_; }
 
  private:
+  // How many components of `name` lie on path_.
+  size_t SharedWithPath(std::string_view name) const;
+
   std::vector<Node> nodes_;
+  std::vector<uint32_t> path_;  // the nodes of the name inserted last, outermost first, without the root
   absl::flat_hash_map<std::pair<uint32_t, std::string_view>, uint32_t> children_;
 };
 
-// Calls visit(component, prefix) for each component of `name`, outermost first, until it returns false. No call for "".
+// Calls visit(component, its end in `name`) for each component from the one that starts at `begin`, until it returns
+// false. The empty name has no components.
 template <typename Visit>
-void ForEachComponent(std::string_view name, Visit visit) {
-  if (name.empty()) return;
-  for (size_t begin = 0; begin <= name.size();) {
-    size_t end = name.find('.', begin);
-    if (end == std::string_view::npos) end = name.size();
-    if (!visit(name.substr(begin, end - begin), name.substr(0, end))) return;
+void ForEachComponent(std::string_view name, size_t begin, Visit visit) {
+  while (!name.empty() && begin <= name.size()) {
+    const size_t end = std::min(name.find('.', begin), name.size());
+    if (!visit(name.substr(begin, end - begin), end)) return;
     begin = end + 1;
   }
 }

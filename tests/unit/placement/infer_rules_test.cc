@@ -48,7 +48,7 @@ TEST(InferRules, TiesAreFoundByWholePrefix) {
 // IndexError.
 TEST(InferRules, PartnerThatIsPlacedAlreadyIsNoCrash) {
   ModelBuilder model;
-  model.Linear("a", 4, 4).Param("b.x", 16).Param("b.y", 16).Linear("c", 4, 4);
+  model.Linear("a", 4, 4).Module("b").Param("b.x", 16).Param("b.y", 16).Linear("c", 4, 4);
   model.Tie({"a.weight", "b.x"}).Tie({"b.y", "c.weight"});
   EXPECT_EQ(Map(model, {.limits = "0=208 1=1000"}), "a:0 b:0 c:1 c.weight:0");
   EXPECT_EQ(DeviceOf(model, {.limits = "0=208 1=1000"}, "c.weight"), "0");
