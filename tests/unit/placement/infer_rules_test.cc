@@ -28,6 +28,7 @@ TEST(InferRules, DirectBufferFollowsAFirstChildThatIsSplitToo) {
   model.Buffer("block.inner.buf", 2).Linear("block.c", 4, 4).Buffer("block.buf", 6);
   EXPECT_EQ(Map(model, {.limits = "0=192 1=1000"}),
             "block.buf:0 block.inner.buf:0 block.inner.a:0 block.inner.b:1 block.c:1");
+  EXPECT_EQ(Map(model, {.limits = "0=191 1=1000"}), "/:1");
 }
 
 TEST(InferRules, EveryTensorOfASplitModuleHasADevice) {
@@ -85,6 +86,24 @@ TEST(InferRules, FallbackTriesEachDeviceThatWouldStayEmpty) {
   model.F().Linear("module.linear4", 4, 4);
   EXPECT_EQ(Map(model, {.limits = "0=256 cpu=256", .fallback_allocation = true}),
             "module.linear1:disk module.linear2:0 module.linear3:disk module.linear4:cpu");
+}
+
+TEST(InferRules, BiggestTensorOfTheRootKeepsItsRoomOnlyUntilItIsTaken) {
+  ModelBuilder parameter;
+  parameter.Param("w", 10).Linear("a", 1, 2);
+  EXPECT_EQ(Map(parameter, {.limits = "0=56 1=1000"}), "/:0");
+  ModelBuilder buffer;
+  buffer.Linear("a", 1, 2).Buffer("q", 10);
+  EXPECT_EQ(Map(buffer, {.limits = "0=56 1=1000"}), "/:0");
+  EXPECT_EQ(Map(buffer, {.limits = "0=55 1=1000"}), "/:1");
+}
+
+// As in accelerate, and surprising: one byte more of room and it goes whole to the next device.
+TEST(InferRules, ModuleThatFitsExactlyWithoutItsPartnerIsSplit) {
+  ModelBuilder model;
+  model.Module("x").Linear("x.a", 4, 4).Linear("x.b", 4, 4).Linear("y", 4, 4).Tie({"x.a.weight", "y.weight"});
+  EXPECT_EQ(Map(model, {.limits = "0=176 1=1000"}), "/:0");
+  EXPECT_EQ(Map(model, {.limits = "0=177 1=1000"}), "/:1");
 }
 
 TEST(InferRules, NoGpuAtAll) {
