@@ -22,8 +22,8 @@
 #include "server/rpc/rpc_server.h"
 #include "server/service/loader_service.h"
 
-// keyloadd: reads flags, environment and configuration, builds the objects, waits for a signal, and takes everything down again
-// in the order in which it says so below.
+// keyloadd: reads flags, environment and configuration, builds the objects, waits for a signal, and takes everything
+// down again in the order in which it says so below.
 
 extern char** environ;
 
@@ -85,7 +85,8 @@ bool WaitForSignal(const sigset_t& signals, absl::Duration timeout) {
 }
 
 // Waits until no load is active and no call is open, or `grace` is over, or another signal comes.
-void WaitForCalls(const RpcServer& server, const LoaderService& service, const sigset_t& signals, absl::Duration grace) {
+void WaitForCalls(const RpcServer& server, const LoaderService& service, const sigset_t& signals,
+                  absl::Duration grace) {
   const absl::Time deadline = absl::Now() + grace;
   while ((service.active_loads() > 0 || server.open_calls() > 0) && absl::Now() < deadline) {
     if (WaitForSignal(signals, absl::Milliseconds(20))) return;
@@ -120,17 +121,20 @@ int Run(const Config& config) {
   ByteBudget scratch(config.scratch_bytes);
   ModelRegistry registry;
   DocumentStore documents(DocumentStore::Options(), ParseManifest);
-  auto io = std::make_unique<Executor>(Executor::Options{.name = "io", .threads = io_threads, .queue_limit = io_threads * config.concurrent_loads});
-  auto loads = std::make_unique<Executor>(Executor::Options{.name = "load", .threads = config.concurrent_loads, .queue_limit = config.load_queue});
-  auto queries = std::make_unique<Executor>(Executor::Options{.name = "query", .threads = kQueryThreads, .queue_limit = kQueryQueue});
-  LoaderService service({.roots = &*roots,
-                         .documents = &documents,
-                         .registry = &registry,
-                         .loads = loads.get(),
-                         .transfer = {.devices = &devices,
-                                      .io = io.get(),
-                                      .scratch = &scratch,
-                                      .make_reader = [](const Shard& shard) { return MakeFileReader(shard.fd, shard.file); }}});
+  auto io = std::make_unique<Executor>(
+      Executor::Options{.name = "io", .threads = io_threads, .queue_limit = io_threads * config.concurrent_loads});
+  auto loads = std::make_unique<Executor>(
+      Executor::Options{.name = "load", .threads = config.concurrent_loads, .queue_limit = config.load_queue});
+  auto queries = std::make_unique<Executor>(
+      Executor::Options{.name = "query", .threads = kQueryThreads, .queue_limit = kQueryQueue});
+  LoaderService service(
+      {.roots = &*roots,
+       .documents = &documents,
+       .registry = &registry,
+       .loads = loads.get(),
+       .transfer = {.devices = &devices, .io = io.get(), .scratch = &scratch, .make_reader = [](const Shard& shard) {
+                      return MakeFileReader(shard.fd, shard.file);
+                    }}});
 
   absl::StatusOr<std::unique_ptr<RpcServer>> server =
       RpcServer::Start({.listen = config.listen, .rpc = {.service = &service, .queries = queries.get()}});
@@ -146,7 +150,8 @@ int Run(const Config& config) {
 
   int signal_number = 0;
   sigwait(&signals, &signal_number);
-  Log(LogLevel::kInfo, "drain", {{"signal", std::string(strsignal(signal_number))}, {"active_loads", uint64_t{service.active_loads()}}});
+  Log(LogLevel::kInfo, "drain",
+      {{"signal", std::string(strsignal(signal_number))}, {"active_loads", uint64_t{service.active_loads()}}});
   TakeDown(**server, service, signals, config.grace);
   server->reset();
   queries.reset();

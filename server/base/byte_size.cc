@@ -17,8 +17,14 @@ struct Unit {
   std::string_view suffix;
   uint64_t bytes;
 };
-constexpr std::array<Unit, 8> kUnits = {{{"kib", 1ull << 10}, {"mib", 1ull << 20}, {"gib", 1ull << 30}, {"tib", 1ull << 40},
-                                         {"kb", 1000}, {"mb", 1000'000}, {"gb", 1000'000'000}, {"tb", 1000'000'000'000}}};
+constexpr std::array<Unit, 8> kUnits = {{{"kib", 1ull << 10},
+                                         {"mib", 1ull << 20},
+                                         {"gib", 1ull << 30},
+                                         {"tib", 1ull << 40},
+                                         {"kb", 1000},
+                                         {"mb", 1000'000},
+                                         {"gb", 1000'000'000},
+                                         {"tb", 1000'000'000'000}}};
 
 }  // namespace
 

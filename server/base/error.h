@@ -51,8 +51,8 @@ inline constexpr Reason kLastReason = Reason::kInternal;
 
 using ErrorMetadata = std::map<std::string, std::string>;
 
-std::string_view ReasonName(Reason reason);             // "PATH_NOT_ALLOWED"
-absl::StatusCode ReasonCode(Reason reason);             // kPermissionDenied
+std::string_view ReasonName(Reason reason);  // "PATH_NOT_ALLOWED"
+absl::StatusCode ReasonCode(Reason reason);  // kPermissionDenied
 
 // A typed error. `message` names the subject (file, shard, key, offset); `metadata` repeats the dynamic values by name.
 absl::Status MakeError(Reason reason, std::string_view message, const ErrorMetadata& metadata = {});
@@ -70,8 +70,8 @@ absl::Status ErrnoToStatus(int error, std::string_view operation, std::string_vi
 
 }  // namespace keyload
 
-#define KEYLOAD_RETURN_IF_ERROR(expression)                  \
-  do {                                                       \
+#define KEYLOAD_RETURN_IF_ERROR(expression)                                                      \
+  do {                                                                                           \
     if (absl::Status keyload_status = (expression); !keyload_status.ok()) return keyload_status; \
   } while (false)
 

@@ -14,9 +14,9 @@ namespace keyload {
 class Executor {
  public:
   struct Options {
-    std::string name;        // thread names are "<name>-<i>", cut to 15 characters
-    size_t threads = 1;      // at least 1
-    size_t queue_limit = 64; // tasks waiting, beyond those that run
+    std::string name;         // thread names are "<name>-<i>", cut to 15 characters
+    size_t threads = 1;       // at least 1
+    size_t queue_limit = 64;  // tasks waiting, beyond those that run
   };
   explicit Executor(const Options& options);
   // Runs what is queued, then joins. No task may submit from then on.

@@ -52,7 +52,9 @@ struct Render {
   std::string operator()(double value) const { return absl::StrFormat("%.6f", value); }
   std::string operator()(bool value) const { return value ? "true" : "false"; }
   template <typename T>
-  std::string operator()(T value) const { return StrCat(value); }
+  std::string operator()(T value) const {
+    return StrCat(value);
+  }
 };
 
 }  // namespace
@@ -70,9 +72,9 @@ void Log(LogLevel level, std::string_view event, const std::vector<LogField>& fi
   if (!Logger().should_log(SpdlogLevel(level))) return;
   const bool json = log_format == LogFormat::kJson;
   const std::string now = absl::FormatTime("%Y-%m-%dT%H:%M:%E3SZ", absl::Now(), absl::UTCTimeZone());
-  std::string line = json ? StrCat("{\"ts\":\"", now, "\",\"level\":\"", LevelName(level), "\",\"event\":",
-                                         JsonString(event))
-                          : StrCat(now, " ", LevelName(level), " ", event);
+  std::string line =
+      json ? StrCat("{\"ts\":\"", now, "\",\"level\":\"", LevelName(level), "\",\"event\":", JsonString(event))
+           : StrCat(now, " ", LevelName(level), " ", event);
   for (const LogField& field : fields) {
     const std::string value = std::visit(Render{json}, field.value);
     if (json) {

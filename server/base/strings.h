@@ -9,8 +9,8 @@
 
 namespace keyload {
 
-// Debian builds abseil for C++14, where absl::string_view is a class of its own that std::string_view does not convert to.
-// These are the bridge; the views borrow from their argument.
+// Debian builds abseil for C++14, where absl::string_view is a class of its own that std::string_view does not convert
+// to. These are the bridge; the views borrow from their argument.
 inline absl::string_view ToAbsl(std::string_view text) { return {text.data(), text.size()}; }
 inline std::string_view ToStd(absl::string_view text) { return {text.data(), text.size()}; }
 

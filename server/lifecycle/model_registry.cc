@@ -28,7 +28,9 @@ ModelState PublishedState(const KeyCounts& counts) {
 }  // namespace
 
 ModelRegistry::Claim::Claim(Claim&& other) noexcept
-    : registry_(std::exchange(other.registry_, nullptr)), name_(std::move(other.name_)), generation_(other.generation_) {}
+    : registry_(std::exchange(other.registry_, nullptr)),
+      name_(std::move(other.name_)),
+      generation_(other.generation_) {}
 
 ModelRegistry::Claim& ModelRegistry::Claim::operator=(Claim&& other) noexcept {
   std::swap(registry_, other.registry_);
@@ -41,6 +43,17 @@ ModelRegistry::Claim::~Claim() {
   if (registry_ != nullptr) registry_->Abandon(name_);
 }
 
+ModelRegistry::~ModelRegistry() {
+  // Models tell the table that they are gone: it must be whole until the last one is.
+  std::vector<ModelHandle> models;  // goes after the lock
+  MutexLock lock(mutex_);
+  for (auto& [name, entry] : entries_) {
+    if (!IsPublished(entry.state)) continue;
+    Transition(entry, ModelState::kUnloading);
+    models.push_back(std::move(entry.model));
+  }
+}
+
 void ModelRegistry::Transition(Entry& entry, ModelState to) {
   if (!IsLegalTransition(entry.state, to)) std::abort();  // a bug in this class: nothing outside can cause it
   entry.state = to;
@@ -50,7 +63,8 @@ void ModelRegistry::Transition(Entry& entry, ModelState to) {
 absl::StatusOr<ModelRegistry::Claim> ModelRegistry::Begin(std::string_view name) {
   MutexLock lock(mutex_);
   auto it = entries_.find(name);
-  if (it != entries_.end() && IsPublished(it->second.state)) return ModelError(Reason::kModelExists, name, "is loaded already");
+  if (it != entries_.end() && IsPublished(it->second.state))
+    return ModelError(Reason::kModelExists, name, "is loaded already");
   if (it != entries_.end()) return BusyError(name, it->second.state);
   it = entries_.emplace(name, Entry()).first;
   Transition(it->second, ModelState::kLoading);
@@ -98,7 +112,11 @@ absl::StatusOr<ModelHandle> ModelRegistry::Use(std::string_view name) {
 }
 
 ModelInfo ModelRegistry::ToInfo(const std::string& name, const Entry& entry) {
-  return {.name = name, .state = entry.state, .generation = entry.generation, .model = entry.model, .last_use = entry.last_use};
+  return {.name = name,
+          .state = entry.state,
+          .generation = entry.generation,
+          .model = entry.model,
+          .last_use = entry.last_use};
 }
 
 absl::StatusOr<ModelInfo> ModelRegistry::Info(std::string_view name) const {

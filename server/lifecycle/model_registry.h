@@ -21,14 +21,16 @@ struct ModelInfo {
   std::string name;
   ModelState state = ModelState::kUnloaded;
   uint64_t generation = 0;
-  ModelHandle model;       // null while loading, unloading or failed
+  ModelHandle model;  // null while loading, unloading or failed
   absl::Time last_use;
 };
 
-// The models of the daemon by name, and the only place where their state changes. Thread-safe; no call holds its lock across I/O.
+// The models of the daemon by name, and the only place where their state changes. Thread-safe; no call holds its lock
+// across I/O.
 class ModelRegistry {
  public:
-  // Claims `name` for one load: it is LOADING until Publish, or FAILED and then gone when the claim is destroyed without.
+  // Claims `name` for one load: it is LOADING until Publish, or FAILED and then gone when the claim is destroyed
+  // without.
   class Claim {
    public:
     Claim() = default;
@@ -46,6 +48,10 @@ class ModelRegistry {
     uint64_t generation_ = 0;
   };
 
+  ModelRegistry() = default;
+  // Frees the models. REQUIRES: nobody uses one any more, and no claim is open.
+  ~ModelRegistry();
+
   // MODEL_EXISTS when it is loaded, MODEL_BUSY while it is loading or unloading.
   absl::StatusOr<Claim> Begin(std::string_view name);
   // Makes `content` what the name stands for. Ends the claim.
@@ -61,8 +67,9 @@ class ModelRegistry {
     bool was_loaded = false;
     uint64_t freed_bytes = 0;
   };
-  // Withdraws the model and waits until its last user is done and the memory is free. An unknown name is fine. MODEL_BUSY while it is
-  // loading or already unloading; LOAD_CANCELLED or DEADLINE_EXCEEDED end the wait, not the unloading.
+  // Withdraws the model and waits until its last user is done and the memory is free. An unknown name is fine.
+  // MODEL_BUSY while it is loading or already unloading; LOAD_CANCELLED or DEADLINE_EXCEEDED end the wait, not the
+  // unloading.
   absl::StatusOr<Unloaded> Unload(std::string_view name, const RequestContext& context);
 
  private:

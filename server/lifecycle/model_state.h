@@ -5,7 +5,8 @@
 
 namespace keyload {
 
-// The life of a model name. Published states (kLazy, kPartial, kResident) are entered after the model is usable and left before it is gone.
+// The life of a model name. Published states (kLazy, kPartial, kResident) are entered after the model is usable and
+// left before it is gone.
 //
 //   UNLOADED ─▶ LOADING ─▶ LAZY | PARTIAL | RESIDENT ─▶ UNLOADING ─▶ UNLOADED
 //                  └─────▶ FAILED ─▶ LOADING

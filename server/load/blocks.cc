@@ -22,7 +22,8 @@ std::vector<Block> CutBlocks(const LoadPlan& plan, const BlockLimits& limits) {
     while (tensor < last) {
       Block block = {.extent = e, .offset = position, .first_tensor = tensor};
       uint64_t stop = std::min(position + limit, extent.offset + extent.length);
-      while (tensor < last && tensor - block.first_tensor < limits.tensors && End(plan.tensors[tensor]) <= stop) ++tensor;
+      while (tensor < last && tensor - block.first_tensor < limits.tensors && End(plan.tensors[tensor]) <= stop)
+        ++tensor;
       block.end_tensor = tensor;
       if (tensor < last) {
         const PlannedTensor& cut = plan.tensors[tensor];

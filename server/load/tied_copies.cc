@@ -10,7 +10,8 @@ namespace {
 
 constexpr uint64_t kCompareBytes = 1ull << 20;
 
-absl::Status ReadBack(const TransferResult& result, const PlannedTensor& tensor, uint64_t offset, std::span<std::byte> bytes) {
+absl::Status ReadBack(const TransferResult& result, const PlannedTensor& tensor, uint64_t offset,
+                      std::span<std::byte> bytes) {
   const Segment& segment = result.segments[tensor.segment];
   if (segment.kind == SegmentKind::kMemory) {
     return segment.device->Read(*segment.memory, tensor.segment_offset + offset, bytes);

@@ -15,7 +15,8 @@ absl::StatusOr<std::vector<Segment>> AllocateSegments(const LoadPlan& plan, cons
   std::vector<Segment> segments;
   segments.reserve(plan.segments.size());
   for (const PlannedSegment& planned : plan.segments) {
-    Segment segment = {.kind = planned.kind, .device = devices.Find(plan.devices[planned.device]), .shard = planned.shard};
+    Segment segment = {
+        .kind = planned.kind, .device = devices.Find(plan.devices[planned.device]), .shard = planned.shard};
     if (planned.kind == SegmentKind::kMemory) {
       KEYLOAD_ASSIGN_OR_RETURN(segment.memory, segment.device->Allocate(reservations[planned.device], planned.bytes));
     }

@@ -37,26 +37,27 @@ using ReaderFactory = std::function<std::unique_ptr<ShardReader>(const Shard&)>;
 // What all loads share. Everything outlives every load.
 struct TransferResources {
   DeviceSet* devices = nullptr;
-  Executor* io = nullptr;         // runs block after block; never waits for other tasks
+  Executor* io = nullptr;  // runs block after block; never waits for other tasks
   ByteBudget* scratch = nullptr;
   ReaderFactory make_reader;
 };
 
-// Promises the plan's memory on every device, before the first read: one entry per LoadPlan::devices. DEVICE_OUT_OF_MEMORY leaves nothing behind.
+// Promises the plan's memory on every device, before the first read: one entry per LoadPlan::devices.
+// DEVICE_OUT_OF_MEMORY leaves nothing behind.
 absl::StatusOr<std::vector<MemoryReservation>> ReserveForPlan(const LoadPlan& plan, const DeviceSet& devices);
 
 // What a transfer made and measured.
 struct TransferResult {
-  std::vector<Segment> segments;                       // as in the plan; those of equal tied copies are empty again
-  std::vector<std::shared_ptr<ShardReader>> readers;   // per shard that was touched
-  std::vector<TiedDuplicate> equal_duplicates;         // second copies that were dropped
-  std::vector<TiedDuplicate> conflicts;                // second copies that differ and were kept
+  std::vector<Segment> segments;                      // as in the plan; those of equal tied copies are empty again
+  std::vector<std::shared_ptr<ShardReader>> readers;  // per shard that was touched
+  std::vector<TiedDuplicate> equal_duplicates;        // second copies that were dropped
+  std::vector<TiedDuplicate> conflicts;               // second copies that differ and were kept
 };
 
-// Runs `plan`: allocates its segments out of `reservations`, reads every extent block by block, converts, copies, waits for the
-// devices, compares tied copies, and checks that no file changed meanwhile. Blocks; `progress` runs on the calling thread at most
-// every kProgressInterval. The first error stops the rest; on every way out no copy is in flight and what was allocated is free again.
-// Writes bytes, busy, shards and devices of `report`, as far as it got.
+// Runs `plan`: allocates its segments out of `reservations`, reads every extent block by block, converts, copies, waits
+// for the devices, compares tied copies, and checks that no file changed meanwhile. Blocks; `progress` runs on the
+// calling thread at most every kProgressInterval. The first error stops the rest; on every way out no copy is in flight
+// and what was allocated is free again. Writes bytes, busy, shards and devices of `report`, as far as it got.
 // LOAD_CANCELLED, DEADLINE_EXCEEDED, DEVICE_OUT_OF_MEMORY, CHECKPOINT_TRUNCATED, CHECKPOINT_CHANGED, IO_ERROR.
 absl::StatusOr<TransferResult> Transfer(const LoadPlan& plan, const CheckpointIndex& index,
                                         std::vector<MemoryReservation> reservations, const TransferResources& resources,

@@ -13,6 +13,10 @@ namespace {
 
 using SteadyClock = std::chrono::steady_clock;
 
+int64_t Nanoseconds(SteadyClock::time_point time) {
+  return std::chrono::duration_cast<std::chrono::nanoseconds>(time.time_since_epoch()).count();
+}
+
 int64_t NanosecondsSince(SteadyClock::time_point start) {
   return std::chrono::duration_cast<std::chrono::nanoseconds>(SteadyClock::now() - start).count();
 }
@@ -51,7 +55,8 @@ uint64_t TransferRun::SlabBytes(const LoadPlan& plan, uint64_t block_bytes) {
   uint64_t growth = 0;
   for (const PlannedTensor& tensor : plan.tensors) {
     if (tensor.dtype != tensor.stored_dtype) {
-      growth = std::max<uint64_t>(growth, (DTypeBits(tensor.dtype) + DTypeBits(tensor.stored_dtype) - 1) / DTypeBits(tensor.stored_dtype));
+      growth = std::max<uint64_t>(
+          growth, (DTypeBits(tensor.dtype) + DTypeBits(tensor.stored_dtype) - 1) / DTypeBits(tensor.stored_dtype));
     }
   }
   return block_bytes * (1 + growth);
@@ -231,18 +236,20 @@ absl::Status TransferRun::ReadThroughSlab(const Block& block, ShardReader& reade
   return status;
 }
 
-void TransferRun::StartCopy(const std::shared_ptr<BlockState>& state, const Piece& piece, std::span<const std::byte> source) {
+void TransferRun::StartCopy(const std::shared_ptr<BlockState>& state, const Piece& piece,
+                            std::span<const std::byte> source) {
   {
     MutexLock lock(mutex_);
     ++outstanding_;
   }
   const Segment& segment = segments_[piece.tensor->segment];
   DeviceTotals& totals = device_totals_[plan_.segments[piece.tensor->segment].device];
-  const auto start = SteadyClock::now();
+  const int64_t start = Nanoseconds(SteadyClock::now());
   segment.device->CopyAsync(*segment.memory, piece.target_offset, source,
                             [this, held = state, &totals, start, bytes = source.size()](absl::Status status) mutable {
                               totals.copied += bytes;
-                              totals.nanoseconds += NanosecondsSince(start);
+                              const int64_t now = Nanoseconds(SteadyClock::now());
+                              totals.nanoseconds += now - std::max(start, totals.last_done.exchange(now));
                               if (!status.ok()) Fail(status);
                               held.reset();
                               MutexLock lock(mutex_);

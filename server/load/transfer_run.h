@@ -13,7 +13,8 @@
 
 namespace keyload {
 
-// The blocks of one load on their way: workers take them in order, devices complete them. Thread-safe unless said otherwise.
+// The blocks of one load on their way: workers take them in order, devices complete them. Thread-safe unless said
+// otherwise.
 //
 //   worker:  next block ─▶ read ─┬─▶ straight into host segments
 //                                └─▶ slab ─▶ convert ─▶ Device::CopyAsync ─▶ done: slab back, block counted
@@ -41,9 +42,11 @@ class TransferRun {
     std::atomic<uint64_t> read = 0;
     std::atomic<int64_t> nanoseconds = 0;
   };
+  // Written by the device's copy thread.
   struct DeviceTotals {
     std::atomic<uint64_t> copied = 0;
-    std::atomic<int64_t> nanoseconds = 0;
+    std::atomic<int64_t> nanoseconds = 0;  // while at least one copy was on its way
+    std::atomic<int64_t> last_done = 0;    // by the steady clock
   };
 
   void Work();

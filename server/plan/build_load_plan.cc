@@ -10,9 +10,9 @@
 namespace keyload {
 namespace {
 
-constexpr uint64_t kTensorAlignment = 256;            // what CUDA guarantees of an allocation, and more than any element needs
-constexpr uint64_t kSegmentTarget = 2ull << 20;       // below it, neighbouring units share a segment
-constexpr uint64_t kGapShare = 100;                   // gaps may add 1/100 to what is read
+constexpr uint64_t kTensorAlignment = 256;  // what CUDA guarantees of an allocation, and more than any element needs
+constexpr uint64_t kSegmentTarget = 2ull << 20;  // below it, neighbouring units share a segment
+constexpr uint64_t kGapShare = 100;              // gaps may add 1/100 to what is read
 
 uint64_t AlignUp(uint64_t value) { return (value + kTensorAlignment - 1) / kTensorAlignment * kTensorAlignment; }
 
@@ -23,7 +23,8 @@ std::string_view EvictionUnit(std::string_view key) {
     const size_t dot = key.find('.', start);
     if (dot == std::string_view::npos) return key.substr(0, start == 0 ? 0 : start - 1);
     const std::string_view component = key.substr(start, dot - start);
-    if (component.find_first_not_of("0123456789") == std::string_view::npos && !component.empty()) return key.substr(0, dot);
+    if (component.find_first_not_of("0123456789") == std::string_view::npos && !component.empty())
+      return key.substr(0, dot);
     start = dot + 1;
   }
 }
@@ -165,7 +166,8 @@ class PlanBuilder {
 
 std::string_view EngineName(Engine engine) { return engine == Engine::kMapped ? "mapped" : "buffered"; }
 
-std::shared_ptr<const LoadPlan> BuildLoadPlan(const KeyReport& report, const PlacementInput& input, const Placement& placement) {
+std::shared_ptr<const LoadPlan> BuildLoadPlan(const KeyReport& report, const PlacementInput& input,
+                                              const Placement& placement) {
   return PlanBuilder(report, input, placement).Build();
 }
 

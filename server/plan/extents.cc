@@ -51,8 +51,8 @@ std::vector<Extent> Join(const std::vector<Extent>& extents, uint64_t largest_ga
 
 }  // namespace
 
-std::vector<Extent> CoalesceExtents(const std::vector<PlannedTensor>& tensors, const std::vector<PlannedSegment>& segments,
-                                    uint64_t gap_budget) {
+std::vector<Extent> CoalesceExtents(const std::vector<PlannedTensor>& tensors,
+                                    const std::vector<PlannedSegment>& segments, uint64_t gap_budget) {
   std::vector<Extent> single;
   single.reserve(tensors.size());
   for (uint32_t i = 0; i < tensors.size(); ++i) {

@@ -14,16 +14,16 @@ namespace keyload {
 
 // What happens to one key's element type on load.
 struct DTypeRequest {
-  std::optional<DType> wanted;             // for convertible floating tensors; nullopt: as stored
-  std::vector<std::string> keep_in_fp32;   // dotted components whose tensors become F32 instead of a 16-bit type
+  std::optional<DType> wanted;            // for convertible floating tensors; nullopt: as stored
+  std::vector<std::string> keep_in_fp32;  // dotted components whose tensors become F32 instead of a 16-bit type
 };
 
 // The keys that get a place, with the sizes that they will have there. Non-persistent buffers take part in the sizes,
 // keys that are not selected do not.
 struct PlacementInput {
   PlacementModel model;
-  std::vector<uint32_t> keys;    // per placed tensor: index into KeyReport::keys
-  std::vector<DType> dtypes;     // per placed tensor: on the device
+  std::vector<uint32_t> keys;  // per placed tensor: index into KeyReport::keys
+  std::vector<DType> dtypes;   // per placed tensor: on the device
 };
 PlacementInput MakePlacementInput(const KeyReport& report, const DTypeRequest& dtype,
                                   const std::vector<std::string>& no_split_classes);
@@ -39,20 +39,20 @@ enum class SegmentKind : uint8_t { kFile, kMemory };
 // One eviction unit on one device: a layer, or several small modules together, at least 2 MiB where the model allows.
 struct PlannedSegment {
   SegmentKind kind = SegmentKind::kMemory;
-  uint16_t device = 0;   // index into LoadPlan::devices
-  uint32_t shard = 0;    // kFile only: the whole shard is the segment
-  uint64_t bytes = 0;    // kMemory: to allocate, padding included; kFile: the shard's size
+  uint16_t device = 0;  // index into LoadPlan::devices
+  uint32_t shard = 0;   // kFile only: the whole shard is the segment
+  uint64_t bytes = 0;   // kMemory: to allocate, padding included; kFile: the shard's size
 };
 
 struct PlannedTensor {
-  uint32_t key = 0;             // index into KeyReport::keys
+  uint32_t key = 0;  // index into KeyReport::keys
   uint32_t segment = 0;
   uint64_t segment_offset = 0;  // kFile: the file offset
   uint64_t bytes = 0;           // on the device
   uint64_t file_offset = 0;
   uint64_t stored_bytes = 0;
   uint32_t shard = 0;
-  DType dtype = DType::kF32;    // on the device
+  DType dtype = DType::kF32;  // on the device
   DType stored_dtype = DType::kF32;
 };
 
@@ -79,16 +79,17 @@ struct TiedDuplicate {
 struct LoadPlan {
   std::vector<std::string> devices;
   std::vector<PlannedSegment> segments;
-  std::vector<PlannedTensor> tensors;      // by engine, then shard, then file offset
-  std::vector<Extent> extents;             // the same order
-  std::vector<uint32_t> lazy_keys;         // placed on "disk": they stay in the file
+  std::vector<PlannedTensor> tensors;  // by engine, then shard, then file offset
+  std::vector<Extent> extents;         // the same order
+  std::vector<uint32_t> lazy_keys;     // placed on "disk": they stay in the file
   std::vector<TiedDuplicate> duplicates;
-  std::vector<uint64_t> reserve_bytes;     // per device
-  uint64_t selected_bytes = 0;             // stored bytes of `tensors`
+  std::vector<uint64_t> reserve_bytes;  // per device
+  uint64_t selected_bytes = 0;          // stored bytes of `tensors`
   uint64_t mapped_bytes = 0;
 };
 
 // Cuts the placed keys into segments and extents. Pure; never blocks. `input` and `placement` belong together.
-std::shared_ptr<const LoadPlan> BuildLoadPlan(const KeyReport& report, const PlacementInput& input, const Placement& placement);
+std::shared_ptr<const LoadPlan> BuildLoadPlan(const KeyReport& report, const PlacementInput& input,
+                                              const Placement& placement);
 
 }  // namespace keyload

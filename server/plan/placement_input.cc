@@ -47,8 +47,10 @@ PlacementInput MakePlacementInput(const KeyReport& report, const DTypeRequest& d
     const bool found = key.state == KeyState::kFound;
     const DType from = found ? report.index->tensors()[key.stored].dtype : key.dtype;
     const DType on_device = rule.For(key.name, from);
-    const uint64_t size_unit_bytes = found ? report.index->tensors()[key.stored].bytes : key.bytes;
-    const uint64_t bytes = on_device == from ? size_unit_bytes : size_unit_bytes / DTypeBits(from) * DTypeBits(on_device);
+    const uint64_t from_bytes = found ? report.index->tensors()[key.stored].bytes : key.bytes;
+    // What converts has whole bytes per element.
+    const uint64_t bytes =
+        on_device == from ? from_bytes : from_bytes / (DTypeBits(from) / 8) * (DTypeBits(on_device) / 8);
     placed_at[i] = static_cast<int64_t>(input.keys.size());
     input.keys.push_back(i);
     input.dtypes.push_back(on_device);
@@ -58,7 +60,8 @@ PlacementInput MakePlacementInput(const KeyReport& report, const DTypeRequest& d
     input.model.modules = report.manifest->modules;
     input.model.no_split_classes = report.manifest->no_split_modules;
   }
-  input.model.no_split_classes.insert(input.model.no_split_classes.end(), no_split_classes.begin(), no_split_classes.end());
+  input.model.no_split_classes.insert(input.model.no_split_classes.end(), no_split_classes.begin(),
+                                      no_split_classes.end());
   for (const std::vector<uint32_t>& group : report.tied_groups) {
     std::vector<uint32_t> placed;
     for (const uint32_t key : group) {

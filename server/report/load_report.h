@@ -34,12 +34,12 @@ struct DeviceUse {
   std::string device;
   std::string uuid;
   bool simulated = false;
-  uint64_t tensors = 0;         // that are or will be resident there
+  uint64_t tensors = 0;  // that are or will be resident there
   uint64_t tensor_bytes = 0;
   uint64_t reserved_bytes = 0;  // segments, padding included; 0 for what is mapped
   uint64_t copied_bytes = 0;
   absl::Duration copy_duration;  // summed over copies
-  uint64_t missing_bytes = 0;   // placed there, but without data
+  uint64_t missing_bytes = 0;    // placed there, but without data
 };
 
 struct ShardUse {
@@ -52,10 +52,10 @@ struct ShardUse {
 };
 
 struct ByteCounts {
-  uint64_t selected = 0;      // stored bytes of the tensors to load
-  uint64_t read = 0;          // tensor bytes that read calls returned, gaps between tensors included
+  uint64_t selected = 0;  // stored bytes of the tensors to load
+  uint64_t read = 0;      // tensor bytes that read calls returned, gaps between tensors included
   uint64_t mapped = 0;
-  uint64_t cached = 0;        // part of `read` that was in the page cache
+  uint64_t cached = 0;  // part of `read` that was in the page cache
   uint64_t peak_scratch = 0;
 };
 

@@ -11,8 +11,8 @@
 
 namespace keyload {
 
-// A response stream whose messages are made one at a time on the query executor: the next one only after the client took the
-// last. Deletes itself. Subclasses make the messages.
+// A response stream whose messages are made one at a time on the query executor: the next one only after the client
+// took the last. Deletes itself. Subclasses make the messages.
 template <typename Response>
 class ChunkStream : public grpc::ServerWriteReactor<Response>, public LiveCall {
  public:
@@ -45,7 +45,8 @@ class ChunkStream : public grpc::ServerWriteReactor<Response>, public LiveCall {
       if (!more.ok() || !*more) return this->Finish(ToGrpcStatus(more.status()));
       this->StartWrite(&response_);
     });
-    if (!queued) this->Finish(ToGrpcStatus(MakeError(Reason::kLoadQueueFull, "too many requests are waiting; try again later")));
+    if (!queued)
+      this->Finish(ToGrpcStatus(MakeError(Reason::kLoadQueueFull, "too many requests are waiting; try again later")));
   }
 
   const RpcContext rpc_;

@@ -15,18 +15,25 @@ absl::StatusOr<TensorSpec> FromProto(const v1::TensorSpec& message) {
   tensor.name = message.name();
   switch (message.kind()) {
     case v1::TensorSpec::KIND_UNSPECIFIED:
-    case v1::TensorSpec::KIND_PARAMETER: tensor.kind = TensorKind::kParameter; break;
-    case v1::TensorSpec::KIND_BUFFER: tensor.kind = TensorKind::kBuffer; break;
-    case v1::TensorSpec::KIND_NON_PERSISTENT_BUFFER: tensor.kind = TensorKind::kNonPersistentBuffer; break;
+    case v1::TensorSpec::KIND_PARAMETER:
+      tensor.kind = TensorKind::kParameter;
+      break;
+    case v1::TensorSpec::KIND_BUFFER:
+      tensor.kind = TensorKind::kBuffer;
+      break;
+    case v1::TensorSpec::KIND_NON_PERSISTENT_BUFFER:
+      tensor.kind = TensorKind::kNonPersistentBuffer;
+      break;
     default:
       return MakeError(Reason::kManifestInvalid, StrCat("manifest: tensor ", message.name(), " has an unknown kind"),
                        {{"key", message.name()}});
   }
   const std::optional<DType> dtype = ParseDType(message.dtype());
   if (!dtype) {
-    return MakeError(Reason::kManifestInvalid,
-                     StrCat("manifest: tensor ", message.name(), " has no safetensors dtype: \"", message.dtype(), "\""),
-                     {{"key", message.name()}, {"dtype", message.dtype()}});
+    return MakeError(
+        Reason::kManifestInvalid,
+        StrCat("manifest: tensor ", message.name(), " has no safetensors dtype: \"", message.dtype(), "\""),
+        {{"key", message.name()}, {"dtype", message.dtype()}});
   }
   tensor.dtype = *dtype;
   tensor.shape.assign(message.shape().begin(), message.shape().end());
@@ -42,7 +49,8 @@ std::vector<std::string> Strings(const Field& field) {
 
 absl::StatusOr<std::shared_ptr<const Manifest>> FromProto(const v1::ModelManifest& message) {
   if (message.conversions_size() > 0) {
-    return MakeError(Reason::kFieldNotSupported, "manifest: conversions are not supported yet", {{"field", "manifest.conversions"}});
+    return MakeError(Reason::kFieldNotSupported, "manifest: conversions are not supported yet",
+                     {{"field", "manifest.conversions"}});
   }
   auto manifest = std::make_shared<Manifest>();
   manifest->architecture = message.architecture();
@@ -60,7 +68,8 @@ absl::StatusOr<std::shared_ptr<const Manifest>> FromProto(const v1::ModelManifes
   manifest->keep_in_fp32 = Strings(message.keep_in_fp32());
   manifest->ignore_missing = Strings(message.ignore_missing());
   manifest->ignore_unexpected = Strings(message.ignore_unexpected());
-  for (const v1::Rename& rename : message.renames()) manifest->renames.push_back({rename.pattern(), rename.replacement()});
+  for (const v1::Rename& rename : message.renames())
+    manifest->renames.push_back({rename.pattern(), rename.replacement()});
   KEYLOAD_RETURN_IF_ERROR(ValidateManifest(*manifest));
   return manifest;
 }

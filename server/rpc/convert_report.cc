@@ -13,25 +13,36 @@ google::protobuf::Duration ToProto(absl::Duration duration) {
   return TimeUtil::NanosecondsToDuration(absl::ToInt64Nanoseconds(duration));
 }
 
-google::protobuf::Timestamp ToProto(absl::Time time) { return TimeUtil::NanosecondsToTimestamp(absl::ToUnixNanos(time)); }
+google::protobuf::Timestamp ToProto(absl::Time time) {
+  return TimeUtil::NanosecondsToTimestamp(absl::ToUnixNanos(time));
+}
 
 v1::LoadReport::Outcome ToProto(Outcome outcome) {
   switch (outcome) {
-    case Outcome::kPlanned: return v1::LoadReport::OUTCOME_PLANNED;
-    case Outcome::kComplete: return v1::LoadReport::OUTCOME_COMPLETE;
-    case Outcome::kIncomplete: return v1::LoadReport::OUTCOME_INCOMPLETE;
-    case Outcome::kRejected: return v1::LoadReport::OUTCOME_REJECTED;
-    case Outcome::kCancelled: return v1::LoadReport::OUTCOME_CANCELLED;
-    case Outcome::kFailed: return v1::LoadReport::OUTCOME_FAILED;
+    case Outcome::kPlanned:
+      return v1::LoadReport::OUTCOME_PLANNED;
+    case Outcome::kComplete:
+      return v1::LoadReport::OUTCOME_COMPLETE;
+    case Outcome::kIncomplete:
+      return v1::LoadReport::OUTCOME_INCOMPLETE;
+    case Outcome::kRejected:
+      return v1::LoadReport::OUTCOME_REJECTED;
+    case Outcome::kCancelled:
+      return v1::LoadReport::OUTCOME_CANCELLED;
+    case Outcome::kFailed:
+      return v1::LoadReport::OUTCOME_FAILED;
   }
   return v1::LoadReport::OUTCOME_UNSPECIFIED;
 }
 
 v1::ExpectedKeys::From ToProto(ExpectedFrom from) {
   switch (from) {
-    case ExpectedFrom::kCheckpoint: return v1::ExpectedKeys::FROM_CHECKPOINT;
-    case ExpectedFrom::kConfig: return v1::ExpectedKeys::FROM_CONFIG;
-    case ExpectedFrom::kManifest: return v1::ExpectedKeys::FROM_MANIFEST;
+    case ExpectedFrom::kCheckpoint:
+      return v1::ExpectedKeys::FROM_CHECKPOINT;
+    case ExpectedFrom::kConfig:
+      return v1::ExpectedKeys::FROM_CONFIG;
+    case ExpectedFrom::kManifest:
+      return v1::ExpectedKeys::FROM_MANIFEST;
   }
   return v1::ExpectedKeys::FROM_UNSPECIFIED;
 }
@@ -116,13 +127,20 @@ v1::ShardUse ToProto(const ShardUse& use) {
 
 v1::ModelState ToProto(ModelState state) {
   switch (state) {
-    case ModelState::kUnloaded: return v1::MODEL_STATE_UNLOADED;
-    case ModelState::kLoading: return v1::MODEL_STATE_LOADING;
-    case ModelState::kLazy: return v1::MODEL_STATE_LAZY;
-    case ModelState::kPartial: return v1::MODEL_STATE_PARTIAL;
-    case ModelState::kResident: return v1::MODEL_STATE_RESIDENT;
-    case ModelState::kUnloading: return v1::MODEL_STATE_UNLOADING;
-    case ModelState::kFailed: return v1::MODEL_STATE_FAILED;
+    case ModelState::kUnloaded:
+      return v1::MODEL_STATE_UNLOADED;
+    case ModelState::kLoading:
+      return v1::MODEL_STATE_LOADING;
+    case ModelState::kLazy:
+      return v1::MODEL_STATE_LAZY;
+    case ModelState::kPartial:
+      return v1::MODEL_STATE_PARTIAL;
+    case ModelState::kResident:
+      return v1::MODEL_STATE_RESIDENT;
+    case ModelState::kUnloading:
+      return v1::MODEL_STATE_UNLOADING;
+    case ModelState::kFailed:
+      return v1::MODEL_STATE_FAILED;
   }
   return v1::MODEL_STATE_UNSPECIFIED;
 }
@@ -190,13 +208,20 @@ v1::Model ToProto(const ModelInfo& info) {
 
 v1::KeyState ToProto(ListedState state) {
   switch (state) {
-    case ListedState::kResident: return v1::KEY_STATE_RESIDENT;
-    case ListedState::kLazy: return v1::KEY_STATE_LAZY;
-    case ListedState::kMissing: return v1::KEY_STATE_MISSING;
-    case ListedState::kUnexpected: return v1::KEY_STATE_UNEXPECTED;
-    case ListedState::kMismatched: return v1::KEY_STATE_MISMATCHED;
-    case ListedState::kIgnored: return v1::KEY_STATE_IGNORED;
-    case ListedState::kNotSelected: return v1::KEY_STATE_NOT_SELECTED;
+    case ListedState::kResident:
+      return v1::KEY_STATE_RESIDENT;
+    case ListedState::kLazy:
+      return v1::KEY_STATE_LAZY;
+    case ListedState::kMissing:
+      return v1::KEY_STATE_MISSING;
+    case ListedState::kUnexpected:
+      return v1::KEY_STATE_UNEXPECTED;
+    case ListedState::kMismatched:
+      return v1::KEY_STATE_MISMATCHED;
+    case ListedState::kIgnored:
+      return v1::KEY_STATE_IGNORED;
+    case ListedState::kNotSelected:
+      return v1::KEY_STATE_NOT_SELECTED;
   }
   return v1::KEY_STATE_UNSPECIFIED;
 }

@@ -14,7 +14,8 @@ namespace keyload {
 namespace {
 
 absl::Status NotSupported(std::string_view field, std::string_view what = "") {
-  return MakeError(Reason::kFieldNotSupported, StrCat("spec.", field, what.empty() ? "" : " = ", what, " is not supported yet"),
+  return MakeError(Reason::kFieldNotSupported,
+                   StrCat("spec.", field, what.empty() ? "" : " = ", what, " is not supported yet"),
                    {{"field", std::string(field)}});
 }
 
@@ -51,9 +52,12 @@ absl::Status RefuseUnknownEnums(const v1::LoadSpec& spec) {
 
 ExpectedSpec::From FromProto(v1::ExpectedKeys::From from) {
   switch (from) {
-    case v1::ExpectedKeys::FROM_CHECKPOINT: return ExpectedSpec::From::kCheckpoint;
-    case v1::ExpectedKeys::FROM_MANIFEST: return ExpectedSpec::From::kManifest;
-    default: return ExpectedSpec::From::kDefault;
+    case v1::ExpectedKeys::FROM_CHECKPOINT:
+      return ExpectedSpec::From::kCheckpoint;
+    case v1::ExpectedKeys::FROM_MANIFEST:
+      return ExpectedSpec::From::kManifest;
+    default:
+      return ExpectedSpec::From::kDefault;
   }
 }
 
@@ -130,14 +134,16 @@ absl::StatusOr<LoadSpec> FromProto(const v1::LoadSpec& message) {
   }
   spec.rules = FromProto(message.rules());
   spec.device_map = FromProto(message.device_map());
-  spec.no_split_classes.assign(message.device_map().no_split_classes().begin(), message.device_map().no_split_classes().end());
+  spec.no_split_classes.assign(message.device_map().no_split_classes().begin(),
+                               message.device_map().no_split_classes().end());
   for (const v1::VirtualDevice& device : message.device_map().plan_for()) {
     spec.plan_for.push_back({.name = device.device(), .uuid = "", .free_bytes = device.bytes()});
   }
   if (!message.dtype().empty()) {
     spec.dtype = ParseDType(message.dtype());
     if (!spec.dtype) {
-      return MakeError(Reason::kDtypeNotSupported, StrCat("spec.dtype \"", message.dtype(), "\" is no safetensors dtype"),
+      return MakeError(Reason::kDtypeNotSupported,
+                       StrCat("spec.dtype \"", message.dtype(), "\" is no safetensors dtype"),
                        {{"dtype", message.dtype()}});
     }
   }

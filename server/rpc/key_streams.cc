@@ -43,9 +43,9 @@ class ListKeysStream : public ChunkStream<v1::ListKeysResponse> {
 
   absl::Status Prepare() {
     KEYLOAD_ASSIGN_OR_RETURN(model_, rpc_.service->registry().Use(request_.model()));
-    KEYLOAD_ASSIGN_OR_RETURN(const KeySelection selection,
-                             CompileSelection(FromProto(request_.select()), request_.select().key_list_digest(),
-                                              rpc_.service->documents()));
+    KEYLOAD_ASSIGN_OR_RETURN(
+        const KeySelection selection,
+        CompileSelection(FromProto(request_.select()), request_.select().key_list_digest(), rpc_.service->documents()));
     for (const int state : request_.states()) states_.insert(state);
     keys_ = ListKeys(*model_, selection);
     return absl::OkStatus();
@@ -60,7 +60,8 @@ class ListKeysStream : public ChunkStream<v1::ListKeysResponse> {
 
 class ReadTensorsStream : public ChunkStream<v1::ReadTensorsResponse> {
  public:
-  ReadTensorsStream(const RpcContext& rpc, const grpc::CallbackServerContext& context, const v1::ReadTensorsRequest& request)
+  ReadTensorsStream(const RpcContext& rpc, const grpc::CallbackServerContext& context,
+                    const v1::ReadTensorsRequest& request)
       : ChunkStream(rpc, context), request_(request) {
     Continue();
   }
@@ -90,12 +91,12 @@ class ReadTensorsStream : public ChunkStream<v1::ReadTensorsResponse> {
     if (request_.generation() != 0 && request_.generation() != model->report().generation) {
       return MakeError(Reason::kGenerationMismatch,
                        StrCat("model ", request_.model(), " is at generation ", model->report().generation, ", not ",
-                                    request_.generation()),
+                              request_.generation()),
                        {{"model", request_.model()}, {"generation", StrCat(model->report().generation)}});
     }
-    KEYLOAD_ASSIGN_OR_RETURN(const KeySelection selection,
-                             CompileSelection(FromProto(request_.select()), request_.select().key_list_digest(),
-                                              rpc_.service->documents()));
+    KEYLOAD_ASSIGN_OR_RETURN(
+        const KeySelection selection,
+        CompileSelection(FromProto(request_.select()), request_.select().key_list_digest(), rpc_.service->documents()));
     KEYLOAD_ASSIGN_OR_RETURN(keys_, KeysToRead(*model, selection));
     model_ = model;
     return absl::OkStatus();
@@ -105,7 +106,7 @@ class ReadTensorsStream : public ChunkStream<v1::ReadTensorsResponse> {
   ModelHandle model_;            // keeps the memory that is read
   std::vector<ListedKey> keys_;  // views into *model_
   size_t next_ = 0;
-  uint64_t offset_ = 0;          // in keys_[next_]
+  uint64_t offset_ = 0;  // in keys_[next_]
 };
 
 class UploadDocumentStream : public grpc::ServerReadReactor<v1::UploadDocumentRequest>, public LiveCall {
@@ -136,7 +137,8 @@ class UploadDocumentStream : public grpc::ServerReadReactor<v1::UploadDocumentRe
 
   void Store() {
     const bool queued = rpc_.queries->TrySubmit([this] { Finish(ToGrpcStatus(StoreNow())); });
-    if (!queued) Finish(ToGrpcStatus(MakeError(Reason::kLoadQueueFull, "too many requests are waiting; try again later")));
+    if (!queued)
+      Finish(ToGrpcStatus(MakeError(Reason::kLoadQueueFull, "too many requests are waiting; try again later")));
   }
 
   absl::Status StoreNow() {
@@ -163,17 +165,20 @@ class UploadDocumentStream : public grpc::ServerReadReactor<v1::UploadDocumentRe
 
 }  // namespace
 
-grpc::ServerWriteReactor<v1::ListKeysResponse>* StartListKeys(const RpcContext& rpc, grpc::CallbackServerContext* context,
+grpc::ServerWriteReactor<v1::ListKeysResponse>* StartListKeys(const RpcContext& rpc,
+                                                              grpc::CallbackServerContext* context,
                                                               const v1::ListKeysRequest* request) {
   return new ListKeysStream(rpc, *context, *request);
 }
 
-grpc::ServerWriteReactor<v1::ReadTensorsResponse>* StartReadTensors(const RpcContext& rpc, grpc::CallbackServerContext* context,
+grpc::ServerWriteReactor<v1::ReadTensorsResponse>* StartReadTensors(const RpcContext& rpc,
+                                                                    grpc::CallbackServerContext* context,
                                                                     const v1::ReadTensorsRequest* request) {
   return new ReadTensorsStream(rpc, *context, *request);
 }
 
-grpc::ServerReadReactor<v1::UploadDocumentRequest>* StartUploadDocument(const RpcContext& rpc, grpc::CallbackServerContext*,
+grpc::ServerReadReactor<v1::UploadDocumentRequest>* StartUploadDocument(const RpcContext& rpc,
+                                                                        grpc::CallbackServerContext*,
                                                                         v1::UploadDocumentResponse* response) {
   return new UploadDocumentStream(rpc, response);
 }

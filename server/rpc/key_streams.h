@@ -8,9 +8,11 @@
 namespace keyload {
 
 // Handlers of the streaming reads and of the upload; each returned reactor deletes itself.
-grpc::ServerWriteReactor<v1::ListKeysResponse>* StartListKeys(const RpcContext& rpc, grpc::CallbackServerContext* context,
+grpc::ServerWriteReactor<v1::ListKeysResponse>* StartListKeys(const RpcContext& rpc,
+                                                              grpc::CallbackServerContext* context,
                                                               const v1::ListKeysRequest* request);
-grpc::ServerWriteReactor<v1::ReadTensorsResponse>* StartReadTensors(const RpcContext& rpc, grpc::CallbackServerContext* context,
+grpc::ServerWriteReactor<v1::ReadTensorsResponse>* StartReadTensors(const RpcContext& rpc,
+                                                                    grpc::CallbackServerContext* context,
                                                                     const v1::ReadTensorsRequest* request);
 grpc::ServerReadReactor<v1::UploadDocumentRequest>* StartUploadDocument(const RpcContext& rpc,
                                                                         grpc::CallbackServerContext* context,

@@ -15,8 +15,8 @@ class LiveCall {
   virtual void Cancel() = 0;
 };
 
-// The open calls of a server. Thread-safe; Drain and Cancel of a call run under the lock, so they must not remove it themselves
-// but through gRPC's OnDone, on another thread.
+// The open calls of a server. Thread-safe; Drain and Cancel of a call run under the lock, so they must not remove it
+// themselves but through gRPC's OnDone, on another thread.
 class LiveCalls {
  public:
   void Add(LiveCall* call) {

@@ -20,7 +20,8 @@ class LoadModelCall : public grpc::ServerUnaryReactor, public LiveCall {
   void Start(const RpcContext& rpc, const grpc::CallbackServerContext& context, const v1::LoadSpec& spec) {
     absl::StatusOr<LoadSpec> converted = FromProto(spec);
     if (!converted.ok()) return Finish(ToGrpcStatus(converted.status()));
-    rpc.service->StartLoad(*std::move(converted), ToRequestContext(context, stop_.get_token()), std::make_shared<Observer>(*this));
+    rpc.service->StartLoad(*std::move(converted), ToRequestContext(context, stop_.get_token()),
+                           std::make_shared<Observer>(*this));
   }
 
   void OnCancel() override { stop_.request_stop(); }

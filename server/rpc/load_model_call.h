@@ -7,8 +7,8 @@
 
 namespace keyload {
 
-// LoadModel: one load, answered at its end. COMPLETE, INCOMPLETE and REJECTED are OK; FAILED and CANCELLED are the load's error, with the
-// load's name in its metadata. Cancelling the call cancels the load.
+// LoadModel: one load, answered at its end. COMPLETE, INCOMPLETE and REJECTED are OK; FAILED and CANCELLED are the
+// load's error, with the load's name in its metadata. Cancelling the call cancels the load.
 grpc::ServerUnaryReactor* StartLoadModel(const RpcContext& rpc, grpc::CallbackServerContext* context,
                                          const v1::LoadModelRequest* request, v1::LoadModelResponse* response);
 

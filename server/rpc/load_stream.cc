@@ -121,7 +121,8 @@ absl::Status LoadStream::Handle(const v1::LoadRequest& request) {
     return MakeError(Reason::kBadRequest, "load_id must have 1 to 128 bytes", {{"field", "load_id"}});
   }
   if (request.has_start()) return Start(request.load_id(), request.start());
-  if (!request.has_cancel()) return MakeError(Reason::kBadRequest, "a load request must start or cancel", {{"field", "request"}});
+  if (!request.has_cancel())
+    return MakeError(Reason::kBadRequest, "a load request must start or cancel", {{"field", "request"}});
   MutexLock lock(mutex_);
   if (const auto it = loads_.find(request.load_id()); it != loads_.end()) it->second->stop.request_stop();
   return absl::OkStatus();  // an unknown one has just ended
@@ -135,7 +136,8 @@ absl::Status LoadStream::Start(const std::string& load_id, const v1::LoadSpec& s
       return MakeError(Reason::kBadRequest, StrCat("over ", kMaxLoads, " unfinished loads on one stream"));
     }
     if (!loads_.emplace(load_id, load).second) {
-      return MakeError(Reason::kBadRequest, StrCat("load_id ", load_id, " is in use on this stream"), {{"field", "load_id"}});
+      return MakeError(Reason::kBadRequest, StrCat("load_id ", load_id, " is in use on this stream"),
+                       {{"field", "load_id"}});
     }
     order_.push_back(load_id);
   }

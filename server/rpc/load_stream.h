@@ -15,9 +15,9 @@
 
 namespace keyload {
 
-// The Load stream: any number of loads, each ended by exactly one report or error. A load's events wait in one slot each, so that
-// a client that stops reading costs a few messages and never a queue: progress is replaced by newer progress.
-// Lives until the client is gone and the last load has ended; deletes itself.
+// The Load stream: any number of loads, each ended by exactly one report or error. A load's events wait in one slot
+// each, so that a client that stops reading costs a few messages and never a queue: progress is replaced by newer
+// progress. Lives until the client is gone and the last load has ended; deletes itself.
 class LoadStream : public grpc::ServerBidiReactor<v1::LoadRequest, v1::LoadResponse>, public LiveCall {
  public:
   LoadStream(const RpcContext& rpc, const grpc::CallbackServerContext& context);
@@ -53,7 +53,7 @@ class LoadStream : public grpc::ServerBidiReactor<v1::LoadRequest, v1::LoadRespo
   std::deque<std::string> order_ ABSL_GUARDED_BY(mutex_);  // of loads_, for a fair turn each
   bool reads_done_ ABSL_GUARDED_BY(mutex_) = false;
   bool writing_ ABSL_GUARDED_BY(mutex_) = false;
-  bool broken_ ABSL_GUARDED_BY(mutex_) = false;    // nobody reads: events are dropped
+  bool broken_ ABSL_GUARDED_BY(mutex_) = false;  // nobody reads: events are dropped
   bool draining_ ABSL_GUARDED_BY(mutex_) = false;
   bool finished_ ABSL_GUARDED_BY(mutex_) = false;
   absl::Status end_ ABSL_GUARDED_BY(mutex_);

@@ -28,7 +28,8 @@ constexpr int kMaxPage = 1000;
 
 ModelLoaderServiceImpl::ModelLoaderServiceImpl(const RpcContext& rpc) : rpc_(rpc), start_time_(absl::Now()) {}
 
-grpc::ServerBidiReactor<v1::LoadRequest, v1::LoadResponse>* ModelLoaderServiceImpl::Load(grpc::CallbackServerContext* context) {
+grpc::ServerBidiReactor<v1::LoadRequest, v1::LoadResponse>* ModelLoaderServiceImpl::Load(
+    grpc::CallbackServerContext* context) {
   return new LoadStream(rpc_, *context);
 }
 
@@ -90,7 +91,8 @@ grpc::ServerUnaryReactor* ModelLoaderServiceImpl::UnloadModel(grpc::CallbackServ
                                                               const v1::UnloadModelRequest* request,
                                                               v1::UnloadModelResponse* response) {
   if (request->leased() > v1::UnloadModelRequest::LEASED_REFUSE) {
-    return FinishNow(context, MakeError(Reason::kFieldNotSupported, "leased: leases are not supported yet", {{"field", "leased"}}));
+    return FinishNow(
+        context, MakeError(Reason::kFieldNotSupported, "leased: leases are not supported yet", {{"field", "leased"}}));
   }
   return UnaryCall::Start(rpc_, context, [this, request, response](const RequestContext& call) -> absl::Status {
     KEYLOAD_ASSIGN_OR_RETURN(const ModelRegistry::Unloaded unloaded, rpc_.service->Unload(request->model(), call));

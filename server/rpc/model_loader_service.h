@@ -34,7 +34,8 @@ class ModelLoaderServiceImpl final : public v1::ModelLoaderService::CallbackServ
                                           v1::GetServerInfoResponse* response) override;
 
   // Not supported yet: METHOD_NOT_SUPPORTED with metadata method=<name>.
-  grpc::ServerUnaryReactor* GetLoad(grpc::CallbackServerContext* context, const v1::GetLoadRequest*, v1::GetLoadResponse*) override;
+  grpc::ServerUnaryReactor* GetLoad(grpc::CallbackServerContext* context, const v1::GetLoadRequest*,
+                                    v1::GetLoadResponse*) override;
   grpc::ServerUnaryReactor* ListLoads(grpc::CallbackServerContext* context, const v1::ListLoadsRequest*,
                                       v1::ListLoadsResponse*) override;
   grpc::ServerWriteReactor<v1::WatchLoadResponse>* WatchLoad(grpc::CallbackServerContext* context,
@@ -45,7 +46,8 @@ class ModelLoaderServiceImpl final : public v1::ModelLoaderService::CallbackServ
                                                                  const v1::WatchModelsRequest*) override;
   grpc::ServerUnaryReactor* Materialize(grpc::CallbackServerContext* context, const v1::MaterializeRequest*,
                                         v1::MaterializeResponse*) override;
-  grpc::ServerUnaryReactor* Evict(grpc::CallbackServerContext* context, const v1::EvictRequest*, v1::EvictResponse*) override;
+  grpc::ServerUnaryReactor* Evict(grpc::CallbackServerContext* context, const v1::EvictRequest*,
+                                  v1::EvictResponse*) override;
   grpc::ServerUnaryReactor* AcquireLease(grpc::CallbackServerContext* context, const v1::AcquireLeaseRequest*,
                                          v1::AcquireLeaseResponse*) override;
   grpc::ServerUnaryReactor* RenewLease(grpc::CallbackServerContext* context, const v1::RenewLeaseRequest*,

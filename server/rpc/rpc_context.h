@@ -20,7 +20,8 @@ struct RpcContext {
 
 inline RequestContext ToRequestContext(const grpc::CallbackServerContext& context, std::stop_token stop) {
   RequestContext request = {.stop = std::move(stop), .deadline = absl::InfiniteFuture()};
-  if (context.deadline() != std::chrono::system_clock::time_point::max()) request.deadline = absl::FromChrono(context.deadline());
+  if (context.deadline() != std::chrono::system_clock::time_point::max())
+    request.deadline = absl::FromChrono(context.deadline());
   return request;
 }
 

@@ -22,7 +22,8 @@ constexpr std::string_view kUnixPrefix = "unix:";
 constexpr int kMinPingIntervalMs = 10'000;
 
 absl::Status CannotListen(std::string_view address, std::string_view why) {
-  return MakeError(Reason::kBadRequest, StrCat("cannot listen on ", address, ": ", why), {{"address", std::string(address)}});
+  return MakeError(Reason::kBadRequest, StrCat("cannot listen on ", address, ": ", why),
+                   {{"address", std::string(address)}});
 }
 
 // gRPC unlinks a socket that is there, even one that a live server listens on: the lock tells them apart.
@@ -78,7 +79,9 @@ absl::Status RpcServer::Listen(const std::vector<std::string>& addresses) {
   server_ = builder.BuildAndStart();
   for (size_t i = 0; i < addresses.size(); ++i) {
     const bool is_unix = addresses[i].starts_with(kUnixPrefix);
-    if (ports[i] <= 0) return CannotListen(addresses[i], is_unix ? "the socket cannot be bound" : "the address is in use or not of this machine");
+    if (ports[i] <= 0)
+      return CannotListen(addresses[i],
+                          is_unix ? "the socket cannot be bound" : "the address is in use or not of this machine");
     if (is_unix) {
       chmod(addresses[i].substr(kUnixPrefix.size()).c_str(), 0660);
       addresses_.push_back(addresses[i]);

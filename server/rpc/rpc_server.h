@@ -21,8 +21,8 @@ class RpcServer {
     std::vector<std::string> listen;  // "unix:/absolute/path" or "HOST:PORT"; port 0 is chosen by the system
     RpcContext rpc;                   // calls is set by the server
   };
-  // Listens, and answers from then on. BAD_REQUEST names an address that is in use or cannot be bound; a second daemon on a Unix
-  // socket is told by the lock beside it, PATH.lock.
+  // Listens, and answers from then on. BAD_REQUEST names an address that is in use or cannot be bound; a second daemon
+  // on a Unix socket is told by the lock beside it, PATH.lock.
   static absl::StatusOr<std::unique_ptr<RpcServer>> Start(const Options& options);
   // Ends what is open at once.
   ~RpcServer();

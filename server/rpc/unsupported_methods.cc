@@ -7,13 +7,15 @@
 #include "server/rpc/model_loader_service.h"
 #include "server/rpc/unary_call.h"
 
-// The contract's calls that this server does not answer yet. They are refused by name, so that a client learns which one it asked for.
+// The contract's calls that this server does not answer yet. They are refused by name, so that a client learns which
+// one it asked for.
 
 namespace keyload {
 namespace {
 
 absl::Status NotSupported(std::string_view method) {
-  return MakeError(Reason::kMethodNotSupported, StrCat(method, " is not supported yet"), {{"method", std::string(method)}});
+  return MakeError(Reason::kMethodNotSupported, StrCat(method, " is not supported yet"),
+                   {{"method", std::string(method)}});
 }
 
 template <typename Response>
@@ -25,78 +27,84 @@ class RefusedStream : public grpc::ServerWriteReactor<Response> {
 
 }  // namespace
 
-grpc::ServerUnaryReactor* ModelLoaderServiceImpl::GetLoad(grpc::CallbackServerContext* context, const v1::GetLoadRequest*,
-    v1::GetLoadResponse*) {
+grpc::ServerUnaryReactor* ModelLoaderServiceImpl::GetLoad(grpc::CallbackServerContext* context,
+                                                          const v1::GetLoadRequest*, v1::GetLoadResponse*) {
   return FinishNow(context, NotSupported("GetLoad"));
 }
 
-grpc::ServerUnaryReactor* ModelLoaderServiceImpl::ListLoads(grpc::CallbackServerContext* context, const v1::ListLoadsRequest*,
-    v1::ListLoadsResponse*) {
+grpc::ServerUnaryReactor* ModelLoaderServiceImpl::ListLoads(grpc::CallbackServerContext* context,
+                                                            const v1::ListLoadsRequest*, v1::ListLoadsResponse*) {
   return FinishNow(context, NotSupported("ListLoads"));
 }
 
-grpc::ServerUnaryReactor* ModelLoaderServiceImpl::CancelLoad(grpc::CallbackServerContext* context, const v1::CancelLoadRequest*,
-    v1::CancelLoadResponse*) {
+grpc::ServerUnaryReactor* ModelLoaderServiceImpl::CancelLoad(grpc::CallbackServerContext* context,
+                                                             const v1::CancelLoadRequest*, v1::CancelLoadResponse*) {
   return FinishNow(context, NotSupported("CancelLoad"));
 }
 
-grpc::ServerUnaryReactor* ModelLoaderServiceImpl::Materialize(grpc::CallbackServerContext* context, const v1::MaterializeRequest*,
-    v1::MaterializeResponse*) {
+grpc::ServerUnaryReactor* ModelLoaderServiceImpl::Materialize(grpc::CallbackServerContext* context,
+                                                              const v1::MaterializeRequest*, v1::MaterializeResponse*) {
   return FinishNow(context, NotSupported("Materialize"));
 }
 
 grpc::ServerUnaryReactor* ModelLoaderServiceImpl::Evict(grpc::CallbackServerContext* context, const v1::EvictRequest*,
-    v1::EvictResponse*) {
+                                                        v1::EvictResponse*) {
   return FinishNow(context, NotSupported("Evict"));
 }
 
-grpc::ServerUnaryReactor* ModelLoaderServiceImpl::AcquireLease(grpc::CallbackServerContext* context, const v1::AcquireLeaseRequest*,
-    v1::AcquireLeaseResponse*) {
+grpc::ServerUnaryReactor* ModelLoaderServiceImpl::AcquireLease(grpc::CallbackServerContext* context,
+                                                               const v1::AcquireLeaseRequest*,
+                                                               v1::AcquireLeaseResponse*) {
   return FinishNow(context, NotSupported("AcquireLease"));
 }
 
-grpc::ServerUnaryReactor* ModelLoaderServiceImpl::RenewLease(grpc::CallbackServerContext* context, const v1::RenewLeaseRequest*,
-    v1::RenewLeaseResponse*) {
+grpc::ServerUnaryReactor* ModelLoaderServiceImpl::RenewLease(grpc::CallbackServerContext* context,
+                                                             const v1::RenewLeaseRequest*, v1::RenewLeaseResponse*) {
   return FinishNow(context, NotSupported("RenewLease"));
 }
 
-grpc::ServerUnaryReactor* ModelLoaderServiceImpl::ReleaseLease(grpc::CallbackServerContext* context, const v1::ReleaseLeaseRequest*,
-    v1::ReleaseLeaseResponse*) {
+grpc::ServerUnaryReactor* ModelLoaderServiceImpl::ReleaseLease(grpc::CallbackServerContext* context,
+                                                               const v1::ReleaseLeaseRequest*,
+                                                               v1::ReleaseLeaseResponse*) {
   return FinishNow(context, NotSupported("ReleaseLease"));
 }
 
-grpc::ServerUnaryReactor* ModelLoaderServiceImpl::ListLeases(grpc::CallbackServerContext* context, const v1::ListLeasesRequest*,
-    v1::ListLeasesResponse*) {
+grpc::ServerUnaryReactor* ModelLoaderServiceImpl::ListLeases(grpc::CallbackServerContext* context,
+                                                             const v1::ListLeasesRequest*, v1::ListLeasesResponse*) {
   return FinishNow(context, NotSupported("ListLeases"));
 }
 
-grpc::ServerUnaryReactor* ModelLoaderServiceImpl::SetDeviceMap(grpc::CallbackServerContext* context, const v1::SetDeviceMapRequest*,
-    v1::SetDeviceMapResponse*) {
+grpc::ServerUnaryReactor* ModelLoaderServiceImpl::SetDeviceMap(grpc::CallbackServerContext* context,
+                                                               const v1::SetDeviceMapRequest*,
+                                                               v1::SetDeviceMapResponse*) {
   return FinishNow(context, NotSupported("SetDeviceMap"));
 }
 
-grpc::ServerUnaryReactor* ModelLoaderServiceImpl::GetDeviceMap(grpc::CallbackServerContext* context, const v1::GetDeviceMapRequest*,
-    v1::GetDeviceMapResponse*) {
+grpc::ServerUnaryReactor* ModelLoaderServiceImpl::GetDeviceMap(grpc::CallbackServerContext* context,
+                                                               const v1::GetDeviceMapRequest*,
+                                                               v1::GetDeviceMapResponse*) {
   return FinishNow(context, NotSupported("GetDeviceMap"));
 }
 
-grpc::ServerUnaryReactor* ModelLoaderServiceImpl::ListDeviceMaps(grpc::CallbackServerContext* context, const v1::ListDeviceMapsRequest*,
-    v1::ListDeviceMapsResponse*) {
+grpc::ServerUnaryReactor* ModelLoaderServiceImpl::ListDeviceMaps(grpc::CallbackServerContext* context,
+                                                                 const v1::ListDeviceMapsRequest*,
+                                                                 v1::ListDeviceMapsResponse*) {
   return FinishNow(context, NotSupported("ListDeviceMaps"));
 }
 
-grpc::ServerUnaryReactor* ModelLoaderServiceImpl::DeleteDeviceMap(grpc::CallbackServerContext* context, const v1::DeleteDeviceMapRequest*,
-    v1::DeleteDeviceMapResponse*) {
+grpc::ServerUnaryReactor* ModelLoaderServiceImpl::DeleteDeviceMap(grpc::CallbackServerContext* context,
+                                                                  const v1::DeleteDeviceMapRequest*,
+                                                                  v1::DeleteDeviceMapResponse*) {
   return FinishNow(context, NotSupported("DeleteDeviceMap"));
 }
 
 grpc::ServerWriteReactor<v1::WatchLoadResponse>* ModelLoaderServiceImpl::WatchLoad(grpc::CallbackServerContext*,
-    const v1::WatchLoadRequest*) {
+                                                                                   const v1::WatchLoadRequest*) {
   return new RefusedStream<v1::WatchLoadResponse>("WatchLoad");
 }
 
 grpc::ServerWriteReactor<v1::WatchModelsResponse>* ModelLoaderServiceImpl::WatchModels(grpc::CallbackServerContext*,
-    const v1::WatchModelsRequest*) {
+                                                                                       const v1::WatchModelsRequest*) {
   return new RefusedStream<v1::WatchModelsResponse>("WatchModels");
 }
 

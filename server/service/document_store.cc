@@ -15,8 +15,7 @@ std::string Sha256Digest(std::string_view bytes) {
   std::array<unsigned char, 32> digest;
   unsigned int length = digest.size();
   EVP_Digest(bytes.data(), bytes.size(), digest.data(), &length, EVP_sha256(), nullptr);
-  return StrCat("sha256:",
-                      absl::BytesToHexString({reinterpret_cast<const char*>(digest.data()), length}));
+  return StrCat("sha256:", absl::BytesToHexString({reinterpret_cast<const char*>(digest.data()), length}));
 }
 
 absl::StatusOr<DocumentStore::Stored> DocumentStore::AddManifest(std::string_view bytes) {
@@ -29,9 +28,10 @@ absl::StatusOr<DocumentStore::Stored> DocumentStore::AddKeyList(std::string_view
 
 absl::StatusOr<DocumentStore::Stored> DocumentStore::Add(std::string_view bytes, std::string_view kind, Parse parse) {
   if (bytes.size() > options_.max_document_bytes) {
-    return MakeError(Reason::kDocumentTooLarge,
-                     StrCat("the ", kind, " has ", bytes.size(), " bytes, at most ", options_.max_document_bytes, " are taken"),
-                     {{"limit_bytes", StrCat(options_.max_document_bytes)}});
+    return MakeError(
+        Reason::kDocumentTooLarge,
+        StrCat("the ", kind, " has ", bytes.size(), " bytes, at most ", options_.max_document_bytes, " are taken"),
+        {{"limit_bytes", StrCat(options_.max_document_bytes)}});
   }
   Document document = {.digest = Sha256Digest(bytes), .bytes = bytes.size(), .manifest = nullptr, .key_list = nullptr};
   if (const absl::StatusOr<Document> known = Find(document.digest); known.ok()) document = *known;
@@ -79,7 +79,8 @@ absl::StatusOr<DocumentStore::Document> DocumentStore::Find(std::string_view dig
   MutexLock lock(mutex_);
   const auto it = by_digest_.find(ToAbsl(digest));
   if (it == by_digest_.end()) {
-    return MakeError(Reason::kDocumentNotFound, StrCat("no document with digest ", digest.substr(0, 80), "; upload it again"),
+    return MakeError(Reason::kDocumentNotFound,
+                     StrCat("no document with digest ", digest.substr(0, 80), "; upload it again"),
                      {{"digest", std::string(digest.substr(0, 80))}});
   }
   documents_.splice(documents_.begin(), documents_, it->second);

@@ -19,8 +19,8 @@ using KeyList = std::vector<std::string>;
 // Turns bytes (binary or JSON ModelManifest) into a validated manifest. MANIFEST_INVALID.
 using ManifestParser = std::function<absl::StatusOr<std::shared_ptr<const Manifest>>(std::string_view bytes)>;
 
-// Large inputs that clients upload once and name by digest afterwards. The least recently used go when the total passes the
-// bound; whoever holds one keeps it. Thread-safe.
+// Large inputs that clients upload once and name by digest afterwards. The least recently used go when the total passes
+// the bound; whoever holds one keeps it. Thread-safe.
 class DocumentStore {
  public:
   struct Options {
@@ -33,7 +33,8 @@ class DocumentStore {
     std::string digest;  // "sha256:<hex>"
     bool known = false;  // was there before
   };
-  // Parses and keeps a document; what does not parse is not kept. DOCUMENT_TOO_LARGE, MANIFEST_INVALID, BAD_REQUEST (a key list with NUL or names over 4096 bytes).
+  // Parses and keeps a document; what does not parse is not kept. DOCUMENT_TOO_LARGE, MANIFEST_INVALID, BAD_REQUEST (a
+  // key list with NUL or names over 4096 bytes).
   absl::StatusOr<Stored> AddManifest(std::string_view bytes);
   absl::StatusOr<Stored> AddKeyList(std::string_view bytes);
 

@@ -19,8 +19,8 @@ struct ExpectedSpec {
   enum class From { kDefault, kCheckpoint, kManifest };  // kDefault: the manifest if there is one, else the checkpoint
   From from = From::kDefault;
   std::string manifest_digest;
-  std::string manifest_path;                  // on the server, in an allowed root
-  std::shared_ptr<const Manifest> manifest;   // inline; validated
+  std::string manifest_path;                 // on the server, in an allowed root
+  std::shared_ptr<const Manifest> manifest;  // inline; validated
 };
 
 // Unset: report only.

@@ -52,10 +52,13 @@ absl::Status LoaderService::Validate(const LoadSpec& spec, bool plan_only) const
   const int manifests = (expected.manifest != nullptr ? 1 : 0) + (expected.manifest_digest.empty() ? 0 : 1) +
                         (expected.manifest_path.empty() ? 0 : 1);
   if (manifests > 1) return BadField("spec.expected", "names more than one manifest");
-  if (expected.from == ExpectedSpec::From::kManifest && manifests == 0) return BadField("spec.expected.from", "is FROM_MANIFEST, but there is no manifest");
-  if (expected.from == ExpectedSpec::From::kCheckpoint && manifests > 0) return BadField("spec.expected.from", "is FROM_CHECKPOINT, but a manifest is given");
+  if (expected.from == ExpectedSpec::From::kManifest && manifests == 0)
+    return BadField("spec.expected.from", "is FROM_MANIFEST, but there is no manifest");
+  if (expected.from == ExpectedSpec::From::kCheckpoint && manifests > 0)
+    return BadField("spec.expected.from", "is FROM_CHECKPOINT, but a manifest is given");
   if (spec.dtype && !IsConvertible(*spec.dtype)) {
-    return MakeError(Reason::kDtypeNotSupported, StrCat("spec.dtype ", DTypeName(*spec.dtype), " is none of F64, F32, F16, BF16"),
+    return MakeError(Reason::kDtypeNotSupported,
+                     StrCat("spec.dtype ", DTypeName(*spec.dtype), " is none of F64, F32, F16, BF16"),
                      {{"dtype", std::string(DTypeName(*spec.dtype))}});
   }
   if (spec.dtype && !DTypeConversionAvailable()) {
@@ -70,7 +73,8 @@ absl::StatusOr<LoadReport> LoaderService::Plan(const LoadSpec& spec, const Reque
   PhaseClock clock;
   const absl::Time start_time = absl::Now();
   KEYLOAD_ASSIGN_OR_RETURN(const PreparedKeys keys, PrepareKeys(spec, *deps_.roots, *deps_.documents, context, clock));
-  const std::vector<PlacementDevice> devices = spec.plan_for.empty() ? SnapshotDevices(*deps_.transfer.devices) : spec.plan_for;
+  const std::vector<PlacementDevice> devices =
+      spec.plan_for.empty() ? SnapshotDevices(*deps_.transfer.devices) : spec.plan_for;
   KEYLOAD_ASSIGN_OR_RETURN(PreparedPlan plan, PreparePlan(spec, keys, devices, *deps_.transfer.devices, clock));
   LoadReport report = std::move(plan.report);
   report.outcome = ExceedsLimits(report.keys, spec.limits) ? Outcome::kRejected : Outcome::kPlanned;
@@ -82,10 +86,11 @@ absl::StatusOr<LoadReport> LoaderService::Plan(const LoadSpec& spec, const Reque
 absl::StatusOr<LoadReport> LoaderService::Reuse(const LoadSpec& spec) const {
   KEYLOAD_ASSIGN_OR_RETURN(const ModelHandle model, deps_.registry->Use(spec.model));
   if (spec.if_exists != IfExists::kReuse || model->content().fingerprint != spec.fingerprint) {
-    return MakeError(Reason::kModelExists,
-                     StrCat("model ", spec.model, " is loaded already",
-                                  spec.if_exists == IfExists::kReuse ? ", from another source or with other rules or another map" : ""),
-                     {{"model", spec.model}});
+    return MakeError(
+        Reason::kModelExists,
+        StrCat("model ", spec.model, " is loaded already",
+               spec.if_exists == IfExists::kReuse ? ", from another source or with other rules or another map" : ""),
+        {{"model", spec.model}});
   }
   LoadReport report = model->report();
   if (ExceedsLimits(report.keys, spec.limits)) report.outcome = Outcome::kRejected;
@@ -167,7 +172,8 @@ void LoaderService::RunJob(Job& job) {
 
 absl::StatusOr<LoadReport> LoaderService::RunLoad(Job& job) {
   KEYLOAD_RETURN_IF_ERROR(job.context.Check());
-  KEYLOAD_ASSIGN_OR_RETURN(const PreparedKeys keys, PrepareKeys(job.spec, *deps_.roots, *deps_.documents, job.context, job.clock));
+  KEYLOAD_ASSIGN_OR_RETURN(const PreparedKeys keys,
+                           PrepareKeys(job.spec, *deps_.roots, *deps_.documents, job.context, job.clock));
   PreparedPlan plan;
   std::vector<MemoryReservation> reservations;
   absl::Status status = PlanAndReserve(job, keys, plan, reservations);
@@ -226,9 +232,9 @@ absl::Status LoaderService::PlanAndReserve(Job& job, const PreparedKeys& keys, P
 absl::Status LoaderService::TransferAndPublish(Job& job, const PreparedKeys& keys, PreparedPlan plan,
                                                std::vector<MemoryReservation> reservations, LoadReport& report) {
   job.clock.Enter("transfer");
-  absl::StatusOr<TransferResult> transferred =
-      Transfer(*plan.plan, *keys.keys->index, std::move(reservations), deps_.transfer, job.context,
-               [&](const LoadProgress& progress) { job.observer->OnProgress(progress); }, report);
+  absl::StatusOr<TransferResult> transferred = Transfer(
+      *plan.plan, *keys.keys->index, std::move(reservations), deps_.transfer, job.context,
+      [&](const LoadProgress& progress) { job.observer->OnProgress(progress); }, report);
   job.clock.Enter("publish");
   KEYLOAD_RETURN_IF_ERROR(transferred.status());
   report.generation = job.claim.generation();

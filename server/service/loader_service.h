@@ -19,7 +19,8 @@
 
 namespace keyload {
 
-// Hears about one load. Calls come one after the other, from threads of the service; they must be short. OnEnd is the last.
+// Hears about one load. Calls come one after the other, from threads of the service; they must be short. OnEnd is the
+// last.
 class LoadObserver {
  public:
   virtual ~LoadObserver() = default;
@@ -38,13 +39,14 @@ class LoaderService {
     const ModelRoots* roots = nullptr;
     DocumentStore* documents = nullptr;
     ModelRegistry* registry = nullptr;
-    Executor* loads = nullptr;    // as many loads at a time as it has threads
+    Executor* loads = nullptr;  // as many loads at a time as it has threads
     TransferResources transfer;
   };
   explicit LoaderService(const Dependencies& dependencies) : deps_(dependencies) {}
 
   // Starts a load and returns; the observer hears the rest, OnEnd exactly once. Never blocks on files or devices.
-  // Errors without a plan: BAD_REQUEST, MODEL_EXISTS, MODEL_BUSY, LOAD_QUEUE_FULL, DRAINING, and all that PrepareKeys and PreparePlan name.
+  // Errors without a plan: BAD_REQUEST, MODEL_EXISTS, MODEL_BUSY, LOAD_QUEUE_FULL, DRAINING, and all that PrepareKeys
+  // and PreparePlan name.
   void StartLoad(LoadSpec spec, const RequestContext& context, std::shared_ptr<LoadObserver> observer);
   // Decides everything and stops there. Blocks on files: call it from an executor.
   absl::StatusOr<LoadReport> Plan(const LoadSpec& spec, const RequestContext& context);

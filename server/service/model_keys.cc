@@ -12,11 +12,16 @@ namespace {
 ListedState StateOf(const ModelKey& key, const TensorPlace& place) {
   switch (key.state) {
     case KeyState::kFound:
-    case KeyState::kTied: return place.state == TensorPlace::State::kLazy ? ListedState::kLazy : ListedState::kResident;
-    case KeyState::kMissing: return ListedState::kMissing;
-    case KeyState::kMismatched: return ListedState::kMismatched;
-    case KeyState::kNotSelected: return ListedState::kNotSelected;
-    default: return ListedState::kIgnored;
+    case KeyState::kTied:
+      return place.state == TensorPlace::State::kLazy ? ListedState::kLazy : ListedState::kResident;
+    case KeyState::kMissing:
+      return ListedState::kMissing;
+    case KeyState::kMismatched:
+      return ListedState::kMismatched;
+    case KeyState::kNotSelected:
+      return ListedState::kNotSelected;
+    default:
+      return ListedState::kIgnored;
   }
 }
 
@@ -71,7 +76,8 @@ std::vector<ListedKey> ListKeys(const ResidentModel& model, const KeySelection& 
   for (const UnexpectedKey& key : report.unexpected) {
     if (selection.Selects(key.name)) listed.push_back(DescribeUnexpected(report, key));
   }
-  std::sort(listed.begin(), listed.end(), [](const ListedKey& a, const ListedKey& b) { return NaturalLess(a.key, b.key); });
+  std::sort(listed.begin(), listed.end(),
+            [](const ListedKey& a, const ListedKey& b) { return NaturalLess(a.key, b.key); });
   return listed;
 }
 

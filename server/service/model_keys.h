@@ -17,20 +17,21 @@ enum class ListedState { kResident, kLazy, kMissing, kUnexpected, kMismatched, k
 struct ListedKey {
   std::string_view key;
   ListedState state = ListedState::kResident;
-  DType dtype = DType::kF32;    // as it is held; expected or stored for keys without data
-  Shape shape;                  // expected; as stored for unexpected keys
-  std::string_view device;      // empty for keys without a place
-  std::string_view shard;       // empty for keys without data
+  DType dtype = DType::kF32;  // as it is held; expected or stored for keys without data
+  Shape shape;                // expected; as stored for unexpected keys
+  std::string_view device;    // empty for keys without a place
+  std::string_view shard;     // empty for keys without data
   uint64_t file_offset = 0;
   uint64_t bytes = 0;
-  std::string_view tied_to;     // who supplies the bytes
-  int64_t index = -1;           // into KeyReport::keys; -1 for unexpected ones
+  std::string_view tied_to;  // who supplies the bytes
+  int64_t index = -1;        // into KeyReport::keys; -1 for unexpected ones
 };
 
 // All keys that `selection` selects, expected and unexpected, in natural order. Non-persistent buffers are none.
 std::vector<ListedKey> ListKeys(const ResidentModel& model, const KeySelection& selection);
 
-// The keys to read: every selected key that has bytes; a key that is named exactly must have them: KEY_NOT_FOUND, KEY_NOT_RESIDENT.
+// The keys to read: every selected key that has bytes; a key that is named exactly must have them: KEY_NOT_FOUND,
+// KEY_NOT_RESIDENT.
 absl::StatusOr<std::vector<ListedKey>> KeysToRead(const ResidentModel& model, const KeySelection& selection);
 
 }  // namespace keyload

@@ -55,7 +55,7 @@ void AddDevices(const KeyReport& keys, const PlacementInput& input, const Placem
       use.uuid = device.uuid;
       if (device.free_bytes < use.reserved_bytes) {
         report.warnings.push_back(StrCat(use.device, ": the plan needs ", FormatByteSize(use.reserved_bytes), ", ",
-                                               FormatByteSize(device.free_bytes), " are free"));
+                                         FormatByteSize(device.free_bytes), " are free"));
       }
     }
     if (const Device* device = node.Find(use.device); device != nullptr) use.simulated = device->info().simulated;
@@ -92,7 +92,9 @@ void AddShards(const KeyReport& keys, const LoadPlan& plan, LoadReport& report) 
                              .tensors = total.tensors,
                              .selected_bytes = total.bytes,
                              .read_bytes = 0,
-                             .engine = total.mapped && total.buffered ? "mapped+buffered" : total.mapped ? "mapped" : "buffered",
+                             .engine = total.mapped && total.buffered ? "mapped+buffered"
+                                       : total.mapped                 ? "mapped"
+                                                                      : "buffered",
                              .duration = absl::ZeroDuration()});
   }
 }

@@ -17,7 +17,8 @@ absl::StatusOr<std::string> ReadWholeFile(const OpenedPath& file, uint64_t limit
   struct stat info = {};
   if (fstat(file.fd.get(), &info) != 0) return ErrnoToStatus(errno, "fstat", file.resolved);
   if (static_cast<uint64_t>(info.st_size) > limit) {
-    return MakeError(Reason::kDocumentTooLarge, StrCat(file.resolved, " is over ", limit, " bytes"), {{"file", file.resolved}});
+    return MakeError(Reason::kDocumentTooLarge, StrCat(file.resolved, " is over ", limit, " bytes"),
+                     {{"file", file.resolved}});
   }
   std::string bytes(info.st_size, '\0');
   size_t done = 0;
@@ -38,7 +39,8 @@ absl::StatusOr<std::shared_ptr<const Manifest>> FindManifest(const ExpectedSpec&
   if (!expected.manifest_digest.empty()) return documents.FindManifest(expected.manifest_digest);
   if (expected.manifest_path.empty()) return nullptr;
   KEYLOAD_ASSIGN_OR_RETURN(const OpenedPath file, roots.Open(expected.manifest_path));
-  if (file.is_directory) return MakeError(Reason::kBadRequest, StrCat(expected.manifest_path, " is a directory, not a manifest"));
+  if (file.is_directory)
+    return MakeError(Reason::kBadRequest, StrCat(expected.manifest_path, " is a directory, not a manifest"));
   KEYLOAD_ASSIGN_OR_RETURN(const std::string bytes, ReadWholeFile(file, documents.options().max_document_bytes));
   KEYLOAD_ASSIGN_OR_RETURN(const DocumentStore::Stored stored, documents.AddManifest(bytes));
   return documents.FindManifest(stored.digest);
@@ -59,10 +61,13 @@ absl::StatusOr<PreparedKeys> PrepareKeys(const LoadSpec& spec, const ModelRoots&
                                          const RequestContext& context, PhaseClock& clock) {
   clock.Enter("open");
   KEYLOAD_RETURN_IF_ERROR(context.Check());
-  KEYLOAD_ASSIGN_OR_RETURN(const std::shared_ptr<const Manifest> manifest, FindManifest(spec.expected, roots, documents));
-  KEYLOAD_ASSIGN_OR_RETURN(const KeySelection selection, CompileSelection(spec.select, spec.key_list_digest, documents));
+  KEYLOAD_ASSIGN_OR_RETURN(const std::shared_ptr<const Manifest> manifest,
+                           FindManifest(spec.expected, roots, documents));
+  KEYLOAD_ASSIGN_OR_RETURN(const KeySelection selection,
+                           CompileSelection(spec.select, spec.key_list_digest, documents));
   clock.Enter("index");
-  KEYLOAD_ASSIGN_OR_RETURN(const std::shared_ptr<const CheckpointIndex> index, OpenCheckpoint(roots, spec.source, context));
+  KEYLOAD_ASSIGN_OR_RETURN(const std::shared_ptr<const CheckpointIndex> index,
+                           OpenCheckpoint(roots, spec.source, context));
   clock.Enter("reconcile");
   KEYLOAD_RETURN_IF_ERROR(context.Check());
   PreparedKeys prepared = {.keys = nullptr,
@@ -73,7 +78,8 @@ absl::StatusOr<PreparedKeys> PrepareKeys(const LoadSpec& spec, const ModelRoots&
 }
 
 absl::StatusOr<PreparedPlan> PreparePlan(const LoadSpec& spec, const PreparedKeys& prepared,
-                                         const std::vector<PlacementDevice>& devices, const DeviceSet& node, PhaseClock& clock) {
+                                         const std::vector<PlacementDevice>& devices, const DeviceSet& node,
+                                         PhaseClock& clock) {
   clock.Enter("place");
   const KeyReport& keys = *prepared.keys;
   DTypeRequest dtype = {.wanted = spec.dtype, .keep_in_fp32 = {}};
@@ -91,7 +97,8 @@ absl::StatusOr<PreparedPlan> PreparePlan(const LoadSpec& spec, const PreparedKey
 std::vector<PlacementDevice> SnapshotDevices(const DeviceSet& devices) {
   std::vector<PlacementDevice> snapshot;
   for (const std::unique_ptr<Device>& device : devices.devices()) {
-    snapshot.push_back({.name = device->info().name, .uuid = device->info().uuid, .free_bytes = device->account().state().free()});
+    snapshot.push_back(
+        {.name = device->info().name, .uuid = device->info().uuid, .free_bytes = device->account().state().free()});
   }
   return snapshot;
 }

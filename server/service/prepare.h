@@ -23,7 +23,8 @@ struct PreparedKeys {
   ExpectedFrom expected_from = ExpectedFrom::kCheckpoint;
 };
 
-// Opens the checkpoint and reconciles it with what is expected: phases open, index and reconcile. Reads headers, no tensor byte. Blocks on files.
+// Opens the checkpoint and reconciles it with what is expected: phases open, index and reconcile. Reads headers, no
+// tensor byte. Blocks on files.
 absl::StatusOr<PreparedKeys> PrepareKeys(const LoadSpec& spec, const ModelRoots& roots, DocumentStore& documents,
                                          const RequestContext& context, PhaseClock& clock);
 
@@ -32,12 +33,13 @@ struct PreparedPlan {
   Placement placement;
   std::vector<uint32_t> placed_keys;  // per placed tensor: index into KeyReport::keys
   std::shared_ptr<const LoadPlan> plan;
-  LoadReport report;                  // everything that is known before a byte is read
+  LoadReport report;  // everything that is known before a byte is read
 };
 
 // Places the keys on `devices` and cuts them into segments and extents: phases place and plan. Pure.
 absl::StatusOr<PreparedPlan> PreparePlan(const LoadSpec& spec, const PreparedKeys& prepared,
-                                         const std::vector<PlacementDevice>& devices, const DeviceSet& node, PhaseClock& clock);
+                                         const std::vector<PlacementDevice>& devices, const DeviceSet& node,
+                                         PhaseClock& clock);
 
 // The devices of the node with their free memory at this moment.
 std::vector<PlacementDevice> SnapshotDevices(const DeviceSet& devices);

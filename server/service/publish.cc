@@ -26,21 +26,23 @@ void ShareEqualCopies(const LoadPlan& plan, const TransferResult& transferred, s
   }
 }
 
-void ReportConflicts(const KeyReport& keys, const LoadPlan& plan, const TransferResult& transferred, LoadReport& report) {
+void ReportConflicts(const KeyReport& keys, const LoadPlan& plan, const TransferResult& transferred,
+                     LoadReport& report) {
   constexpr size_t kNamed = 5;
   report.keys.tied_conflicts = transferred.conflicts.size();
   for (size_t i = 0; i < std::min(kNamed, transferred.conflicts.size()); ++i) {
     const TiedDuplicate& conflict = transferred.conflicts[i];
     report.warnings.push_back(StrCat(keys.keys[plan.tensors[conflict.tensor].key].name, " is tied to ",
-                                           keys.keys[plan.tensors[conflict.provider].key].name,
-                                           ", but the checkpoint holds different values for them: both are kept"));
+                                     keys.keys[plan.tensors[conflict.provider].key].name,
+                                     ", but the checkpoint holds different values for them: both are kept"));
   }
 }
 
 }  // namespace
 
 ResidentModel::Content MakeModelContent(const LoadSpec& spec, const PreparedKeys& prepared, PreparedPlan& plan,
-                                        TransferResult transferred, const ReaderFactory& make_reader, LoadReport& report) {
+                                        TransferResult transferred, const ReaderFactory& make_reader,
+                                        LoadReport& report) {
   const KeyReport& keys = *prepared.keys;
   ResidentModel::Content content;
   content.name = spec.model;
@@ -56,9 +58,13 @@ ResidentModel::Content MakeModelContent(const LoadSpec& spec, const PreparedKeys
   content.readers.resize(keys.index->shards().size());
   for (const uint32_t key : plan.plan->lazy_keys) {
     const StoredTensor& stored = keys.index->tensors()[keys.keys[key].stored];
-    content.places[key] = {
-        .state = TensorPlace::State::kLazy, .dtype = stored.dtype, .segment = 0, .offset = stored.offset, .bytes = stored.bytes};
-    if (content.readers[stored.shard] == nullptr) content.readers[stored.shard] = make_reader(keys.index->shards()[stored.shard]);
+    content.places[key] = {.state = TensorPlace::State::kLazy,
+                           .dtype = stored.dtype,
+                           .segment = 0,
+                           .offset = stored.offset,
+                           .bytes = stored.bytes};
+    if (content.readers[stored.shard] == nullptr)
+      content.readers[stored.shard] = make_reader(keys.index->shards()[stored.shard]);
   }
   content.segments = std::move(transferred.segments);
 

@@ -9,11 +9,16 @@ namespace {
 std::string_view WhyNotResident(const ModelKey& key) {
   switch (key.state) {
     case KeyState::kMissing:
-    case KeyState::kMissingIgnored: return "is missing from the checkpoint";
-    case KeyState::kMismatched: return "has another shape in the checkpoint and was not loaded";
-    case KeyState::kNotSelected: return "was not selected by the load";
-    case KeyState::kNonPersistent: return "is a non-persistent buffer, which no checkpoint holds";
-    default: return "is not resident";
+    case KeyState::kMissingIgnored:
+      return "is missing from the checkpoint";
+    case KeyState::kMismatched:
+      return "has another shape in the checkpoint and was not loaded";
+    case KeyState::kNotSelected:
+      return "was not selected by the load";
+    case KeyState::kNonPersistent:
+      return "is a non-persistent buffer, which no checkpoint holds";
+    default:
+      return "is not resident";
   }
 }
 
@@ -32,14 +37,15 @@ uint64_t ResidentModel::resident_bytes() const {
 
 int64_t ResidentModel::FindKey(std::string_view name) const {
   const auto it = by_name_.find(name);
-  return it == by_name_.end() ? -1 : it->second;
+  return it == by_name_.end() ? -1 : static_cast<int64_t>(it->second);
 }
 
 absl::StatusOr<uint32_t> ResidentModel::Holder(uint32_t key) const {
   const ModelKey& wanted = content_.keys->keys[key];
   const uint32_t holder = wanted.state == KeyState::kTied ? static_cast<uint32_t>(wanted.tied_to) : key;
   if (content_.places[holder].state == TensorPlace::State::kNone) {
-    return MakeError(Reason::kKeyNotResident, StrCat("model ", content_.name, ": ", wanted.name, " ", WhyNotResident(wanted)),
+    return MakeError(Reason::kKeyNotResident,
+                     StrCat("model ", content_.name, ": ", wanted.name, " ", WhyNotResident(wanted)),
                      {{"model", content_.name}, {"key", std::string(wanted.name)}});
   }
   return holder;

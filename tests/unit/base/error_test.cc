@@ -48,7 +48,8 @@ TEST(Error, EveryReasonIsDocumentedWithItsCode) {
   for (int i = 0; i <= static_cast<int>(kLastReason); ++i) {
     const auto reason = static_cast<Reason>(i);
     names.insert(ReasonName(reason));
-    const std::string row = "| `" + std::string(ReasonName(reason)) + "` | " + absl::StatusCodeToString(ReasonCode(reason)) + " |";
+    const std::string row =
+        "| `" + std::string(ReasonName(reason)) + "` | " + absl::StatusCodeToString(ReasonCode(reason)) + " |";
     EXPECT_NE(text.str().find(row), std::string::npos) << row;
   }
   EXPECT_EQ(names.size(), static_cast<size_t>(kLastReason) + 1);

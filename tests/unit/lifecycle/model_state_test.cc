@@ -11,9 +11,9 @@ namespace {
 TEST(ModelState, AllowsExactlyTheTransitionsOfItsPicture) {
   using enum ModelState;
   const std::set<std::pair<ModelState, ModelState>> legal = {
-      {kUnloaded, kLoading},  {kLoading, kLazy},         {kLoading, kPartial},    {kLoading, kResident},
-      {kLoading, kFailed},    {kLazy, kUnloading},       {kPartial, kUnloading},  {kResident, kUnloading},
-      {kUnloading, kUnloaded}, {kFailed, kLoading},      {kFailed, kUnloaded},
+      {kUnloaded, kLoading},   {kLoading, kLazy},   {kLoading, kPartial},   {kLoading, kResident},
+      {kLoading, kFailed},     {kLazy, kUnloading}, {kPartial, kUnloading}, {kResident, kUnloading},
+      {kUnloading, kUnloaded}, {kFailed, kLoading}, {kFailed, kUnloaded},
   };
   for (int from = 0; from < kModelStateCount; ++from) {
     for (int to = 0; to < kModelStateCount; ++to) {
