@@ -53,6 +53,8 @@ FakeServer::FakeServer() {
   grpc::EnableDefaultHealthCheckService(true);
   grpc::ServerBuilder builder;
   builder.AddListeningPort(address_, grpc::InsecureServerCredentials());
+  // A synchronous server now and then misses a wake-up and goes on when its poll ends: after ten seconds by default.
+  builder.SetSyncServerOption(grpc::ServerBuilder::CQ_TIMEOUT_MSEC, 50);
   builder.RegisterService(&service_);
   server_ = builder.BuildAndStart();
   EXPECT_NE(server_, nullptr);
