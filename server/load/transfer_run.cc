@@ -79,7 +79,7 @@ absl::Status TransferRun::Run(ProgressFunction progress) {
     {
       MutexLock lock(mutex_);
       if (outstanding_ > 0) idle_.WaitFor(mutex_, absl::ToChronoMilliseconds(kProgressInterval));
-      if (outstanding_ == 0) return first_error_;
+      if (outstanding_ == 0) return first_error_.ok() ? context_.Check() : first_error_;
     }
     progress(Progress());
   }

@@ -29,7 +29,8 @@ absl::Status RefuseUnsupported(const v1::LoadSpec& spec) {
   if (spec.if_exists() == v1::IF_EXISTS_EXTEND) return NotSupported("if_exists", "EXTEND");
   if (spec.if_exists() == v1::IF_EXISTS_REPLACE) return NotSupported("if_exists", "REPLACE");
   if (spec.detach()) return NotSupported("detach");
-  if (spec.page_cache() > v1::PAGE_CACHE_KEEP) return NotSupported("page_cache", v1::PageCache_Name(spec.page_cache()));
+  if (spec.page_cache() != v1::PAGE_CACHE_UNSPECIFIED && spec.page_cache() != v1::PAGE_CACHE_KEEP)
+    return NotSupported("page_cache", v1::PageCache_Name(spec.page_cache()));
   if (spec.priority() != 0) return NotSupported("priority");
   if (spec.has_tensor_parallel()) return NotSupported("tensor_parallel");
   if (!spec.device_map().name().empty()) return NotSupported("device_map.name");
@@ -45,6 +46,7 @@ absl::Status RefuseUnknownEnums(const v1::LoadSpec& spec) {
   };
   if (!v1::Residency_IsValid(spec.residency())) return unknown("residency", spec.residency());
   if (!v1::MissingPolicy_IsValid(spec.missing())) return unknown("missing", spec.missing());
+  if (!v1::PageCache_IsValid(spec.page_cache())) return unknown("page_cache", spec.page_cache());
   if (!v1::IfExists_IsValid(spec.if_exists())) return unknown("if_exists", spec.if_exists());
   if (!v1::ExpectedKeys::From_IsValid(spec.expected().from())) return unknown("expected.from", spec.expected().from());
   return absl::OkStatus();
@@ -91,13 +93,13 @@ Limits FromProto(const v1::Limits& message) {
 
 // Two specs ask for the same content if they agree in everything but how the answer is given.
 std::string Fingerprint(v1::LoadSpec spec) {
-  spec.clear_request_id();
   spec.clear_limits();
   spec.clear_if_exists();
-  spec.clear_detach();
-  spec.clear_page_cache();
-  spec.clear_priority();
   spec.clear_name_limit();
+  // Of these only the default passes, and it may be said or left out.
+  spec.clear_residency();
+  spec.clear_missing();
+  spec.clear_page_cache();
   std::string bytes;
   {
     google::protobuf::io::StringOutputStream stream(&bytes);
