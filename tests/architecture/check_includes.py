@@ -97,6 +97,15 @@ def check_file(name, text):
                 yield f'{name}:{number}: "{target}": {what} belong(s) in {", ".join(places)} only'
 
 
+def read_lists(path):
+    """A CMakeLists.txt, and again for each value of each of its foreach loops with the variable filled in."""
+    text = path.read_text(encoding="utf-8") if path.is_file() else ""
+    filled = [text]
+    for variable, items in re.findall(r"foreach\((\w+) ([^)]*)\)", text):
+        filled += [text.replace("${%s}" % variable, item) for item in items.split()]
+    return "\n".join(filled)
+
+
 def check_listed(root, names):
     """Every .cc is named in a CMakeLists.txt of its folder or one above; a file that CMake does not know rots."""
     texts = {}
@@ -107,7 +116,7 @@ def check_listed(root, names):
         for folder in folders:
             path = root / folder / "CMakeLists.txt"
             if path not in texts:
-                texts[path] = path.read_text(encoding="utf-8") if path.is_file() else ""
+                texts[path] = read_lists(path)
             relative = pathlib.PurePosixPath(name).relative_to(folder).as_posix()
             if re.search(rf"(?<![\w./-]){re.escape(relative)}(?![\w./-])", texts[path]):
                 break

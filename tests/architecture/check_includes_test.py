@@ -70,6 +70,11 @@ class CheckIncludesTest(unittest.TestCase):
     def test_a_name_that_is_part_of_a_listed_one_is_not_listed(self):
         self.assert_found(False, "server/base/ror.cc", "")
 
+    def test_a_loop_in_cmake_names_its_sources(self):
+        lists = {"tests/fuzz/CMakeLists.txt": "foreach(name a b)\n  add_executable(${name} ${name}_fuzzer.cc)\nendforeach()\n"}
+        self.assertEqual(self.find({**lists, "tests/fuzz/b_fuzzer.cc": ""}), [])
+        self.assertEqual(len(self.find({**lists, "tests/fuzz/c_fuzzer.cc": ""})), 1)
+
 
 if __name__ == "__main__":
     unittest.main()
