@@ -60,6 +60,14 @@ keyload --json load minilm-mlm --from "$model" --manifest "$manifest" --device-m
 keyload --json unload minilm >/dev/null
 keyload --json unload minilm-mlm >/dev/null
 keyload --json devices >"$work/free.json"
+kill -TERM "$daemon"
+code=0
+wait "$daemon" || code=$?
+daemon=
+if ((code != 0)); then
+  echo "demo: FAILED: keyloadd ended with $code on SIGTERM" >&2
+  exit 1
+fi
 
 echo
 /usr/bin/python3 - "$work" <<'PYTHON'
