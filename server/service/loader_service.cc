@@ -216,13 +216,16 @@ absl::Status LoaderService::PlanAndReserve(Job& job, const PreparedKeys& keys, P
       return absl::OkStatus();
     }
     if (attempt == kPlanAttempts || !HasPolicy(job.spec.device_map)) return reserved.status();
-    // The memory moved since the snapshot, or padding did not fit: place again, with what the plan was over taken off.
+    // The memory moved since the snapshot, or padding did not fit: place again, with less than now by what the plan was
+    // over.
     std::vector<PlacementDevice> now = SnapshotDevices(*deps_.transfer.devices);
     for (PlacementDevice& device : now) {
       for (size_t i = 0; i < plan.plan->devices.size(); ++i) {
-        if (plan.plan->devices[i] != device.name) continue;
-        const uint64_t over = plan.plan->reserve_bytes[i] - std::min(plan.plan->reserve_bytes[i], device.free_bytes);
-        device.free_bytes -= std::min(over, device.free_bytes);
+        const uint64_t needed = plan.plan->reserve_bytes[i];
+        if (plan.plan->devices[i] != device.name || needed <= device.free_bytes) continue;
+        const DeviceUse& use = plan.report.devices[i];
+        const uint64_t placed = use.tensor_bytes + use.missing_bytes;
+        device.free_bytes = placed - std::min(needed - device.free_bytes, placed);
       }
     }
     devices = std::move(now);

@@ -59,7 +59,9 @@ absl::Status ResidentModel::Read(uint32_t key, uint64_t offset, std::span<std::b
     const Segment& segment = content_.segments[place.segment];
     return segment.device->Read(*segment.memory, place.offset + offset, destination);
   }
-  const uint32_t shard_index = content_.keys->index->tensors()[content_.keys->keys[key].stored].shard;
+  // A tied key may share the place of a key in another shard.
+  const uint32_t shard_index = resident ? content_.segments[place.segment].shard
+                                        : content_.keys->index->tensors()[content_.keys->keys[key].stored].shard;
   const Shard& shard = content_.keys->index->shards()[shard_index];
   KEYLOAD_ASSIGN_OR_RETURN(const FileIdentity now, IdentifyFile(shard.fd->get(), shard.file));
   if (now != shard.identity) {

@@ -1,0 +1,128 @@
+#include "server/service/document_store.h"
+
+#include <gmock/gmock.h>
+#include <gtest/gtest.h>
+
+#include "server/base/error.h"
+#include "tests/unit/service/loader_node.h"
+
+namespace keyload {
+namespace {
+
+DocumentStore Store(uint64_t document_bytes, uint64_t total_bytes) {
+  return DocumentStore({.max_document_bytes = document_bytes, .max_total_bytes = total_bytes}, ParseLines);
+}
+
+TEST(DocumentStore, TheDigestIsTheSha256OfTheBytes) {
+  DocumentStore store = Store(100, 100);
+  EXPECT_EQ(store.AddKeyList("abc")->digest, "sha256:ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad");
+}
+
+TEST(DocumentStore, SaysWhetherADocumentWasKnown) {
+  DocumentStore store = Store(100, 100);
+  EXPECT_FALSE(store.AddManifest("a\nb")->known);
+  EXPECT_TRUE(store.AddManifest("a\nb")->known);
+}
+
+TEST(DocumentStore, AManifestIsParsedOnce) {
+  int parsed = 0;
+  DocumentStore store({}, [&](std::string_view bytes) {
+    ++parsed;
+    return ParseLines(bytes);
+  });
+  ASSERT_TRUE(store.AddManifest("a").ok());
+  ASSERT_TRUE(store.AddManifest("a").ok());
+  EXPECT_EQ(parsed, 1);
+}
+
+TEST(DocumentStore, FindsWhatWasAdded) {
+  DocumentStore store = Store(100, 100);
+  const std::string digest = store.AddManifest("a\nb")->digest;
+  const auto manifest = store.FindManifest(digest);
+  ASSERT_TRUE(manifest.ok()) << manifest.status();
+  EXPECT_EQ((*manifest)->tensors.size(), 2);
+}
+
+TEST(DocumentStore, AKeyListHasOneKeyALine) {
+  DocumentStore store = Store(100, 100);
+  const auto keys = store.FindKeyList(store.AddKeyList("a.b\r\n\nc\n")->digest);
+  ASSERT_TRUE(keys.ok()) << keys.status();
+  EXPECT_THAT(**keys, testing::ElementsAre("a.b", "c"));
+}
+
+TEST(DocumentStore, TheLeastRecentlyUsedGoesFirst) {
+  DocumentStore store = Store(4, 8);
+  const std::string first = store.AddKeyList("aaaa")->digest;
+  const std::string second = store.AddKeyList("bbbb")->digest;
+  ASSERT_TRUE(store.FindKeyList(first).ok());
+  ASSERT_TRUE(store.AddKeyList("cccc").ok());
+  EXPECT_TRUE(store.FindKeyList(first).ok());
+  EXPECT_EQ(ErrorReason(store.FindKeyList(second).status()), Reason::kDocumentNotFound);
+}
+
+TEST(DocumentStore, AddingAKnownDocumentCountsAsUse) {
+  DocumentStore store = Store(4, 8);
+  const std::string first = store.AddKeyList("aaaa")->digest;
+  ASSERT_TRUE(store.AddKeyList("bbbb").ok());
+  ASSERT_TRUE(store.AddKeyList("aaaa").ok());
+  ASSERT_TRUE(store.AddKeyList("cccc").ok());
+  EXPECT_TRUE(store.FindKeyList(first).ok());
+}
+
+TEST(DocumentStore, WhoHoldsADocumentKeepsIt) {
+  DocumentStore store = Store(4, 4);
+  const auto held = store.FindKeyList(store.AddKeyList("aaaa")->digest);
+  ASSERT_TRUE(store.AddKeyList("bbbb").ok());
+  EXPECT_THAT(**held, testing::ElementsAre("aaaa"));
+}
+
+TEST(DocumentStore, RefusesADocumentOverTheLimit) {
+  DocumentStore store = Store(4, 100);
+  EXPECT_TRUE(store.AddKeyList("aaaa").ok());
+  EXPECT_EQ(ErrorReason(store.AddKeyList("aaaaa").status()), Reason::kDocumentTooLarge);
+}
+
+TEST(DocumentStore, AKeyListIsNoManifest) {
+  DocumentStore store = Store(100, 100);
+  EXPECT_EQ(ErrorReason(store.FindManifest(store.AddKeyList("a")->digest).status()), Reason::kBadRequest);
+}
+
+TEST(DocumentStore, AManifestIsNoKeyList) {
+  DocumentStore store = Store(100, 100);
+  EXPECT_EQ(ErrorReason(store.FindKeyList(store.AddManifest("a")->digest).status()), Reason::kBadRequest);
+}
+
+TEST(DocumentStore, TheSameBytesMayBeBoth) {
+  DocumentStore store = Store(100, 100);
+  const std::string digest = store.AddManifest("a")->digest;
+  EXPECT_EQ(store.AddKeyList("a")->digest, digest);
+  EXPECT_TRUE(store.FindManifest(digest).ok());
+  EXPECT_TRUE(store.FindKeyList(digest).ok());
+}
+
+TEST(DocumentStore, ABrokenManifestIsNotKept) {
+  DocumentStore store = Store(100, 100);
+  EXPECT_EQ(ErrorReason(store.AddManifest("!").status()), Reason::kManifestInvalid);
+  EXPECT_EQ(ErrorReason(store.FindManifest(Sha256Digest("!")).status()), Reason::kDocumentNotFound);
+}
+
+TEST(DocumentStore, AKeyWithANulIsRefused) {
+  DocumentStore store = Store(100, 100);
+  EXPECT_EQ(ErrorReason(store.AddKeyList(std::string_view("a\0b", 3)).status()), Reason::kBadRequest);
+}
+
+TEST(DocumentStore, AKeyOver4096BytesIsRefused) {
+  DocumentStore store = Store(1 << 20, 1 << 20);
+  EXPECT_TRUE(store.AddKeyList(std::string(4096, 'k')).ok());
+  EXPECT_EQ(ErrorReason(store.AddKeyList(std::string(4097, 'k')).status()), Reason::kBadRequest);
+}
+
+TEST(DocumentStore, AnUnknownDigestIsNamedButCut) {
+  DocumentStore store = Store(100, 100);
+  const absl::Status status = store.FindManifest("sha256:" + std::string(10'000, 'f')).status();
+  EXPECT_EQ(ErrorReason(status), Reason::kDocumentNotFound);
+  EXPECT_LT(status.message().size(), 200);
+}
+
+}  // namespace
+}  // namespace keyload

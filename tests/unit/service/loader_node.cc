@@ -1,0 +1,156 @@
+#include "tests/unit/service/loader_node.h"
+
+#include <cstdlib>
+#include <utility>
+
+#include "absl/strings/str_split.h"
+#include "server/base/error.h"
+#include "server/base/strings.h"
+
+namespace keyload {
+namespace {
+
+FakeDevice* MakeGpu(const LoaderNode::Options& options) {
+  return new FakeDevice({.name = "cuda:0",
+                         .capacity_bytes = options.gpu_bytes,
+                         .host_visible = false,
+                         .fail_copy = 0,
+                         .fail_allocation = options.fail_allocation});
+}
+
+std::vector<std::unique_ptr<Device>> Devices(FakeDevice* gpu) {
+  std::vector<std::unique_ptr<Device>> devices;
+  devices.push_back(MakeHostDevice(1ull << 30));
+  devices.emplace_back(gpu);
+  return devices;
+}
+
+}  // namespace
+
+void RecordingObserver::OnAccepted(const std::string& load, bool joined) {
+  Add(load.empty() ? "accepted without a name" : joined ? "joined" : "accepted");
+}
+
+void RecordingObserver::OnPlanned(const LoadReport& /*report*/) { Add("planned"); }
+
+void RecordingObserver::OnProgress(const LoadProgress& /*progress*/) {
+  MutexLock lock(mutex_);
+  if (end_) events_.emplace_back("progress after the end");
+  ++progress_;
+  changed_.NotifyAll();
+}
+
+void RecordingObserver::OnEnd(absl::StatusOr<LoadReport> result) {
+  MutexLock lock(mutex_);
+  events_.emplace_back("end");
+  end_ = std::move(result);
+  changed_.NotifyAll();
+}
+
+absl::StatusOr<LoadReport> RecordingObserver::WaitForEnd() {
+  MutexLock lock(mutex_);
+  while (!end_) changed_.Wait(mutex_);
+  return *end_;
+}
+
+void RecordingObserver::WaitForProgress() {
+  MutexLock lock(mutex_);
+  const uint64_t before = progress_;
+  while (progress_ == before) changed_.Wait(mutex_);
+}
+
+std::vector<std::string> RecordingObserver::events() const {
+  MutexLock lock(mutex_);
+  return events_;
+}
+
+void RecordingObserver::Add(std::string event) {
+  MutexLock lock(mutex_);
+  events_.push_back(std::move(event));
+}
+
+LoaderNode::LoaderNode(const Options& options)
+    : gpu_(MakeGpu(options)),
+      devices_(Devices(gpu_)),
+      documents_({.max_document_bytes = options.max_document_bytes, .max_total_bytes = 4 * options.max_document_bytes},
+                 ParseLines),
+      roots_(*ModelRoots::Create({dir_.path()})),
+      io_(std::make_unique<Executor>(Executor::Options{.name = "io", .threads = 2, .queue_limit = 64})),
+      loads_(std::make_unique<Executor>(
+          Executor::Options{.name = "load", .threads = options.load_threads, .queue_limit = options.load_queue})),
+      service_(std::make_unique<LoaderService>(LoaderService::Dependencies{
+          .roots = &roots_,
+          .documents = &documents_,
+          .registry = &registry_,
+          .loads = loads_.get(),
+          .transfer = {
+              .devices = &devices_, .io = io_.get(), .scratch = &scratch_, .make_reader = [this](const Shard& shard) {
+                return MakeReader(shard);
+              }}})) {}
+
+LoaderNode::~LoaderNode() {
+  gpu_->ReleaseCopies();
+  loads_.reset();
+  io_.reset();
+}
+
+std::unique_ptr<ShardReader> LoaderNode::MakeReader(const Shard& shard) {
+  ++readers_made_;
+  std::unique_ptr<ShardReader> reader = MakeFileReader(shard.fd, shard.file);
+  MutexLock lock(mutex_);
+  const auto faults = faults_.find(shard.file);
+  if (faults == faults_.end()) return reader;
+  return std::make_unique<FaultyReader>(std::move(reader), faults->second);
+}
+
+void LoaderNode::SetFaults(const std::string& file, const FaultyReader::Faults& faults) {
+  MutexLock lock(mutex_);
+  faults_[file] = faults;
+}
+
+LoadSpec LoaderNode::Spec(const std::string& model) const {
+  LoadSpec spec;
+  spec.model = model;
+  spec.source.path = dir_.path();
+  spec.device_map.policy = "cuda:0";
+  spec.fingerprint = "one";
+  return spec;
+}
+
+LoaderNode::Started LoaderNode::Start(LoadSpec spec, absl::Time deadline) {
+  Started started = {.observer = std::make_shared<RecordingObserver>(), .stop = {}};
+  service_->StartLoad(std::move(spec), {.stop = started.stop.get_token(), .deadline = deadline}, started.observer);
+  return started;
+}
+
+std::string LoaderNode::ReadKey(const std::string& model, const std::string& key) {
+  const absl::StatusOr<ModelHandle> handle = registry_.Use(model);
+  if (!handle.ok() || (*handle)->FindKey(key) < 0) return "";
+  const absl::StatusOr<uint32_t> holder = (*handle)->Holder(static_cast<uint32_t>((*handle)->FindKey(key)));
+  if (!holder.ok()) return "";
+  std::string bytes((*handle)->content().places[*holder].bytes, '\0');
+  const absl::Status read = (*handle)->Read(*holder, 0, std::as_writable_bytes(std::span(bytes)));
+  return read.ok() ? bytes : "";
+}
+
+std::shared_ptr<const Manifest> ManifestOf(const std::vector<std::string>& keys, const Shape& shape,
+                                           const std::vector<TiedGroup>& tied) {
+  auto manifest = std::make_shared<Manifest>();
+  for (const std::string& key : keys) {
+    TensorSpec tensor;
+    tensor.name = key;
+    tensor.shape = shape;
+    manifest->tensors.push_back(std::move(tensor));
+  }
+  manifest->tied_groups = tied;
+  if (!ValidateManifest(*manifest).ok()) std::abort();
+  return manifest;
+}
+
+absl::StatusOr<std::shared_ptr<const Manifest>> ParseLines(std::string_view bytes) {
+  if (bytes == "!") return MakeError(Reason::kManifestInvalid, "no manifest");
+  const std::vector<std::string> keys = absl::StrSplit(ToAbsl(bytes), '\n', absl::SkipEmpty());
+  return ManifestOf(keys, {});
+}
+
+}  // namespace keyload
