@@ -1,26 +1,37 @@
 #include "client/cli/input_file.h"
 
+#include <algorithm>
 #include <cerrno>
 #include <cstring>
 #include <filesystem>
 #include <fstream>
-#include <iterator>
 
 #include "absl/strings/str_format.h"
 #include "absl/strings/str_split.h"
 #include "absl/strings/strip.h"
 #include "client/cli/exit_code.h"
-#include "google/protobuf/util/json_util.h"
+#include "client/cli/json_message.h"
 #include "keyload/v1/model_loader.pb.h"
 
 namespace keyload::cli {
+namespace {
+
+constexpr size_t kFirstReadBytes = 1 << 16;
+
+}  // namespace
 
 absl::StatusOr<std::string> ReadInputFile(const std::string& path) {
   std::error_code error;
   if (std::filesystem::is_directory(path, error)) return UsageError(path + ": is a directory");
   std::ifstream file(path, std::ios::binary);
   if (!file) return UsageError(absl::StrFormat("%s: %s", path, std::strerror(errno)));
-  std::string bytes{std::istreambuf_iterator<char>(file), std::istreambuf_iterator<char>()};
+  std::string bytes;
+  while (file) {  // the size of a pipe is not known before its end
+    const size_t had = bytes.size();
+    bytes.resize(std::max(had * 2, kFirstReadBytes));
+    file.read(bytes.data() + had, static_cast<std::streamsize>(bytes.size() - had));
+    bytes.resize(had + static_cast<size_t>(file.gcount()));
+  }
   if (file.bad()) return UsageError(path + ": cannot be read");
   return bytes;
 }
@@ -31,9 +42,8 @@ absl::StatusOr<std::string> ReadManifestFile(const std::string& path) {
   size_t first = bytes->find_first_not_of(" \t\r\n");
   if (first == std::string::npos || (*bytes)[first] != '{') return bytes;
   v1::ModelManifest manifest;
-  auto parsed = google::protobuf::util::JsonStringToMessage(*bytes, &manifest);
-  if (!parsed.ok()) {
-    return UsageError(absl::StrFormat("%s: not a manifest: %s", path, parsed.message().ToString()));
+  if (absl::Status parsed = ParseJsonMessage(*bytes, manifest); !parsed.ok()) {
+    return UsageError(absl::StrFormat("%s: not a manifest: %s", path, std::string(parsed.message())));
   }
   return manifest.SerializeAsString();
 }
