@@ -13,6 +13,7 @@ namespace {
 constexpr size_t kMaxMessage = 1200;
 constexpr size_t kMaxMetadataValue = 256;
 constexpr size_t kMaxMetadata = 1000;
+constexpr size_t kEntryOverhead = 8;  // tags and lengths of one entry, as serialized
 constexpr std::string_view kDomain = "keyload";
 
 // Length of the UTF-8 sequence that starts `text`, 0 if none does.
@@ -46,7 +47,7 @@ ErrorMetadata CutMetadata(const absl::Status& status) {
   size_t total = 0;
   for (const auto& [name, value] : ErrorDetails(status)) {
     std::string cut = Cut(value, kMaxMetadataValue);
-    total += name.size() + cut.size();
+    total += name.size() + cut.size() + kEntryOverhead;
     if (total > kMaxMetadata) break;
     kept.emplace(name, std::move(cut));
   }

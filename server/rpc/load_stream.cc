@@ -76,11 +76,7 @@ class LoadStream::Load : public LoadObserver {
   };
   template <typename Change>
   void Set(Change change) {
-    {
-      MutexLock lock(stream_.mutex_);
-      change(slots_);
-    }
-    stream_.Advance();
+    stream_.Advance([&] { change(slots_); });
   }
 
   LoadStream& stream_;
@@ -132,6 +128,8 @@ absl::Status LoadStream::Start(const std::string& load_id, const v1::LoadSpec& s
   auto load = std::make_shared<Load>(*this);
   {
     MutexLock lock(mutex_);
+    // The read was under way when the stream ended: a load would outlive it.
+    if (broken_ || finished_) return absl::CancelledError("the stream has ended");
     if (loads_.size() >= kMaxLoads) {
       return MakeError(Reason::kBadRequest, StrCat("over ", kMaxLoads, " unfinished loads on one stream"));
     }
@@ -169,10 +167,11 @@ bool LoadStream::TakeEvent() {
   return false;
 }
 
-void LoadStream::Advance() {
+void LoadStream::Advance(absl::FunctionRef<void()> change) {
   absl::Status end;
   {
     MutexLock lock(mutex_);
+    change();
     if (writing_ || finished_) return;
     if (TakeEvent()) {
       writing_ = true;

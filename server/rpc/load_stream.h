@@ -9,6 +9,7 @@
 #include <string>
 
 #include "absl/container/flat_hash_map.h"
+#include "absl/functional/function_ref.h"
 #include "keyload/v1/model_loader.pb.h"
 #include "server/base/mutex.h"
 #include "server/rpc/rpc_context.h"
@@ -39,8 +40,9 @@ class LoadStream : public grpc::ServerBidiReactor<v1::LoadRequest, v1::LoadRespo
   void Abort(const absl::Status& status);
   absl::Status Handle(const v1::LoadRequest& request);
   absl::Status Start(const std::string& load_id, const v1::LoadSpec& spec);
-  // Writes the next event or finishes, if it is time to.
-  void Advance();
+  // Makes `change` and, under the same lock, looks whether it is time to write the next event or to finish. Under one
+  // lock, because the stream may be gone as soon as the end of its last load can be seen.
+  void Advance(absl::FunctionRef<void()> change = [] {});
   bool TakeEvent() ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
 
   const RpcContext rpc_;

@@ -1,6 +1,7 @@
 #include "tests/unit/service/loader_node.h"
 
 #include <cstdlib>
+#include <future>
 #include <utility>
 
 #include "absl/strings/str_split.h"
@@ -92,6 +93,12 @@ LoaderNode::~LoaderNode() {
   gpu_->ReleaseCopies();
   loads_.reset();
   io_.reset();
+}
+
+void LoaderNode::WaitForIdleReader() {
+  std::promise<void> idle;
+  if (!io_->TrySubmit([&] { idle.set_value(); })) std::abort();
+  idle.get_future().wait();
 }
 
 std::unique_ptr<ShardReader> LoaderNode::MakeReader(const Shard& shard) {

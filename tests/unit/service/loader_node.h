@@ -63,6 +63,9 @@ class LoaderNode {
   DocumentStore& documents() { return documents_; }
   FakeDevice& gpu() { return *gpu_; }
   Executor& loads() { return *loads_; }
+  // Blocks until a thread that reads for loads has nothing to do. A load whose copies are held keeps all of them
+  // waiting for scratch memory, unless it has ended its reading.
+  void WaitForIdleReader();
   // Readers that loads have asked for: no reader, no read.
   int readers_made() const { return readers_made_; }
   // From now on the bytes of the shard `file` fail like this.

@@ -1,0 +1,134 @@
+#include "server/rpc/convert_manifest.h"
+
+#include <gmock/gmock.h>
+#include <google/protobuf/util/json_util.h>
+#include <gtest/gtest.h>
+
+#include "server/base/error.h"
+
+namespace keyload {
+namespace {
+
+using testing::ElementsAre;
+
+v1::ModelManifest Message() {
+  v1::ModelManifest message;
+  message.set_architecture("Net");
+  message.set_base_model_prefix("bert");
+  v1::Module& module = *message.add_modules();
+  module.set_name("layers.0");
+  module.set_class_name("Layer");
+  for (const auto& [name, kind] : {std::pair("layers.0.weight", v1::TensorSpec::KIND_UNSPECIFIED),
+                                   std::pair("layers.0.mean", v1::TensorSpec::KIND_BUFFER),
+                                   std::pair("layers.0.positions", v1::TensorSpec::KIND_NON_PERSISTENT_BUFFER),
+                                   std::pair("head.weight", v1::TensorSpec::KIND_PARAMETER)}) {
+    v1::TensorSpec& tensor = *message.add_tensors();
+    tensor.set_name(name);
+    tensor.set_kind(kind);
+    tensor.set_dtype("BF16");
+    tensor.add_shape(2);
+    tensor.add_shape(3);
+  }
+  v1::TiedGroup& tied = *message.add_tied_groups();
+  tied.set_source("layers.0.weight");
+  tied.add_targets("head.weight");
+  message.add_no_split_modules("Layer");
+  message.add_keep_in_fp32("norm");
+  message.add_ignore_missing("im");
+  message.add_ignore_unexpected("iu");
+  v1::Rename& rename = *message.add_renames();
+  rename.set_pattern("gamma");
+  rename.set_replacement("weight");
+  message.set_initializer_range(0.5);
+  return message;
+}
+
+void ExpectMessage(const Manifest& manifest) {
+  EXPECT_EQ(manifest.architecture, "Net");
+  EXPECT_EQ(manifest.base_model_prefix, "bert");
+  ASSERT_EQ(manifest.modules.size(), 1);
+  EXPECT_EQ(manifest.modules[0].name, "layers.0");
+  EXPECT_EQ(manifest.modules[0].class_name, "Layer");
+  ASSERT_EQ(manifest.tensors.size(), 4);
+  EXPECT_EQ(manifest.tensors[0].name, "layers.0.weight");
+  EXPECT_EQ(manifest.tensors[0].kind, TensorKind::kParameter);
+  EXPECT_EQ(manifest.tensors[0].dtype, DType::kBF16);
+  EXPECT_THAT(manifest.tensors[0].shape, ElementsAre(2, 3));
+  EXPECT_EQ(manifest.tensors[0].bytes, 12);
+  EXPECT_EQ(manifest.tensors[1].kind, TensorKind::kBuffer);
+  EXPECT_EQ(manifest.tensors[2].kind, TensorKind::kNonPersistentBuffer);
+  EXPECT_EQ(manifest.tensors[3].kind, TensorKind::kParameter);
+  ASSERT_EQ(manifest.tied_groups.size(), 1);
+  EXPECT_EQ(manifest.tied_groups[0].source, "layers.0.weight");
+  EXPECT_THAT(manifest.tied_groups[0].targets, ElementsAre("head.weight"));
+  EXPECT_THAT(manifest.no_split_modules, ElementsAre("Layer"));
+  EXPECT_THAT(manifest.keep_in_fp32, ElementsAre("norm"));
+  EXPECT_THAT(manifest.ignore_missing, ElementsAre("im"));
+  EXPECT_THAT(manifest.ignore_unexpected, ElementsAre("iu"));
+  ASSERT_EQ(manifest.renames.size(), 1);
+  EXPECT_EQ(manifest.renames[0].pattern, "gamma");
+  EXPECT_EQ(manifest.renames[0].replacement, "weight");
+}
+
+TEST(ParseManifest, ReadsBinary) {
+  const auto manifest = ParseManifest(Message().SerializeAsString());
+  ASSERT_TRUE(manifest.ok()) << manifest.status();
+  ExpectMessage(**manifest);
+}
+
+TEST(ParseManifest, ReadsJson) {
+  std::string json;
+  ASSERT_TRUE(google::protobuf::util::MessageToJsonString(Message(), &json).ok());
+  const auto manifest = ParseManifest(json);
+  ASSERT_TRUE(manifest.ok()) << manifest.status();
+  ExpectMessage(**manifest);
+}
+
+TEST(ParseManifest, JsonMayBeginWithSpace) { EXPECT_TRUE(ParseManifest("\n  {\"architecture\": \"Net\"}").ok()); }
+
+TEST(ParseManifest, JsonMayUseTheNamesOfTheProto) {
+  const auto manifest = ParseManifest(R"({"base_model_prefix": "bert"})");
+  ASSERT_TRUE(manifest.ok()) << manifest.status();
+  EXPECT_EQ((*manifest)->base_model_prefix, "bert");
+}
+
+class BrokenManifest : public testing::TestWithParam<const char*> {};
+
+TEST_P(BrokenManifest, IsInvalid) {
+  const absl::Status status = ParseManifest(GetParam()).status();
+  EXPECT_EQ(ErrorReason(status), Reason::kManifestInvalid) << status;
+}
+
+INSTANTIATE_TEST_SUITE_P(
+    All, BrokenManifest,
+    testing::Values("{", "{\"tensors\": 1}", "{\"nonsense\": 1}", "no manifest at all", "[]",
+                    R"({"tensors": [{"name": "a", "dtype": "float32"}]})", R"({"tensors": [{"name": "a"}]})",
+                    R"({"tensors": [{"name": "", "dtype": "F32"}]})",
+                    R"({"tensors": [{"name": "a", "dtype": "F32"}, {"name": "a", "dtype": "F32"}]})",
+                    R"({"tensors": [{"name": "a", "dtype": "F32", "shape": ["4294967296", "4294967296", "2"]}]})",
+                    R"({"tensors": [{"name": "a", "dtype": "F32", "shape": [-1]}]})",
+                    R"({"tensors": [{"name": "a", "dtype": "F32", "kind": 9}]})",
+                    R"({"tied_groups": [{"source": "a", "targets": ["b"]}]})"));
+
+TEST(ParseManifest, ATruncatedBinaryIsInvalid) {
+  std::string bytes = Message().SerializeAsString();
+  bytes.resize(bytes.size() / 2);
+  EXPECT_EQ(ErrorReason(ParseManifest(bytes).status()), Reason::kManifestInvalid);
+}
+
+TEST(ParseManifest, AnUnknownDtypeNamesTheTensor) {
+  const absl::Status status = ParseManifest(R"({"tensors": [{"name": "a.b", "dtype": "float32"}]})").status();
+  EXPECT_EQ(ErrorDetails(status)["key"], "a.b");
+  EXPECT_EQ(ErrorDetails(status)["dtype"], "float32");
+}
+
+TEST(ParseManifest, ConversionsAreRefusedByName) {
+  v1::ModelManifest message = Message();
+  message.add_conversions()->add_sources("a");
+  const absl::Status status = ParseManifest(message.SerializeAsString()).status();
+  EXPECT_EQ(ErrorReason(status), Reason::kFieldNotSupported);
+  EXPECT_EQ(ErrorDetails(status)["field"], "manifest.conversions");
+}
+
+}  // namespace
+}  // namespace keyload
