@@ -11,8 +11,8 @@ namespace keyload {
 
 // A file or directory that was opened inside an allowed root.
 struct OpenedPath {
-  UniqueFd fd;            // O_RDONLY | O_CLOEXEC
-  std::string resolved;   // absolute, symlinks followed
+  UniqueFd fd;           // O_RDONLY | O_CLOEXEC
+  std::string resolved;  // absolute, symlinks followed
   bool is_directory = false;
 };
 
@@ -24,15 +24,17 @@ class ModelRoots {
   static absl::StatusOr<ModelRoots> Create(const std::vector<std::string>& roots);
   ModelRoots() = default;  // allows nothing
 
-  // Opens a regular file or a directory for reading; anything else is BAD_REQUEST. `path` must be absolute and free of NUL.
-  // PATH_NOT_ALLOWED for what lies outside, whether it exists or not; CHECKPOINT_NOT_FOUND, PATH_NOT_READABLE, IO_ERROR. May block on the file system.
+  // Opens a regular file or a directory for reading; anything else is BAD_REQUEST. `path` must be absolute and free of
+  // NUL. PATH_NOT_ALLOWED for what lies outside, whether it exists or not; CHECKPOINT_NOT_FOUND, PATH_NOT_READABLE,
+  // IO_ERROR. May block on the file system.
   absl::StatusOr<OpenedPath> Open(std::string_view path) const;
 
   const std::vector<std::string>& roots() const { return roots_; }
 
  private:
   bool Contains(std::string_view resolved) const;
-  // For a `path` that cannot be opened: whether following it ends inside a root. Only then may the answer say more than "not allowed".
+  // For a `path` that cannot be opened: whether following it ends inside a root. Only then may the answer say more than
+  // "not allowed".
   bool StopsInside(std::string path) const;
   absl::Status NotAllowed(const std::string& path) const;
 

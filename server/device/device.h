@@ -21,7 +21,8 @@ struct DeviceInfo {
   bool simulated = false;
 };
 
-// One allocation on a device. Destroying it gives its bytes back to the device's account; REQUIRES: no copy in flight touches it.
+// One allocation on a device. Destroying it gives its bytes back to the device's account; REQUIRES: no copy in flight
+// touches it.
 class DeviceMemory {
  public:
   virtual ~DeviceMemory() = default;
@@ -30,28 +31,32 @@ class DeviceMemory {
   virtual std::span<std::byte> host() = 0;
 };
 
-// Memory of one device. Thread-safe. Host memory, simulated GPUs and CUDA implement it and pass tests/contract/device_contract_test.
+// Memory of one device. Thread-safe. Host memory, simulated GPUs and CUDA implement it and pass
+// tests/contract/device_contract_test.
 class Device {
  public:
   virtual ~Device() = default;
   virtual const DeviceInfo& info() const = 0;
   // Capacity and charges; Reserve on it before Allocate.
   virtual MemoryAccount& account() = 0;
-  // Takes `bytes` out of `reservation` and backs them with memory, zeroed. DEVICE_OUT_OF_MEMORY when the reservation is too small or the system refuses.
+  // Takes `bytes` out of `reservation` and backs them with memory, zeroed. DEVICE_OUT_OF_MEMORY when the reservation is
+  // too small or the system refuses.
   virtual absl::StatusOr<std::unique_ptr<DeviceMemory>> Allocate(MemoryReservation& reservation, uint64_t bytes) = 0;
-  // Starts a copy of `source` to `offset` of `memory` and returns; `done` runs exactly once, on a thread of the device, after the bytes are there or the copy failed.
-  // `source` and `memory` must live until then; `done` must be short and must not call back into the device.
+  // Starts a copy of `source` to `offset` of `memory` and returns; `done` runs exactly once, on a thread of the device,
+  // after the bytes are there or the copy failed. `source` and `memory` must live until then; `done` must be short and
+  // must not call back into the device.
   virtual void CopyAsync(DeviceMemory& memory, uint64_t offset, std::span<const std::byte> source,
                          absl::AnyInvocable<void(absl::Status)> done) = 0;
   // Copies `destination.size()` bytes at `offset` of `memory` to the host and waits for them.
   virtual absl::Status Read(DeviceMemory& memory, uint64_t offset, std::span<std::byte> destination) = 0;
 };
 
-// Host memory: segments are memfds, so that they can be shared. `capacity_bytes` bounds what keyload copies, not the page cache.
+// Host memory: segments are memfds, so that they can be shared. `capacity_bytes` bounds what keyload copies, not the
+// page cache.
 std::unique_ptr<Device> MakeHostDevice(uint64_t capacity_bytes);
 
 struct SimulatedGpuOptions {
-  uint32_t index = 0;            // cuda:<index>
+  uint32_t index = 0;  // cuda:<index>
   uint64_t capacity_bytes = 0;
   uint64_t copy_bytes_per_second = 0;  // 0: as fast as memory; else copies take as long as on a link of that rate
 };

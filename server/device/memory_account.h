@@ -10,7 +10,8 @@ namespace keyload {
 
 class MemoryAccount;
 
-// Bytes of one device that are promised to a load and not yet allocated. Gives the rest back when destroyed. Movable; confine to one load.
+// Bytes of one device that are promised to a load and not yet allocated. Gives the rest back when destroyed. Movable;
+// confine to one load.
 class MemoryReservation {
  public:
   MemoryReservation() = default;

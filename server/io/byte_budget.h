@@ -29,7 +29,8 @@ class ByteBudget {
     uint64_t bytes_ = 0;
   };
 
-  // Blocks until the bytes are free; LOAD_CANCELLED or DEADLINE_EXCEEDED ends the wait. A demand over the limit is granted alone.
+  // Blocks until the bytes are free; LOAD_CANCELLED or DEADLINE_EXCEEDED ends the wait. A demand over the limit is
+  // granted alone.
   absl::StatusOr<Grant> Acquire(uint64_t bytes, const RequestContext& context);
   uint64_t used() const;
 

@@ -22,11 +22,12 @@ struct ReadCounts {
 class ShardReader {
  public:
   virtual ~ShardReader() = default;
-  // Fills every buffer, in order, from `offset`; retries EINTR and short reads. Blocks on the disk. At most IOV_MAX buffers.
-  // CHECKPOINT_TRUNCATED with file and offset at end of file; IO_ERROR. `counts` is added to, also on failure.
+  // Fills every buffer, in order, from `offset`; retries EINTR and short reads. Blocks on the disk. At most IOV_MAX
+  // buffers. CHECKPOINT_TRUNCATED with file and offset at end of file; IO_ERROR. `counts` is added to, also on failure.
   virtual absl::Status ReadVector(uint64_t offset, std::span<const iovec> buffers, ReadCounts& counts) = 0;
-  // Brings [offset, offset + length) into the page cache without keeping a copy; never touches a mapping, so that a file
-  // that shrank gives CHECKPOINT_TRUNCATED and no SIGBUS. Where the kernel cannot populate, reads and discards (counted).
+  // Brings [offset, offset + length) into the page cache without keeping a copy; never touches a mapping, so that a
+  // file that shrank gives CHECKPOINT_TRUNCATED and no SIGBUS. Where the kernel cannot populate, reads and discards
+  // (counted).
   virtual absl::Status Populate(uint64_t offset, uint64_t length, ReadCounts& counts) = 0;
 };
 

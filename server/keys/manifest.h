@@ -34,8 +34,8 @@ struct Rename {
 struct Manifest {
   std::string architecture;
   std::string base_model_prefix;
-  std::vector<ModuleSpec> modules;   // registration order, without the root; empty: derived from dotted names
-  std::vector<TensorSpec> tensors;   // registration order; tied names all appear
+  std::vector<ModuleSpec> modules;  // registration order, without the root; empty: derived from dotted names
+  std::vector<TensorSpec> tensors;  // registration order; tied names all appear
   std::vector<TiedGroup> tied_groups;
   std::vector<std::string> no_split_modules;  // class names
   std::vector<std::string> keep_in_fp32;      // dotted components
@@ -44,7 +44,8 @@ struct Manifest {
   std::vector<Rename> renames;
 };
 
-// Fills TensorSpec::bytes. MANIFEST_INVALID: duplicate or empty names, sizes that overflow, tied names that are not tensors, a name in two tied groups.
+// Fills TensorSpec::bytes. MANIFEST_INVALID: duplicate or empty names, sizes that overflow, tied names that are not
+// tensors, a name in two tied groups.
 absl::Status ValidateManifest(Manifest& manifest);
 
 }  // namespace keyload

@@ -23,11 +23,11 @@ struct KeyRules {
 };
 
 enum class KeyState : uint8_t {
-  kFound,          // expected, selected, stored with the expected shape: to be loaded
-  kTied,           // not stored itself, supplied by tied_to
+  kFound,  // expected, selected, stored with the expected shape: to be loaded
+  kTied,   // not stored itself, supplied by tied_to
   kMissing,
-  kMissingIgnored, // by a pattern
-  kMismatched,     // stored with another shape; not loaded
+  kMissingIgnored,  // by a pattern
+  kMismatched,      // stored with another shape; not loaded
   kNotSelected,
   kNonPersistent,  // a non-persistent buffer: placed, never expected
 };
@@ -48,7 +48,7 @@ struct ModelKey {
 struct UnexpectedKey {
   std::string_view name;  // after renames
   int64_t stored = -1;
-  bool ignored = false;   // by a pattern, or because it is a non-persistent buffer of the model
+  bool ignored = false;  // by a pattern, or because it is a non-persistent buffer of the model
 };
 
 struct KeyCounts {
@@ -61,7 +61,7 @@ struct KeyCounts {
   uint64_t missing = 0;      // after the filters below
   uint64_t missing_ignored = 0;
   uint64_t missing_tied = 0;
-  uint64_t unexpected = 0;   // after the filter below
+  uint64_t unexpected = 0;  // after the filter below
   uint64_t unexpected_ignored = 0;
   uint64_t mismatched = 0;
   uint64_t tied_conflicts = 0;  // filled by the load
@@ -69,8 +69,8 @@ struct KeyCounts {
 
 // The answer about keys: a pure function of headers, manifest, rules and selection. Immutable.
 struct KeyReport {
-  std::vector<ModelKey> keys;               // registration order; without a manifest natural order
-  std::vector<UnexpectedKey> unexpected;    // natural order, ignored ones included
+  std::vector<ModelKey> keys;             // registration order; without a manifest natural order
+  std::vector<UnexpectedKey> unexpected;  // natural order, ignored ones included
   KeyCounts counts;
   std::vector<std::vector<uint32_t>> tied_groups;  // members as indices into keys, source first
   std::vector<std::string> warnings;
@@ -84,11 +84,12 @@ struct ReconcileInput {
   std::shared_ptr<const CheckpointIndex> index;
   std::shared_ptr<const Manifest> manifest;  // null: expect what the checkpoint has
   KeyRules rules;
-  const KeySelection* selection = nullptr;   // never null
+  const KeySelection* selection = nullptr;  // never null
 };
 
-// Renames, prefix, tied groups, filters and shapes, decided for every key in one pass each over both sides. Reads nothing, never blocks.
-// PATTERN_INVALID; KEY_CONFLICT when two stored keys become one model key (both are named, with their shards).
+// Renames, prefix, tied groups, filters and shapes, decided for every key in one pass each over both sides. Reads
+// nothing, never blocks. PATTERN_INVALID; KEY_CONFLICT when two stored keys become one model key (both are named, with
+// their shards).
 absl::StatusOr<std::shared_ptr<const KeyReport>> Reconcile(const ReconcileInput& input);
 
 }  // namespace keyload
