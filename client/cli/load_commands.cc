@@ -85,10 +85,10 @@ int RunCheck(const CommandContext& context, const LoadOptions& options) {
   return Plan(own, *std::move(input));
 }
 
-using Run = int (*)(const CommandContext&, const LoadOptions&);
+using LoadRun = int (*)(const CommandContext&, const LoadOptions&);
 
-CLI::App* AddCommand(CLI::App& app, Action& chosen, const std::string& name, const std::string& help,
-                     std::shared_ptr<LoadOptions> options, Run run) {
+CLI::App* AddLoadCommand(CLI::App& app, Action& chosen, const std::string& name, const std::string& help,
+                     std::shared_ptr<LoadOptions> options, LoadRun run) {
   CLI::App* command = app.add_subcommand(name, help);
   AddLoadOptions(*command, *options);
   command->callback([&chosen, options, run] {
@@ -106,16 +106,16 @@ void AddModelAndPath(CLI::App& command, LoadOptions& options) {
 
 void AddLoadCommands(CLI::App& app, Action& chosen) {
   auto load = std::make_shared<LoadOptions>();
-  CLI::App* command = AddCommand(app, chosen, "load", "Load a checkpoint, or some of its keys", load, RunLoad);
+  CLI::App* command = AddLoadCommand(app, chosen, "load", "Load a checkpoint, or some of its keys", load, RunLoad);
   AddModelAndPath(*command, *load);
   auto plan = std::make_shared<LoadOptions>();
-  command = AddCommand(app, chosen, "plan", "Say what a load would do", plan, RunPlan);
+  command = AddLoadCommand(app, chosen, "plan", "Say what a load would do", plan, RunPlan);
   AddModelAndPath(*command, *plan);
   AddPlanForOption(*command, plan->device_map);
   auto check = std::make_shared<LoadOptions>();
   check->model = kCheckModel;
   command =
-      AddCommand(app, chosen, "check", "Plan without a running server: is this checkpoint whole?", check, RunCheck);
+      AddLoadCommand(app, chosen, "check", "Plan without a running server: is this checkpoint whole?", check, RunCheck);
   command->add_option("DIR", check->from, "Directory or file of weights")->required();
   AddPlanForOption(*command, check->device_map);
 }

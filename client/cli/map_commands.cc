@@ -14,7 +14,7 @@ struct MapOptions {
   DeviceMapOptions device_map;
 };
 
-using Run = int (*)(const CommandContext&, Client&, const MapOptions&);
+using MapRun = int (*)(const CommandContext&, Client&, const MapOptions&);
 
 std::string MapText(const v1::NamedDeviceMap& map) {
   std::string out = map.name() + (map.spec().policy().empty() ? "" : ": " + map.spec().policy()) + "\n";
@@ -62,8 +62,8 @@ int RunRemove(const CommandContext& context, Client& client, const MapOptions& o
   return 0;
 }
 
-CLI::App* AddCommand(CLI::App& app, Action& chosen, const std::string& name, const std::string& help,
-                     std::shared_ptr<MapOptions> options, Run run) {
+CLI::App* AddMapCommand(CLI::App& app, Action& chosen, const std::string& name, const std::string& help,
+                     std::shared_ptr<MapOptions> options, MapRun run) {
   CLI::App* command = app.add_subcommand(name, help);
   command->callback([&chosen, options, run] {
     chosen = [options, run](const CommandContext& context) {
@@ -79,11 +79,11 @@ CLI::App* AddCommand(CLI::App& app, Action& chosen, const std::string& name, con
 void AddMapCommands(CLI::App& app, Action& chosen) {
   CLI::App* map = app.add_subcommand("map", "Device maps that the server keeps by name")->require_subcommand(1);
   auto options = std::make_shared<MapOptions>();
-  CLI::App* set = AddCommand(*map, chosen, "set", "Keep a map", options, RunSet);
+  CLI::App* set = AddMapCommand(*map, chosen, "set", "Keep a map", options, RunSet);
   AddDeviceMapOptions(*set, options->device_map);
-  CLI::App* show = AddCommand(*map, chosen, "show", "Print a map", options, RunShow);
-  AddCommand(*map, chosen, "list", "The names of all maps", options, RunList);
-  CLI::App* remove = AddCommand(*map, chosen, "rm", "Forget a map", options, RunRemove);
+  CLI::App* show = AddMapCommand(*map, chosen, "show", "Print a map", options, RunShow);
+  AddMapCommand(*map, chosen, "list", "The names of all maps", options, RunList);
+  CLI::App* remove = AddMapCommand(*map, chosen, "rm", "Forget a map", options, RunRemove);
   for (CLI::App* command : {set, show, remove}) {
     command->add_option("NAME", options->name, "Name of the map")->required();
   }

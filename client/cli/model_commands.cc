@@ -119,14 +119,14 @@ int RunEvict(const CommandContext& context, Client& client, const ModelOptions& 
   return 0;
 }
 
-using Run = int (*)(const CommandContext&, Client&, const ModelOptions&);
+using ModelRun = int (*)(const CommandContext&, Client&, const ModelOptions&);
 
 struct Added {
   CLI::App* command;
   std::shared_ptr<ModelOptions> options;
 };
 
-Added AddCommand(CLI::App& app, Action& chosen, const std::string& name, const std::string& help, Run run) {
+Added AddCommand(CLI::App& app, Action& chosen, const std::string& name, const std::string& help, ModelRun run) {
   auto options = std::make_shared<ModelOptions>();
   CLI::App* command = app.add_subcommand(name, help);
   command->callback([&chosen, options, run] {
@@ -138,7 +138,7 @@ Added AddCommand(CLI::App& app, Action& chosen, const std::string& name, const s
   return {command, options};
 }
 
-Added AddModelCommand(CLI::App& app, Action& chosen, const std::string& name, const std::string& help, Run run) {
+Added AddModelCommand(CLI::App& app, Action& chosen, const std::string& name, const std::string& help, ModelRun run) {
   Added added = AddCommand(app, chosen, name, help, run);
   added.command->add_option("MODEL", added.options->model, "Name of the model on the server")->required();
   return added;

@@ -12,7 +12,7 @@
 namespace keyload::cli {
 namespace {
 
-using Run = int (*)(const CommandContext&, Client&, const std::string& argument);
+using ServerRun = int (*)(const CommandContext&, Client&, const std::string& argument);
 
 int RunDevices(const CommandContext& context, Client& client, const std::string&) {
   auto devices = client.ListDevices(context.Options());
@@ -91,12 +91,12 @@ int RunVersion(const CommandContext& context) {
   return 0;
 }
 
-struct Added {
+struct AddedServerCommand {
   CLI::App* command;
   std::shared_ptr<std::string> argument;
 };
 
-Added AddCommand(CLI::App& app, Action& chosen, const std::string& name, const std::string& help, Run run) {
+AddedServerCommand AddServerCommand(CLI::App& app, Action& chosen, const std::string& name, const std::string& help, ServerRun run) {
   auto argument = std::make_shared<std::string>();
   CLI::App* command = app.add_subcommand(name, help);
   command->callback([&chosen, argument, run] {
@@ -111,16 +111,16 @@ Added AddCommand(CLI::App& app, Action& chosen, const std::string& name, const s
 }  // namespace
 
 void AddServerCommands(CLI::App& app, Action& chosen) {
-  AddCommand(app, chosen, "devices", "The devices of the node and their memory", RunDevices);
-  AddCommand(app, chosen, "health", "Ends with 0 if the server is serving", RunHealth);
-  AddCommand(app, chosen, "info", "Version, capabilities and limits of the server", RunInfo);
+  AddServerCommand(app, chosen, "devices", "The devices of the node and their memory", RunDevices);
+  AddServerCommand(app, chosen, "health", "Ends with 0 if the server is serving", RunHealth);
+  AddServerCommand(app, chosen, "info", "Version, capabilities and limits of the server", RunInfo);
   app.add_subcommand("version", "Version of this command")->callback([&chosen] { chosen = RunVersion; });
-  AddCommand(app, chosen, "loads", "Running loads and those that ended lately", RunLoads);
-  Added cancel = AddCommand(app, chosen, "cancel", "Cancel a load", RunCancel);
+  AddServerCommand(app, chosen, "loads", "Running loads and those that ended lately", RunLoads);
+  AddedServerCommand cancel = AddServerCommand(app, chosen, "cancel", "Cancel a load", RunCancel);
   cancel.command->add_option("LOAD", *cancel.argument, "Name of the load")->required();
-  Added wait = AddCommand(app, chosen, "wait", "Wait for a load and print its report", RunWait);
+  AddedServerCommand wait = AddServerCommand(app, chosen, "wait", "Wait for a load and print its report", RunWait);
   wait.command->add_option("LOAD", *wait.argument, "Name of the load")->required();
-  Added leases = AddCommand(app, chosen, "leases", "The leases on a model, or on all", RunLeases);
+  AddedServerCommand leases = AddServerCommand(app, chosen, "leases", "The leases on a model, or on all", RunLeases);
   leases.command->add_option("MODEL", *leases.argument, "Only leases on this model");
 }
 

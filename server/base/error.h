@@ -49,6 +49,9 @@ enum class Reason {
 // The last reason, for tests that walk all of them.
 inline constexpr Reason kLastReason = Reason::kInternal;
 
+// How much of a name from outside a message repeats.
+inline constexpr size_t kNameInMessage = 200;
+
 using ErrorMetadata = std::map<std::string, std::string>;
 
 std::string_view ReasonName(Reason reason);  // "PATH_NOT_ALLOWED"

@@ -17,7 +17,7 @@ namespace {
 namespace ondemand = simdjson::ondemand;
 
 constexpr size_t kMaxFileNameBytes = 255;
-constexpr size_t kTypicalEntryBytes = 64;
+constexpr size_t kTypicalIndexEntryBytes = 64;
 
 // One pass over one index; used once.
 class IndexParser {
@@ -92,7 +92,7 @@ absl::Status IndexParser::ParseRoot(ondemand::document& document) {
 absl::Status IndexParser::ParseWeightMap(ondemand::value value) {
   ondemand::object map;
   if (value.get_object().get(map)) return Corrupt("weight_map is not an object");
-  result_.entries.reserve(json_.size() / kTypicalEntryBytes);
+  result_.entries.reserve(json_.size() / kTypicalIndexEntryBytes);
   for (auto item : map) {
     ondemand::field field;
     if (auto error = std::move(item).get(field)) return BadJson(error);

@@ -22,7 +22,7 @@ namespace ondemand = simdjson::ondemand;
 static_assert(JsonBuffer::kPadding >= simdjson::SIMDJSON_PADDING);
 
 // A header entry is at least this long, in all headers that writers make; only a first guess for the table's size.
-constexpr size_t kTypicalEntryBytes = 96;
+constexpr size_t kTypicalHeaderEntryBytes = 96;
 
 enum EntryField : unsigned { kDTypeField = 1, kShapeField = 2, kOffsetsField = 4, kAllFields = 7 };
 
@@ -126,7 +126,7 @@ absl::StatusOr<SafetensorsHeader> HeaderParser::Parse() {
 absl::Status HeaderParser::ParseRoot(ondemand::document& document) {
   ondemand::object root;
   if (auto error = document.get_object().get(root)) return BadJson(error);
-  result_.tensors.reserve(json_.size() / kTypicalEntryBytes);
+  result_.tensors.reserve(json_.size() / kTypicalHeaderEntryBytes);
   for (auto item : root) {
     key_ = {};
     ondemand::field field;

@@ -10,7 +10,6 @@ namespace keyload {
 namespace {
 
 constexpr std::string_view kGpuPrefix = "cuda:";
-constexpr size_t kNameInMessage = 100;
 constexpr size_t kKnownInMessage = 1500;
 
 bool IsNumber(std::string_view text) {

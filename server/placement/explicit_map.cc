@@ -14,7 +14,6 @@ namespace {
 
 constexpr size_t kTensorsNamed = 5;
 constexpr size_t kEntriesNamed = 10;
-constexpr size_t kNameInMessage = 200;
 constexpr uint32_t kNoDevice = UINT32_MAX;
 
 std::string Quoted(std::string_view name) { return StrCat("\"", name.substr(0, kNameInMessage), "\""); }

@@ -11,7 +11,6 @@
 namespace keyload {
 namespace {
 
-constexpr size_t kNameInMessage = 200;
 
 absl::Status CheckDepth(std::string_view name) {
   if (static_cast<size_t>(std::count(name.begin(), name.end(), '.')) < kMaxNameDepth) return absl::OkStatus();

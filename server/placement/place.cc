@@ -19,7 +19,6 @@ namespace {
 constexpr std::string_view kSequential = "sequential";
 constexpr std::string_view kLowZero = "balanced_low_0";
 constexpr std::string_view kPacked = "packed";
-constexpr size_t kNameInMessage = 100;
 
 bool IsPolicy(std::string_view policy) {
   return policy == "auto" || policy == "balanced" || policy == kLowZero || policy == kSequential;

@@ -10,7 +10,7 @@
 namespace keyload {
 namespace {
 
-absl::StatusOr<TensorSpec> FromProto(const v1::TensorSpec& message) {
+absl::StatusOr<TensorSpec> TensorFrom(const v1::TensorSpec& message) {
   TensorSpec tensor;
   tensor.name = message.name();
   switch (message.kind()) {
@@ -58,7 +58,7 @@ absl::StatusOr<std::shared_ptr<const Manifest>> FromProto(const v1::ModelManifes
   for (const v1::Module& module : message.modules()) manifest->modules.push_back({module.name(), module.class_name()});
   manifest->tensors.reserve(message.tensors_size());
   for (const v1::TensorSpec& tensor : message.tensors()) {
-    KEYLOAD_ASSIGN_OR_RETURN(TensorSpec converted, FromProto(tensor));
+    KEYLOAD_ASSIGN_OR_RETURN(TensorSpec converted, TensorFrom(tensor));
     manifest->tensors.push_back(std::move(converted));
   }
   for (const v1::TiedGroup& group : message.tied_groups()) {

@@ -52,7 +52,7 @@ absl::Status RefuseUnknownEnums(const v1::LoadSpec& spec) {
   return absl::OkStatus();
 }
 
-ExpectedSpec::From FromProto(v1::ExpectedKeys::From from) {
+ExpectedSpec::From ExpectedSource(v1::ExpectedKeys::From from) {
   switch (from) {
     case v1::ExpectedKeys::FROM_CHECKPOINT:
       return ExpectedSpec::From::kCheckpoint;
@@ -63,7 +63,7 @@ ExpectedSpec::From FromProto(v1::ExpectedKeys::From from) {
   }
 }
 
-KeyRules FromProto(const v1::KeyRules& message) {
+KeyRules RulesFrom(const v1::KeyRules& message) {
   KeyRules rules;
   if (message.has_base_model_prefix()) rules.base_model_prefix = message.base_model_prefix();
   for (const v1::Rename& rename : message.renames()) rules.renames.push_back({rename.pattern(), rename.replacement()});
@@ -72,7 +72,7 @@ KeyRules FromProto(const v1::KeyRules& message) {
   return rules;
 }
 
-DeviceMapSpec FromProto(const v1::DeviceMapSpec& message) {
+DeviceMapSpec DeviceMapFrom(const v1::DeviceMapSpec& message) {
   DeviceMapSpec spec = {.policy = message.policy(),
                         .entries = {message.entries().begin(), message.entries().end()},
                         .max_memory = {message.max_memory().begin(), message.max_memory().end()},
@@ -83,7 +83,7 @@ DeviceMapSpec FromProto(const v1::DeviceMapSpec& message) {
   return spec;
 }
 
-Limits FromProto(const v1::Limits& message) {
+Limits LimitsFrom(const v1::Limits& message) {
   Limits limits;
   if (message.has_max_missing()) limits.max_missing = message.max_missing();
   if (message.has_max_unexpected()) limits.max_unexpected = message.max_unexpected();
@@ -128,14 +128,14 @@ absl::StatusOr<LoadSpec> FromProto(const v1::LoadSpec& message) {
                  .allow_no_weights = message.source().allow_no_weights()};
   spec.select = FromProto(message.select());
   spec.key_list_digest = message.select().key_list_digest();
-  spec.expected.from = FromProto(message.expected().from());
+  spec.expected.from = ExpectedSource(message.expected().from());
   spec.expected.manifest_digest = message.expected().manifest_digest();
   spec.expected.manifest_path = message.expected().manifest_path();
   if (message.expected().has_manifest()) {
     KEYLOAD_ASSIGN_OR_RETURN(spec.expected.manifest, FromProto(message.expected().manifest()));
   }
-  spec.rules = FromProto(message.rules());
-  spec.device_map = FromProto(message.device_map());
+  spec.rules = RulesFrom(message.rules());
+  spec.device_map = DeviceMapFrom(message.device_map());
   spec.no_split_classes.assign(message.device_map().no_split_classes().begin(),
                                message.device_map().no_split_classes().end());
   for (const v1::VirtualDevice& device : message.device_map().plan_for()) {
@@ -149,7 +149,7 @@ absl::StatusOr<LoadSpec> FromProto(const v1::LoadSpec& message) {
                        {{"dtype", message.dtype()}});
     }
   }
-  spec.limits = FromProto(message.limits());
+  spec.limits = LimitsFrom(message.limits());
   spec.if_exists = message.if_exists() == v1::IF_EXISTS_FAIL ? IfExists::kFail : IfExists::kReuse;
   spec.name_limit = message.name_limit() == 0 ? 100 : message.name_limit();
   spec.fingerprint = Fingerprint(message);

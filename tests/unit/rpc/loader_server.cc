@@ -14,7 +14,12 @@ LoaderServer::LoaderServer(const LoaderNode::Options& options)
     : node_(options),
       queries_({.name = "query", .threads = 2, .queue_limit = 16}),
       server_(RpcServer::Start({.listen = {"unix:" + socket()}, .rpc = rpc()}).value()),
-      channel_(grpc::CreateChannel("unix:" + socket(), grpc::InsecureChannelCredentials())),
+      channel_([this] {
+        grpc::ChannelArguments a;
+        if (getenv("X_BDP")) a.SetInt(GRPC_ARG_HTTP2_BDP_PROBE, 0);
+        if (getenv("X_LOOK")) a.SetInt(GRPC_ARG_HTTP2_STREAM_LOOKAHEAD_BYTES, 4 << 20);
+        return grpc::CreateCustomChannel("unix:" + socket(), grpc::InsecureChannelCredentials(), a);
+      }()),
       stub_(v1::ModelLoaderService::NewStub(channel_)) {}
 
 LoaderServer::~LoaderServer() {
