@@ -34,7 +34,7 @@ absl::StatusOr<ByteBudget::Grant> ByteBudget::Acquire(uint64_t bytes, const Requ
   MutexLock lock(mutex_);
   while (true) {
     KEYLOAD_RETURN_IF_ERROR(context.Check());
-    if (used_ == 0 || (used_ <= limit_ && bytes <= limit_ - used_)) break;
+    if (Fits(bytes)) break;
     if (context.deadline == absl::InfiniteFuture()) {
       freed_.Wait(mutex_);
     } else {
@@ -46,6 +46,15 @@ absl::StatusOr<ByteBudget::Grant> ByteBudget::Acquire(uint64_t bytes, const Requ
   used_ += bytes;
   return Grant(this, bytes);
 }
+
+absl::StatusOr<ByteBudget::Grant> ByteBudget::TryAcquire(uint64_t bytes) {
+  MutexLock lock(mutex_);
+  if (!Fits(bytes)) return absl::UnavailableError("the scratch budget is in use");
+  used_ += bytes;
+  return Grant(this, bytes);
+}
+
+bool ByteBudget::Fits(uint64_t bytes) const { return used_ == 0 || (used_ <= limit_ && bytes <= limit_ - used_); }
 
 uint64_t ByteBudget::used() const {
   MutexLock lock(mutex_);

@@ -32,9 +32,12 @@ class ByteBudget {
   // Blocks until the bytes are free; LOAD_CANCELLED or DEADLINE_EXCEEDED ends the wait. A demand over the limit is
   // granted alone.
   absl::StatusOr<Grant> Acquire(uint64_t bytes, const RequestContext& context);
+  // The same without waiting: UNAVAILABLE when the bytes are not free now.
+  absl::StatusOr<Grant> TryAcquire(uint64_t bytes);
   uint64_t used() const;
 
  private:
+  bool Fits(uint64_t bytes) const ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
   void Release(uint64_t bytes);
 
   const uint64_t limit_;

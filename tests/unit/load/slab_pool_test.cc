@@ -26,6 +26,15 @@ TEST(SlabPool, WaitsForASlabWhenAllAreOut) {
   EXPECT_EQ(pool.Take({})->data(), only.data());
 }
 
+TEST(SlabPool, ASlabThatTheBudgetRefusesIsWaitedForInThePool) {
+  ByteBudget budget(100);
+  SlabPool pool(budget, 100, 2);
+  const std::span<std::byte> only = *pool.Take({});
+  std::jthread putting_back([&] { pool.PutBack(only); });
+  EXPECT_EQ(pool.Take({})->data(), only.data());
+  EXPECT_EQ(pool.peak_bytes(), 100);
+}
+
 TEST(SlabPool, ACancelledWaitEnds) {
   ByteBudget budget(1000);
   SlabPool pool(budget, 100, 1);

@@ -1,5 +1,6 @@
 #include "tests/unit/rpc/loader_server.h"
 
+#include <grpc/grpc.h>
 #include <grpcpp/create_channel.h>
 #include <gtest/gtest.h>
 
@@ -9,11 +10,22 @@
 #include "google/rpc/status.pb.h"
 
 namespace keyload {
+namespace {
+
+// gRPC 1.51 ends with its last object, and its end may wait ten seconds for a poll of its own: keep it until the
+// process ends.
+const std::string& KeepGrpc(const std::string& address) {
+  static const bool kept = (grpc_init(), true);
+  (void)kept;
+  return address;
+}
+
+}  // namespace
 
 LoaderServer::LoaderServer(const LoaderNode::Options& options)
     : node_(options),
       queries_({.name = "query", .threads = 2, .queue_limit = 16}),
-      server_(RpcServer::Start({.listen = {"unix:" + socket()}, .rpc = rpc()}).value()),
+      server_(RpcServer::Start({.listen = {KeepGrpc("unix:" + socket())}, .rpc = rpc()}).value()),
       channel_([this] {
         grpc::ChannelArguments a;
         if (getenv("X_BDP")) a.SetInt(GRPC_ARG_HTTP2_BDP_PROBE, 0);

@@ -116,13 +116,15 @@ TEST(LoadStream, DroppingTheStreamCancelsItsLoad) {
 
 TEST(LoadStream, ALoadIdThatIsInUseEndsTheStream) {
   LoaderServer server;
-  server.WriteSmall();
+  WriteSafetensors(server.node().dir() + "/model.safetensors",
+                   {{.name = "a", .dtype = DType::kU8, .shape = {48 << 20}, .data = ""}});
   server.node().gpu().HoldCopies();
   TestContext context;
   const auto stream = server.stub().Load(&context);
   ASSERT_TRUE(stream->Write(StartRequest("one", server.Spec())));
   server.node().gpu().WaitForCopiesStarted(1);
   stream->Write(StartRequest("one", server.Spec("other")));
+  server.node().WaitForIdleReader();  // the first load is cancelled
   server.node().gpu().ReleaseCopies();
   ReadAll(*stream);
   const grpc::Status status = stream->Finish();
