@@ -78,6 +78,12 @@ std::vector<std::unique_ptr<Device>> MakeDevices(const Config& config) {
   return devices;
 }
 
+// Why a GPU that the node may have is not listed.
+std::vector<std::string> DeviceNotes(const Config& config) {
+  if (config.simulate_gpus) return {};
+  return {"this version does not drive real GPUs; --simulate-gpus gives simulated ones"};
+}
+
 // True when another signal came before `deadline`.
 bool WaitForSignal(const sigset_t& signals, absl::Duration timeout) {
   const timespec wait = absl::ToTimespec(timeout);
@@ -117,7 +123,7 @@ int Run(const Config& config) {
   const size_t io_threads = config.io_threads > 0 ? config.io_threads : std::min<size_t>(cores, 8);
 
   // Taken down in reverse: the server, what runs, the service, the models, the devices last.
-  DeviceSet devices(MakeDevices(config));
+  DeviceSet devices(MakeDevices(config), DeviceNotes(config));
   ByteBudget scratch(config.scratch_bytes);
   ModelRegistry registry;
   DocumentStore documents(DocumentStore::Options(), ParseManifest);

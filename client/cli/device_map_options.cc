@@ -109,7 +109,8 @@ absl::StatusOr<v1::DeviceMapSpec> BuildDeviceMapSpec(const DeviceMapOptions& opt
   } else if (map.ends_with(".json")) {
     KEYLOAD_RETURN_IF_ERROR(ReadEntries(map, spec));
   } else {
-    spec.set_policy(map);
+    // Without a map a plan for other hardware spreads over that hardware: a map of the host would say nothing about it.
+    spec.set_policy(map.empty() && !options.plan_for.empty() ? "auto" : map);
   }
   if (!options.max_memory.empty()) KEYLOAD_RETURN_IF_ERROR(ParseMaxMemory(options.max_memory, spec));
   spec.mutable_no_split_classes()->Add(options.no_split.begin(), options.no_split.end());

@@ -11,6 +11,7 @@
 #include "client/keyload/call_status.h"
 #include "client/keyload/load_call.h"
 #include "google/protobuf/wrappers.pb.h"
+#include "grpc/grpc.h"
 #include "grpcpp/channel.h"
 #include "grpcpp/create_channel.h"
 #include "grpcpp/generic/generic_stub.h"
@@ -87,6 +88,9 @@ Client::Client(std::unique_ptr<Impl> impl) : impl_(std::move(impl)) {}
 Client::~Client() = default;
 
 absl::StatusOr<std::unique_ptr<Client>> Client::Connect(const ClientOptions& options) {
+  // Keeps gRPC up until the process ends: its last shutdown can wait 10 s for a poller of its own.
+  static const bool held = (grpc_init(), true);
+  static_cast<void>(held);
   if (options.address.empty()) return absl::InvalidArgumentError("the server address is empty");
   grpc::ChannelArguments arguments;
   arguments.SetMaxReceiveMessageSize(kMaxReceiveBytes);

@@ -73,7 +73,10 @@ absl::StatusOr<TransferResult> Transfer(const LoadPlan& plan, const CheckpointIn
     const absl::Status unchanged = CheckUnchanged(index, result.readers);
     return ErrorReason(status) == Reason::kCheckpointTruncated && !unchanged.ok() ? unchanged : status;
   }
-  KEYLOAD_RETURN_IF_ERROR(CompareTiedCopies(plan, context, result));
+  ReadCounts compared;
+  KEYLOAD_RETURN_IF_ERROR(CompareTiedCopies(plan, context, result, compared));
+  report.bytes.read += compared.read;
+  report.bytes.cached += compared.cached;
   KEYLOAD_RETURN_IF_ERROR(CheckUnchanged(index, result.readers));
   report.bytes.mapped = plan.mapped_bytes;
   return result;

@@ -1,6 +1,7 @@
 #include "server/rpc/rpc_server.h"
 
 #include <fcntl.h>
+#include <grpc/grpc.h>
 #include <grpcpp/ext/health_check_service_server_builder_option.h>
 #include <grpcpp/health_check_service_interface.h>
 #include <grpcpp/server_builder.h>
@@ -62,6 +63,8 @@ absl::StatusOr<std::unique_ptr<RpcServer>> RpcServer::Start(const Options& optio
 }
 
 absl::Status RpcServer::Listen(const std::vector<std::string>& addresses) {
+  // One reference to gRPC is never given back: its last shutdown can wait 10 s for a poller of its own.
+  grpc_init();
   grpc::EnableDefaultHealthCheckService(true);
   grpc::ServerBuilder builder;
   builder.AddChannelArgument(GRPC_ARG_ALLOW_REUSEPORT, 0);

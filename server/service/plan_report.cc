@@ -4,6 +4,7 @@
 #include <map>
 
 #include "server/base/byte_size.h"
+#include "server/base/error.h"
 #include "server/base/strings.h"
 #include "server/keys/natural_order.h"
 
@@ -41,6 +42,17 @@ void AddNames(const KeyReport& keys, size_t limit, LoadReport& report) {
                                       .expected_dtype = key.dtype,
                                       .found_dtype = stored.dtype});
   }
+}
+
+// Index file and headers should agree; the headers are what is believed.
+void AddIndexWarnings(const CheckpointIndex& index, LoadReport& report) {
+  const auto warn = [&](const std::vector<std::string>& keys, std::string_view what) {
+    if (keys.empty()) return;
+    report.warnings.push_back(
+        StrCat(index.index_file(), ": ", keys.size(), what, ", for example ", keys.front().substr(0, kNameInMessage)));
+  };
+  warn(index.index_only_keys(), " of its keys are in no shard");
+  warn(index.unindexed_keys(), " keys are in a shard, but not in it");
 }
 
 void AddDevices(const KeyReport& keys, const PlacementInput& input, const Placement& placement, const LoadPlan& plan,
@@ -111,6 +123,7 @@ LoadReport MakePlanReport(const LoadSpec& spec, const PreparedKeys& prepared, co
   report.keys = keys.counts;
   report.warnings = keys.warnings;
   report.warnings.insert(report.warnings.end(), placement.warnings.begin(), placement.warnings.end());
+  AddIndexWarnings(*keys.index, report);
   AddNames(keys, spec.name_limit, report);
   report.device_map = placement.device_map;
   AddDevices(keys, input, placement, plan, devices, node, report);

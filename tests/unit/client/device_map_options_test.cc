@@ -75,6 +75,13 @@ TEST_F(DeviceMapOptionsTest, PlanForMakesThatManyDevices) {
   EXPECT_EQ(spec->plan_for(7).bytes(), 141ull << 30);
 }
 
+TEST_F(DeviceMapOptionsTest, PlanForWithoutAMapSpreadsOverThoseDevices) {
+  options_.plan_for = "8x141GiB";
+  EXPECT_EQ(BuildDeviceMapSpec(options_)->policy(), "auto");
+  options_.device_map = "cuda:3";
+  EXPECT_EQ(BuildDeviceMapSpec(options_)->policy(), "cuda:3");
+}
+
 TEST_F(DeviceMapOptionsTest, PlanForRefusesWhatIsNoHardware) {
   for (const char* text : {"8", "0x1GiB", "x1GiB", "8x", "5000x1GiB", "-1x1GiB"}) {
     options_.plan_for = text;

@@ -89,6 +89,13 @@ TEST(Transfer, DifferingTiedCopiesAreBothKept) {
   EXPECT_EQ(test.Bytes(*result, "head"), PatternBytes("head", 3 * kMiB));
 }
 
+TEST(Transfer, ComparingMappedTiedCopiesIsCountedAsReading) {
+  TransferCase test({Tensor("embed", 1000), Tensor("head", 1000)});
+  test.tied = {{"embed", "head"}};
+  ASSERT_TRUE(test.Run("cpu").ok());
+  EXPECT_EQ(test.report.bytes.read, 2000);
+}
+
 TEST(Transfer, AnEmptyPlanIsDoneAtOnce) {
   TransferCase test({});
   EXPECT_TRUE(test.Run("cuda:0").ok());

@@ -275,5 +275,18 @@ INSTANTIATE_TEST_SUITE_P(
                               spec.expected.manifest_digest = "sha256:0";
                             }}));
 
+TEST(LoaderServiceReport, AnIndexThatDisagreesWithItsShardsIsAWarning) {
+  LoaderNode node;
+  WriteSafetensors(node.dir() + "/a.safetensors", TwoTensors());
+  WriteIndex(node.dir() + "/model.safetensors.index.json",
+             {{"layer.0.weight", "a.safetensors"}, {"layer.9.weight", "a.safetensors"}});
+  const absl::StatusOr<LoadReport> report = node.Load(node.Spec());
+  ASSERT_TRUE(report.ok()) << report.status();
+  EXPECT_EQ(report->outcome, Outcome::kIncomplete);
+  EXPECT_THAT(report->missing_keys, ElementsAre("layer.9.weight"));
+  EXPECT_THAT(report->warnings,
+              ElementsAre(testing::HasSubstr("layer.9.weight"), testing::HasSubstr("layer.1.weight")));
+}
+
 }  // namespace
 }  // namespace keyload
