@@ -5,6 +5,7 @@
 
 #include <algorithm>
 #include <cstdio>
+#include <cstdlib>
 #include <map>
 #include <memory>
 #include <string>
@@ -34,7 +35,7 @@ constexpr int kExitBadConfig = 2;
 constexpr int kExitFailed = 6;
 constexpr size_t kQueryThreads = 4;
 constexpr size_t kQueryQueue = 1024;
-constexpr absl::Duration kCancelGrace = absl::Seconds(5);
+constexpr absl::Duration kCancelGrace = absl::Seconds(3);
 
 std::map<std::string, std::string> Environment() {
   std::map<std::string, std::string> environment;
@@ -106,6 +107,12 @@ void TakeDown(RpcServer& server, const LoaderService& service, const sigset_t& s
   WaitForCalls(server, service, signals, grace);
   server.CancelCalls();
   WaitForCalls(server, service, signals, kCancelGrace);
+  if (server.open_calls() > 0) {
+    Log(LogLevel::kWarning, "stop",
+        {{"open_calls", uint64_t{server.open_calls()}}, {"active_loads", uint64_t{service.active_loads()}}});
+    server.Abandon();
+    std::_Exit(service.active_loads() > 0 ? kExitFailed : 0);
+  }
   server.Shutdown(absl::Now() + absl::Seconds(1));
 }
 
@@ -127,23 +134,28 @@ int Run(const Config& config) {
   ByteBudget scratch(config.scratch_bytes);
   ModelRegistry registry;
   DocumentStore documents(DocumentStore::Options(), ParseManifest);
-  auto io = std::make_unique<Executor>(
-      Executor::Options{.name = "io", .threads = io_threads, .queue_limit = io_threads * config.concurrent_loads});
+  // Every running load has its own share of the threads: one that waits for a slow device or file holds up no other.
+  const size_t io_total = io_threads * config.concurrent_loads;
+  auto io = std::make_unique<Executor>(Executor::Options{.name = "io", .threads = io_total, .queue_limit = io_total});
   auto loads = std::make_unique<Executor>(
       Executor::Options{.name = "load", .threads = config.concurrent_loads, .queue_limit = config.load_queue});
   auto queries = std::make_unique<Executor>(
       Executor::Options{.name = "query", .threads = kQueryThreads, .queue_limit = kQueryQueue});
+  auto unloads = std::make_unique<Executor>(
+      Executor::Options{.name = "unload", .threads = kQueryThreads, .queue_limit = kQueryQueue});
   LoaderService service(
       {.roots = &*roots,
        .documents = &documents,
        .registry = &registry,
        .loads = loads.get(),
-       .transfer = {.devices = &devices, .io = io.get(), .scratch = &scratch, .make_reader = [](const Shard& shard) {
-                      return MakeFileReader(shard.fd, shard.file);
-                    }}});
+       .transfer = {.devices = &devices,
+                    .io = io.get(),
+                    .workers = io_threads,
+                    .scratch = &scratch,
+                    .make_reader = [](const Shard& shard) { return MakeFileReader(shard.fd, shard.file); }}});
 
-  absl::StatusOr<std::unique_ptr<RpcServer>> server =
-      RpcServer::Start({.listen = config.listen, .rpc = {.service = &service, .queries = queries.get()}});
+  absl::StatusOr<std::unique_ptr<RpcServer>> server = RpcServer::Start(
+      {.listen = config.listen, .rpc = {.service = &service, .queries = queries.get(), .unloads = unloads.get()}});
   if (!server.ok()) {
     std::fprintf(stderr, "keyloadd: %s\n", std::string(server.status().message()).c_str());
     return kExitFailed;
@@ -161,6 +173,7 @@ int Run(const Config& config) {
   TakeDown(**server, service, signals, config.grace);
   server->reset();
   queries.reset();
+  unloads.reset();
   loads.reset();
   io.reset();
   Log(LogLevel::kInfo, "stop", {});

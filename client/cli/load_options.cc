@@ -2,6 +2,7 @@
 
 #include <utility>
 
+#include "absl/strings/numbers.h"
 #include "absl/strings/str_format.h"
 #include "absl/strings/str_join.h"
 #include "client/cli/enum_words.h"
@@ -34,12 +35,28 @@ void AddKeyOptions(CLI::App& app, LoadOptions& options) {
       ->check(CLI::Range(1, 10000));
 }
 
+// CLI11 would read "-1" as the largest count there is.
+std::string IsCount(const std::string& text) {
+  uint64_t count = 0;
+  const bool digits = !text.empty() && text.find_first_not_of("0123456789") == std::string::npos;
+  return digits && absl::SimpleAtoi(text, &count) ? "" : "\"" + text + "\" is no count";
+}
+
 void AddLimitOptions(CLI::App& app, LoadOptions& options) {
   CLI::Option* strict =
       app.add_flag("--strict", options.strict, "Reject if any key is missing, unexpected or mismatched");
-  app.add_option("--max-missing", options.max_missing, "Reject above N")->type_name("N")->excludes(strict);
-  app.add_option("--max-unexpected", options.max_unexpected, "Reject above N")->type_name("N")->excludes(strict);
-  app.add_option("--max-mismatched", options.max_mismatched, "Reject above N")->type_name("N")->excludes(strict);
+  app.add_option("--max-missing", options.max_missing, "Reject above N")
+      ->type_name("N")
+      ->check(IsCount)
+      ->excludes(strict);
+  app.add_option("--max-unexpected", options.max_unexpected, "Reject above N")
+      ->type_name("N")
+      ->check(IsCount)
+      ->excludes(strict);
+  app.add_option("--max-mismatched", options.max_mismatched, "Reject above N")
+      ->type_name("N")
+      ->check(IsCount)
+      ->excludes(strict);
 }
 
 void AddPageCacheOptions(CLI::App& app, LoadOptions& options) {

@@ -2,6 +2,7 @@
 #include <unistd.h>
 
 #include <algorithm>
+#include <cstdio>
 #include <cstdlib>
 #include <string>
 #include <string_view>
@@ -68,7 +69,12 @@ int Main(int argc, char** argv) {
   context.progress = ::isatty(STDERR_FILENO) == 1 ? stderr : nullptr;
   const char* path = std::getenv("PATH");
   context.search_path = path == nullptr ? "" : path;
-  return chosen(context);
+  const int code = chosen(context);
+  if (std::fflush(stdout) != 0 || std::ferror(stdout) != 0) {
+    std::fputs("keyload: standard output cannot be written\n", stderr);
+    return kExitFailed;
+  }
+  return code;
 }
 
 }  // namespace

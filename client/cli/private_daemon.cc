@@ -12,6 +12,7 @@
 #include <csignal>
 #include <cstdlib>
 #include <filesystem>
+#include <string_view>
 #include <vector>
 
 #include "absl/strings/str_format.h"
@@ -28,7 +29,7 @@ constexpr absl::Duration kStopGrace = absl::Seconds(10);
 constexpr absl::Duration kPollInterval = absl::Milliseconds(10);
 
 // Runs in the child between fork and exec: only calls that are safe there.
-[[noreturn]] void ExecDaemon(char* const* argv, pid_t parent) {
+[[noreturn]] void ExecDaemon(char* const* argv, char* const* environment, pid_t parent) {
   sigset_t none;
   sigemptyset(&none);
   sigprocmask(SIG_SETMASK, &none, nullptr);
@@ -36,7 +37,7 @@ constexpr absl::Duration kPollInterval = absl::Milliseconds(10);
   if (::getppid() != parent) ::_exit(kExitFailed);  // the parent died before it was watched
   ::setpgid(0, 0);                                  // a Ctrl-C is ours to handle, not the daemon's
   ::dup2(STDERR_FILENO, STDOUT_FILENO);             // standard output belongs to the report
-  ::execv(argv[0], argv);
+  ::execve(argv[0], argv, environment);
   ::_exit(kExitFailed);
 }
 
@@ -74,9 +75,14 @@ absl::Status PrivateDaemon::Spawn(const std::string& program) {
   std::vector<char*> argv;
   for (std::string& argument : arguments) argv.push_back(argument.data());
   argv.push_back(nullptr);
+  std::vector<char*> environment;  // without settings that are meant for another daemon
+  for (char** entry = environ; *entry != nullptr; ++entry) {
+    if (!std::string_view(*entry).starts_with("KEYLOADD_")) environment.push_back(*entry);
+  }
+  environment.push_back(nullptr);
   const pid_t parent = ::getpid();
   pid_ = ::fork();
-  if (pid_ == 0) ExecDaemon(argv.data(), parent);
+  if (pid_ == 0) ExecDaemon(argv.data(), environment.data(), parent);
   if (pid_ < 0) return absl::ErrnoToStatus(errno, "fork");
   process_ = UniqueFd(static_cast<int>(::syscall(SYS_pidfd_open, pid_, 0)));
   if (!process_) return absl::ErrnoToStatus(errno, "pidfd_open");

@@ -74,6 +74,11 @@ absl::StatusOr<std::pair<UniqueFd, std::string>> MakeTemporary(const std::string
 }  // namespace
 
 absl::StatusOr<std::unique_ptr<SafetensorsWriter>> SafetensorsWriter::Create(const std::string& path) {
+  // The finished file is renamed over `path`, which must not take away a device, a directory or a link.
+  struct stat there = {};
+  if (::lstat(path.c_str(), &there) == 0 && !S_ISREG(there.st_mode)) {
+    return UsageError(absl::StrFormat("%s: exists and is no regular file", path));
+  }
   KEYLOAD_ASSIGN_OR_RETURN(auto data, MakeTemporary(path));
   ::unlink(data.second.c_str());
   return std::unique_ptr<SafetensorsWriter>(new SafetensorsWriter(path, std::move(data.first)));

@@ -37,7 +37,8 @@ using ReaderFactory = std::function<std::unique_ptr<ShardReader>(const Shard&)>;
 // What all loads share. Everything outlives every load.
 struct TransferResources {
   DeviceSet* devices = nullptr;
-  Executor* io = nullptr;  // runs block after block; never waits for other tasks
+  Executor* io = nullptr;  // runs block after block
+  size_t workers = 0;      // threads of `io` that one load may take; 0: all of them
   ByteBudget* scratch = nullptr;
   ReaderFactory make_reader;
 };

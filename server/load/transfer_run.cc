@@ -23,6 +23,10 @@ int64_t NanosecondsSince(SteadyClock::time_point start) {
 
 constexpr BlockLimits kBlockLimits;
 
+size_t Workers(const TransferResources& resources) {
+  return resources.workers > 0 ? resources.workers : resources.io->threads();
+}
+
 }  // namespace
 
 // Alive until its last copy is done; then the slab goes back and the block counts.
@@ -46,7 +50,7 @@ TransferRun::TransferRun(const LoadPlan& plan, const TransferResources& resource
       segments_(segments),
       readers_(readers),
       blocks_(CutBlocks(plan, kBlockLimits)),
-      slabs_(*resources.scratch, SlabBytes(plan, kBlockLimits.buffered_bytes), resources.io->threads() + 2),
+      slabs_(*resources.scratch, SlabBytes(plan, kBlockLimits.buffered_bytes), Workers(resources) + 2),
       shard_totals_(readers.size()),
       device_totals_(plan.devices.size()) {}
 
@@ -63,7 +67,7 @@ uint64_t TransferRun::SlabBytes(const LoadPlan& plan, uint64_t block_bytes) {
 }
 
 absl::Status TransferRun::Run(ProgressFunction progress) {
-  const size_t workers = std::min(resources_.io->threads(), blocks_.size());
+  const size_t workers = std::min(Workers(resources_), blocks_.size());
   for (size_t i = 0; i < workers; ++i) {
     {
       MutexLock lock(mutex_);

@@ -20,11 +20,14 @@ class ChunkStream : public grpc::ServerWriteReactor<Response>, public LiveCall {
   void OnCancel() override { stop_.request_stop(); }
   void OnDone() override { delete this; }
   void Drain() override {}  // it is sending its answer
-  void Cancel() override { stop_.request_stop(); }
+  void Cancel() override {
+    stop_.request_stop();
+    context_.TryCancel();  // a write that the client does not take would wait for ever
+  }
 
  protected:
-  ChunkStream(const RpcContext& rpc, const grpc::CallbackServerContext& context)
-      : rpc_(rpc), request_context_(ToRequestContext(context, stop_.get_token())) {
+  ChunkStream(const RpcContext& rpc, grpc::CallbackServerContext& context)
+      : rpc_(rpc), context_(context), request_context_(ToRequestContext(context, stop_.get_token())) {
     rpc_.calls->Add(this);
   }
   ~ChunkStream() override { rpc_.calls->Remove(this); }
@@ -52,6 +55,7 @@ class ChunkStream : public grpc::ServerWriteReactor<Response>, public LiveCall {
   const RpcContext rpc_;
 
  private:
+  grpc::CallbackServerContext& context_;
   std::stop_source stop_;  // before request_context_, which holds its token
   const RequestContext request_context_;
   Response response_;

@@ -52,6 +52,9 @@ absl::StatusOr<std::shared_ptr<const Manifest>> FromProto(const v1::ModelManifes
     return MakeError(Reason::kFieldNotSupported, "manifest: conversions are not supported yet",
                      {{"field", "manifest.conversions"}});
   }
+  if (message.tensors_size() == 0) {
+    return MakeError(Reason::kManifestInvalid, "manifest: it names no tensor: nothing could be missing");
+  }
   auto manifest = std::make_shared<Manifest>();
   manifest->architecture = message.architecture();
   manifest->base_model_prefix = message.base_model_prefix();

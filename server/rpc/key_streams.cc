@@ -23,7 +23,7 @@ constexpr uint64_t kReadBytes = 1 << 20;  // of a chunk of tensor data
 
 class ListKeysStream : public ChunkStream<v1::ListKeysResponse> {
  public:
-  ListKeysStream(const RpcContext& rpc, const grpc::CallbackServerContext& context, const v1::ListKeysRequest& request)
+  ListKeysStream(const RpcContext& rpc, grpc::CallbackServerContext& context, const v1::ListKeysRequest& request)
       : ChunkStream(rpc, context), request_(request) {
     Continue();
   }
@@ -60,8 +60,7 @@ class ListKeysStream : public ChunkStream<v1::ListKeysResponse> {
 
 class ReadTensorsStream : public ChunkStream<v1::ReadTensorsResponse> {
  public:
-  ReadTensorsStream(const RpcContext& rpc, const grpc::CallbackServerContext& context,
-                    const v1::ReadTensorsRequest& request)
+  ReadTensorsStream(const RpcContext& rpc, grpc::CallbackServerContext& context, const v1::ReadTensorsRequest& request)
       : ChunkStream(rpc, context), request_(request) {
     Continue();
   }
@@ -111,7 +110,9 @@ class ReadTensorsStream : public ChunkStream<v1::ReadTensorsResponse> {
 
 class UploadDocumentStream : public grpc::ServerReadReactor<v1::UploadDocumentRequest>, public LiveCall {
  public:
-  UploadDocumentStream(const RpcContext& rpc, v1::UploadDocumentResponse* response) : rpc_(rpc), response_(*response) {
+  UploadDocumentStream(const RpcContext& rpc, grpc::CallbackServerContext& context,
+                       v1::UploadDocumentResponse* response)
+      : rpc_(rpc), context_(context), response_(*response) {
     rpc_.calls->Add(this);
     StartRead(&chunk_);
   }
@@ -130,7 +131,7 @@ class UploadDocumentStream : public grpc::ServerReadReactor<v1::UploadDocumentRe
   void OnCancel() override { cancelled_ = true; }
   void OnDone() override { delete this; }
   void Drain() override {}
-  void Cancel() override {}
+  void Cancel() override { context_.TryCancel(); }
 
  private:
   ~UploadDocumentStream() override { rpc_.calls->Remove(this); }
@@ -156,6 +157,7 @@ class UploadDocumentStream : public grpc::ServerReadReactor<v1::UploadDocumentRe
   }
 
   const RpcContext rpc_;
+  grpc::CallbackServerContext& context_;
   v1::UploadDocumentResponse& response_;
   v1::UploadDocumentRequest chunk_;
   std::optional<v1::UploadDocumentRequest::Kind> kind_;
@@ -178,9 +180,9 @@ grpc::ServerWriteReactor<v1::ReadTensorsResponse>* StartReadTensors(const RpcCon
 }
 
 grpc::ServerReadReactor<v1::UploadDocumentRequest>* StartUploadDocument(const RpcContext& rpc,
-                                                                        grpc::CallbackServerContext*,
+                                                                        grpc::CallbackServerContext* context,
                                                                         v1::UploadDocumentResponse* response) {
-  return new UploadDocumentStream(rpc, response);
+  return new UploadDocumentStream(rpc, *context, response);
 }
 
 }  // namespace keyload

@@ -42,12 +42,13 @@ grpc::ServerUnaryReactor* ModelLoaderServiceImpl::LoadModel(grpc::CallbackServer
 grpc::ServerUnaryReactor* ModelLoaderServiceImpl::PlanLoad(grpc::CallbackServerContext* context,
                                                            const v1::PlanLoadRequest* request,
                                                            v1::PlanLoadResponse* response) {
-  return UnaryCall::Start(rpc_, context, [this, request, response](const RequestContext& call) -> absl::Status {
-    KEYLOAD_ASSIGN_OR_RETURN(const LoadSpec spec, FromProto(request->spec()));
-    KEYLOAD_ASSIGN_OR_RETURN(const LoadReport report, rpc_.service->Plan(spec, call));
-    *response->mutable_report() = ToProto(report);
-    return absl::OkStatus();
-  });
+  return UnaryCall::Start(rpc_, *rpc_.queries, context,
+                          [this, request, response](const RequestContext& call) -> absl::Status {
+                            KEYLOAD_ASSIGN_OR_RETURN(const LoadSpec spec, FromProto(request->spec()));
+                            KEYLOAD_ASSIGN_OR_RETURN(const LoadReport report, rpc_.service->Plan(spec, call));
+                            *response->mutable_report() = ToProto(report);
+                            return absl::OkStatus();
+                          });
 }
 
 grpc::ServerUnaryReactor* ModelLoaderServiceImpl::GetModel(grpc::CallbackServerContext* context,
@@ -95,12 +96,13 @@ grpc::ServerUnaryReactor* ModelLoaderServiceImpl::UnloadModel(grpc::CallbackServ
     return FinishNow(
         context, MakeError(Reason::kFieldNotSupported, "leased: leases are not supported yet", {{"field", "leased"}}));
   }
-  return UnaryCall::Start(rpc_, context, [this, request, response](const RequestContext& call) -> absl::Status {
-    KEYLOAD_ASSIGN_OR_RETURN(const ModelRegistry::Unloaded unloaded, rpc_.service->Unload(request->model(), call));
-    response->set_was_loaded(unloaded.was_loaded);
-    response->set_freed_bytes(unloaded.freed_bytes);
-    return absl::OkStatus();
-  });
+  return UnaryCall::Start(
+      rpc_, *rpc_.unloads, context, [this, request, response](const RequestContext& call) -> absl::Status {
+        KEYLOAD_ASSIGN_OR_RETURN(const ModelRegistry::Unloaded unloaded, rpc_.service->Unload(request->model(), call));
+        response->set_was_loaded(unloaded.was_loaded);
+        response->set_freed_bytes(unloaded.freed_bytes);
+        return absl::OkStatus();
+      });
 }
 
 grpc::ServerReadReactor<v1::UploadDocumentRequest>* ModelLoaderServiceImpl::UploadDocument(

@@ -14,7 +14,8 @@ namespace keyload {
 // What every handler needs. Everything outlives every call.
 struct RpcContext {
   LoaderService* service = nullptr;
-  Executor* queries = nullptr;  // answers that may block on a file or on a model's users
+  Executor* queries = nullptr;  // answers that may block on a file
+  Executor* unloads = nullptr;  // waits for the users of models, who need `queries` to get done
   LiveCalls* calls = nullptr;
 };
 

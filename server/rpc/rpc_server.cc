@@ -7,6 +7,7 @@
 #include <grpcpp/server_builder.h>
 #include <sys/file.h>
 #include <sys/stat.h>
+#include <unistd.h>
 
 #include <cerrno>
 #include <cstring>
@@ -48,7 +49,7 @@ absl::StatusOr<UniqueFd> LockSocket(const std::string& path) {
 }  // namespace
 
 RpcServer::RpcServer(const RpcContext& rpc)
-    : rpc_{.service = rpc.service, .queries = rpc.queries, .calls = &calls_}, service_(rpc_) {}
+    : rpc_{.service = rpc.service, .queries = rpc.queries, .unloads = rpc.unloads, .calls = &calls_}, service_(rpc_) {}
 
 RpcServer::~RpcServer() {
   if (server_ == nullptr) return;
@@ -101,6 +102,12 @@ void RpcServer::BeginDrain() {
   server_->GetHealthCheckService()->SetServingStatus(false);
   rpc_.service->Drain();
   calls_.DrainAll();
+}
+
+void RpcServer::Abandon() {
+  for (const std::string& address : addresses_) {
+    if (address.starts_with(kUnixPrefix)) unlink(address.substr(kUnixPrefix.size()).c_str());
+  }
 }
 
 void RpcServer::Shutdown(absl::Time deadline) {

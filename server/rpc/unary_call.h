@@ -12,16 +12,17 @@
 
 namespace keyload {
 
-// A unary call that is answered on the query executor. Cancelling the call stops its context. Deletes itself.
+// A unary call that is answered on an executor. Cancelling the call stops its context. Deletes itself.
 class UnaryCall : public grpc::ServerUnaryReactor, public LiveCall {
  public:
   using Handler = absl::AnyInvocable<absl::Status(const RequestContext&)>;
 
   // `handler` fills the response; request and response live until the call is done.
-  static grpc::ServerUnaryReactor* Start(const RpcContext& rpc, grpc::CallbackServerContext* context, Handler handler) {
+  static grpc::ServerUnaryReactor* Start(const RpcContext& rpc, Executor& executor,
+                                         grpc::CallbackServerContext* context, Handler handler) {
     auto* const call = new UnaryCall(rpc);
     const RequestContext request = ToRequestContext(*context, call->stop_.get_token());
-    const bool queued = rpc.queries->TrySubmit([call, request, handler = std::move(handler)]() mutable {
+    const bool queued = executor.TrySubmit([call, request, handler = std::move(handler)]() mutable {
       absl::Status status = request.Check();
       if (status.ok()) status = handler(request);
       call->Finish(ToGrpcStatus(status));

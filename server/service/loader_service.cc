@@ -28,7 +28,11 @@ absl::Status BadField(std::string_view field, std::string_view what) {
   return MakeError(Reason::kBadRequest, StrCat(field, " ", what), {{"field", std::string(field)}});
 }
 
-bool HasPolicy(const DeviceMapSpec& spec) { return spec.entries.empty() && !spec.policy.empty(); }
+// Only a policy can place otherwise when memory is short; a device or a map is what the caller wants.
+bool HasPolicy(const DeviceMapSpec& spec) {
+  constexpr std::string_view kPolicies[] = {"auto", "balanced", "balanced_low_0", "sequential"};
+  return std::find(std::begin(kPolicies), std::end(kPolicies), spec.policy) != std::end(kPolicies);
+}
 
 }  // namespace
 
@@ -91,6 +95,15 @@ absl::StatusOr<LoadReport> LoaderService::Reuse(const LoadSpec& spec) const {
         StrCat("model ", spec.model, " is loaded already",
                spec.if_exists == IfExists::kReuse ? ", from another source or with other rules or another map" : ""),
         {{"model", spec.model}});
+  }
+  for (const Shard& shard : model->content().keys->index->shards()) {
+    const absl::StatusOr<FileIdentity> now = IdentifyFile(shard.fd->get(), shard.file);
+    if (!now.ok() || *now != shard.identity) {
+      return MakeError(Reason::kCheckpointChanged,
+                       StrCat("model ", spec.model, " is loaded already, from a ", shard.file,
+                              " that changed since: unload it first"),
+                       {{"model", spec.model}, {"file", shard.file}});
+    }
   }
   LoadReport report = model->report();
   if (ExceedsLimits(report.keys, spec.limits)) report.outcome = Outcome::kRejected;

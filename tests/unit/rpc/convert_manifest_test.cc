@@ -84,10 +84,12 @@ TEST(ParseManifest, ReadsJson) {
   ExpectMessage(**manifest);
 }
 
-TEST(ParseManifest, JsonMayBeginWithSpace) { EXPECT_TRUE(ParseManifest("\n  {\"architecture\": \"Net\"}").ok()); }
+TEST(ParseManifest, JsonMayBeginWithSpace) {
+  EXPECT_TRUE(ParseManifest("\n  {\"tensors\": [{\"name\": \"w\", \"dtype\": \"F32\"}]}").ok());
+}
 
 TEST(ParseManifest, JsonMayUseTheNamesOfTheProto) {
-  const auto manifest = ParseManifest(R"({"base_model_prefix": "bert"})");
+  const auto manifest = ParseManifest(R"({"base_model_prefix": "bert", "tensors": [{"name": "w", "dtype": "F32"}]})");
   ASSERT_TRUE(manifest.ok()) << manifest.status();
   EXPECT_EQ((*manifest)->base_model_prefix, "bert");
 }
@@ -128,6 +130,10 @@ TEST(ParseManifest, ConversionsAreRefusedByName) {
   const absl::Status status = ParseManifest(message.SerializeAsString()).status();
   EXPECT_EQ(ErrorReason(status), Reason::kFieldNotSupported);
   EXPECT_EQ(ErrorDetails(status)["field"], "manifest.conversions");
+}
+
+TEST(ParseManifest, RefusesOneWithoutTensors) {
+  for (const char* bytes : {"", "{}"}) EXPECT_EQ(ErrorReason(ParseManifest(bytes).status()), Reason::kManifestInvalid);
 }
 
 }  // namespace

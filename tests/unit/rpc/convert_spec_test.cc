@@ -20,6 +20,12 @@ v1::LoadSpec Message() {
   return spec;
 }
 
+void AddTensor(v1::ModelManifest& manifest) {
+  v1::TensorSpec& tensor = *manifest.add_tensors();
+  tensor.set_name("w");
+  tensor.set_dtype("F32");
+}
+
 struct Change {
   const char* name;  // of the test
   const char* field;
@@ -117,7 +123,7 @@ INSTANTIATE_TEST_SUITE_P(
         Change{"From", "", [](auto& spec) { spec.mutable_expected()->set_from(v1::ExpectedKeys::FROM_CHECKPOINT); }},
         Change{"ManifestDigest", "", [](auto& spec) { spec.mutable_expected()->set_manifest_digest("sha256:1"); }},
         Change{"ManifestPath", "", [](auto& spec) { spec.mutable_expected()->set_manifest_path("/m"); }},
-        Change{"Manifest", "", [](auto& spec) { spec.mutable_expected()->mutable_manifest(); }},
+        Change{"Manifest", "", [](auto& spec) { AddTensor(*spec.mutable_expected()->mutable_manifest()); }},
         Change{"Prefix", "", [](auto& spec) { spec.mutable_rules()->set_base_model_prefix(""); }},
         Change{"Rename", "", [](auto& spec) { spec.mutable_rules()->add_renames()->set_pattern("a"); }},
         Change{"IgnoreMissing", "", [](auto& spec) { spec.mutable_rules()->add_ignore_missing("a"); }},
@@ -165,6 +171,7 @@ TEST(ConvertSpec, ExpectedKeysArrive) {
   message.mutable_expected()->set_manifest_digest("sha256:2");
   message.mutable_expected()->set_manifest_path("/models/manifest");
   message.mutable_expected()->mutable_manifest()->set_architecture("Net");
+  AddTensor(*message.mutable_expected()->mutable_manifest());
   const absl::StatusOr<LoadSpec> spec = FromProto(message);
   ASSERT_TRUE(spec.ok()) << spec.status();
   EXPECT_EQ(spec->expected.from, ExpectedSpec::From::kManifest);
