@@ -88,7 +88,7 @@ int RunCheck(const CommandContext& context, const LoadOptions& options) {
 using LoadRun = int (*)(const CommandContext&, const LoadOptions&);
 
 CLI::App* AddLoadCommand(CLI::App& app, Action& chosen, const std::string& name, const std::string& help,
-                     std::shared_ptr<LoadOptions> options, LoadRun run) {
+                         std::shared_ptr<LoadOptions> options, LoadRun run) {
   CLI::App* command = app.add_subcommand(name, help);
   AddLoadOptions(*command, *options);
   command->callback([&chosen, options, run] {

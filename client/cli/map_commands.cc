@@ -63,7 +63,7 @@ int RunRemove(const CommandContext& context, Client& client, const MapOptions& o
 }
 
 CLI::App* AddMapCommand(CLI::App& app, Action& chosen, const std::string& name, const std::string& help,
-                     std::shared_ptr<MapOptions> options, MapRun run) {
+                        std::shared_ptr<MapOptions> options, MapRun run) {
   CLI::App* command = app.add_subcommand(name, help);
   command->callback([&chosen, options, run] {
     chosen = [options, run](const CommandContext& context) {

@@ -96,7 +96,8 @@ struct AddedServerCommand {
   std::shared_ptr<std::string> argument;
 };
 
-AddedServerCommand AddServerCommand(CLI::App& app, Action& chosen, const std::string& name, const std::string& help, ServerRun run) {
+AddedServerCommand AddServerCommand(CLI::App& app, Action& chosen, const std::string& name, const std::string& help,
+                                    ServerRun run) {
   auto argument = std::make_shared<std::string>();
   CLI::App* command = app.add_subcommand(name, help);
   command->callback([&chosen, argument, run] {

@@ -11,7 +11,6 @@
 namespace keyload {
 namespace {
 
-
 absl::Status CheckDepth(std::string_view name) {
   if (static_cast<size_t>(std::count(name.begin(), name.end(), '.')) < kMaxNameDepth) return absl::OkStatus();
   return MakeError(Reason::kDeviceMapInvalid,
