@@ -7,6 +7,20 @@ namespace {
 
 constexpr char kUsageReason[] = "BAD_USAGE";
 
+// What a failure's code says by itself.
+ExitCode ExitCodeOfFailure(absl::StatusCode code) {
+  switch (code) {
+    case absl::StatusCode::kPermissionDenied:
+    case absl::StatusCode::kUnauthenticated:
+      return kExitRefused;
+    case absl::StatusCode::kCancelled:
+    case absl::StatusCode::kDeadlineExceeded:
+      return kExitCancelled;
+    default:
+      return kExitFailed;
+  }
+}
+
 }  // namespace
 
 absl::Status UsageError(const std::string& message) {
@@ -22,14 +36,8 @@ ExitCode ExitCodeFor(const absl::Status& status) {
       return GetErrorInfo(status).reason == kUsageReason ? kExitUsage : kExitFailed;
     case absl::StatusCode::kUnavailable:
       return GetErrorInfo(status).reason.empty() ? kExitUnreachable : kExitFailed;
-    case absl::StatusCode::kPermissionDenied:
-    case absl::StatusCode::kUnauthenticated:
-      return kExitRefused;
-    case absl::StatusCode::kCancelled:
-    case absl::StatusCode::kDeadlineExceeded:
-      return kExitCancelled;
     default:
-      return kExitFailed;
+      return ExitCodeOfFailure(status.code());
   }
 }
 
@@ -43,19 +51,9 @@ ExitCode ExitCodeFor(const v1::LoadReport& report) {
       return kExitRejected;
     case v1::LoadReport::OUTCOME_CANCELLED:
       return kExitCancelled;
-    default: {
+    default:
       // The code alone decides: a load that failed was reached, so a missing reason does not mean "no server".
-      switch (static_cast<absl::StatusCode>(report.error().code())) {
-        case absl::StatusCode::kPermissionDenied:
-        case absl::StatusCode::kUnauthenticated:
-          return kExitRefused;
-        case absl::StatusCode::kCancelled:
-        case absl::StatusCode::kDeadlineExceeded:
-          return kExitCancelled;
-        default:
-          return kExitFailed;
-      }
-    }
+      return ExitCodeOfFailure(static_cast<absl::StatusCode>(report.error().code()));
   }
 }
 
