@@ -31,6 +31,13 @@ class DeviceMemory {
   virtual std::span<std::byte> host() = 0;
 };
 
+// What newly allocated memory holds.
+enum class Contents {
+  kZeroed,
+  // Anything, such as another model's bytes: the caller writes or zeroes every byte before anybody else sees it.
+  kUnspecified,
+};
+
 // Memory of one device. Thread-safe. Host memory, simulated GPUs and CUDA implement it and pass
 // tests/contract/device_contract_test.
 class Device {
@@ -39,9 +46,10 @@ class Device {
   virtual const DeviceInfo& info() const = 0;
   // Capacity and charges; Reserve on it before Allocate.
   virtual MemoryAccount& account() = 0;
-  // Takes `bytes` out of `reservation` and backs them with memory, zeroed. DEVICE_OUT_OF_MEMORY when the reservation is
-  // too small or the system refuses.
-  virtual absl::StatusOr<std::unique_ptr<DeviceMemory>> Allocate(MemoryReservation& reservation, uint64_t bytes) = 0;
+  // Takes `bytes` out of `reservation` and backs them with memory. DEVICE_OUT_OF_MEMORY when the reservation is too
+  // small or the system refuses.
+  virtual absl::StatusOr<std::unique_ptr<DeviceMemory>> Allocate(MemoryReservation& reservation, uint64_t bytes,
+                                                                 Contents contents) = 0;
   // Starts a copy of `source` to `offset` of `memory` and returns; `done` runs exactly once, on a thread of the device,
   // after the bytes are there or the copy failed. `source` and `memory` must live until then; `done` must be short and
   // must not call back into the device.

@@ -78,8 +78,8 @@ HostBackedDevice::HostBackedDevice(const Options& options)
       account_(options.info.name, options.capacity_bytes),
       copies_(absl::StrCat("copy-", options.info.name), options.copy_bytes_per_second) {}
 
-absl::StatusOr<std::unique_ptr<DeviceMemory>> HostBackedDevice::Allocate(MemoryReservation& reservation,
-                                                                         uint64_t bytes) {
+absl::StatusOr<std::unique_ptr<DeviceMemory>> HostBackedDevice::Allocate(MemoryReservation& reservation, uint64_t bytes,
+                                                                         Contents /*contents*/) {
   if (bytes > reservation.remaining()) {
     return OutOfMemory(bytes, absl::StrCat("only ", reservation.remaining(), " bytes of the reservation are left"));
   }

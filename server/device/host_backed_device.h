@@ -26,7 +26,8 @@ class HostBackedDevice : public Device {
 
   const DeviceInfo& info() const override { return info_; }
   MemoryAccount& account() override { return account_; }
-  absl::StatusOr<std::unique_ptr<DeviceMemory>> Allocate(MemoryReservation& reservation, uint64_t bytes) override;
+  absl::StatusOr<std::unique_ptr<DeviceMemory>> Allocate(MemoryReservation& reservation, uint64_t bytes,
+                                                         Contents contents) override;
   void CopyAsync(DeviceMemory& memory, uint64_t offset, std::span<const std::byte> source,
                  absl::AnyInvocable<void(absl::Status)> done) override;
   absl::Status Read(DeviceMemory& memory, uint64_t offset, std::span<std::byte> destination) override;

@@ -18,7 +18,8 @@ absl::StatusOr<std::vector<Segment>> AllocateSegments(const LoadPlan& plan, cons
     Segment segment = {
         .kind = planned.kind, .device = devices.Find(plan.devices[planned.device]), .shard = planned.shard};
     if (planned.kind == SegmentKind::kMemory) {
-      KEYLOAD_ASSIGN_OR_RETURN(segment.memory, segment.device->Allocate(reservations[planned.device], planned.bytes));
+      KEYLOAD_ASSIGN_OR_RETURN(
+          segment.memory, segment.device->Allocate(reservations[planned.device], planned.bytes, Contents::kZeroed));
     }
     segments.push_back(std::move(segment));
   }

@@ -25,10 +25,10 @@ struct DeviceCase {
 // What every Device promises, whatever its memory is.
 class DeviceContractTest : public testing::TestWithParam<DeviceCase> {
  protected:
-  std::unique_ptr<DeviceMemory> MustAllocate(uint64_t bytes) {
+  std::unique_ptr<DeviceMemory> MustAllocate(uint64_t bytes, Contents contents = Contents::kZeroed) {
     absl::StatusOr<MemoryReservation> reservation = device_->account().Reserve(bytes);
     EXPECT_TRUE(reservation.ok()) << reservation.status();
-    absl::StatusOr<std::unique_ptr<DeviceMemory>> memory = device_->Allocate(*reservation, bytes);
+    absl::StatusOr<std::unique_ptr<DeviceMemory>> memory = device_->Allocate(*reservation, bytes, contents);
     EXPECT_TRUE(memory.ok()) << memory.status();
     return *std::move(memory);
   }
@@ -47,9 +47,26 @@ class DeviceContractTest : public testing::TestWithParam<DeviceCase> {
   std::unique_ptr<Device> device_ = GetParam().make();
 };
 
-TEST_P(DeviceContractTest, AllocatedMemoryIsZeroed) {
+TEST_P(DeviceContractTest, MemoryIsZeroedWhereThatIsAskedFor) {
   const auto memory = MustAllocate(100'000);
   EXPECT_THAT(MustRead(*memory, 0, 100'000), testing::Each(std::byte{0}));
+}
+
+TEST_P(DeviceContractTest, MemoryIsZeroedAlsoWhereOthersHaveUsedItBefore) {
+  for (const uint64_t bytes : {3'000'000, 3'000'000, 2'900'000, 3'100'000, 1'000'000}) {
+    const auto memory = MustAllocate(bytes);
+    EXPECT_TRUE(MustRead(*memory, 0, bytes) == std::vector<std::byte>(bytes)) << bytes;
+    EXPECT_TRUE(Copy(*memory, 0, std::vector<std::byte>(bytes, std::byte{0x55})).ok());
+  }
+}
+
+TEST_P(DeviceContractTest, MemoryOfUnspecifiedContentsTakesCopiesLikeAnyOther) {
+  const std::vector<std::byte> source = PatternBytes(100'000);
+  for (int round = 0; round < 3; ++round) {
+    const auto memory = MustAllocate(source.size(), Contents::kUnspecified);
+    ASSERT_TRUE(Copy(*memory, 0, source).ok());
+    EXPECT_EQ(MustRead(*memory, 0, source.size()), source);
+  }
 }
 
 TEST_P(DeviceContractTest, ACopyArrivesAtItsOffsetAndNowhereElse) {
@@ -106,7 +123,7 @@ TEST_P(DeviceContractTest, MemoryOfAnotherDeviceIsRefused) {
   const std::unique_ptr<Device> other = GetParam().make();
   auto reservation = other->account().Reserve(100);
   ASSERT_TRUE(reservation.ok());
-  auto memory = other->Allocate(*reservation, 100);
+  auto memory = other->Allocate(*reservation, 100, Contents::kZeroed);
   ASSERT_TRUE(memory.ok());
   EXPECT_EQ(ErrorReason(Copy(**memory, 0, PatternBytes(10))), Reason::kInternal);
 }
@@ -130,7 +147,7 @@ TEST_P(DeviceContractTest, AllocationsAreChargedUntilTheyAreDestroyed) {
 TEST_P(DeviceContractTest, AnAllocationBeyondItsReservationIsRefusedAndChargesNothing) {
   auto reservation = device_->account().Reserve(100);
   ASSERT_TRUE(reservation.ok());
-  const auto memory = device_->Allocate(*reservation, 101);
+  const auto memory = device_->Allocate(*reservation, 101, Contents::kZeroed);
   EXPECT_EQ(ErrorReason(memory.status()), Reason::kDeviceOutOfMemory);
   EXPECT_EQ(ErrorDetails(memory.status())["device"], device_->info().name);
   EXPECT_EQ(device_->account().state().used, 0u);
@@ -141,7 +158,7 @@ TEST_P(DeviceContractTest, AReservationOfAnotherDeviceIsRefused) {
   const std::unique_ptr<Device> other = GetParam().make();
   auto reservation = other->account().Reserve(100);
   ASSERT_TRUE(reservation.ok());
-  EXPECT_EQ(ErrorReason(device_->Allocate(*reservation, 100).status()), Reason::kDeviceOutOfMemory);
+  EXPECT_EQ(ErrorReason(device_->Allocate(*reservation, 100, Contents::kZeroed).status()), Reason::kDeviceOutOfMemory);
   EXPECT_EQ(device_->account().state().used, 0u);
 }
 

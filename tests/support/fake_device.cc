@@ -11,7 +11,8 @@ namespace keyload {
 
 class FakeDevice::Memory : public DeviceMemory {
  public:
-  Memory(FakeDevice& device, uint64_t bytes) : device_(device), storage_(bytes) {}
+  Memory(FakeDevice& device, uint64_t bytes, Contents contents)
+      : device_(device), storage_(bytes, contents == Contents::kZeroed ? std::byte{0} : kPoison) {}
   ~Memory() override {
     device_.account_.Free(storage_.size());
     MutexLock lock(device_.mutex_);
@@ -82,7 +83,8 @@ uint64_t FakeDevice::copies_finished() const {
   return copies_finished_;
 }
 
-absl::StatusOr<std::unique_ptr<DeviceMemory>> FakeDevice::Allocate(MemoryReservation& reservation, uint64_t bytes) {
+absl::StatusOr<std::unique_ptr<DeviceMemory>> FakeDevice::Allocate(MemoryReservation& reservation, uint64_t bytes,
+                                                                   Contents contents) {
   bool refused = false;
   {
     MutexLock lock(mutex_);
@@ -96,7 +98,7 @@ absl::StatusOr<std::unique_ptr<DeviceMemory>> FakeDevice::Allocate(MemoryReserva
                       {"free_bytes", absl::StrCat(state.free())},
                       {"capacity_bytes", absl::StrCat(state.capacity)}});
   }
-  auto memory = std::make_unique<Memory>(*this, bytes);
+  auto memory = std::make_unique<Memory>(*this, bytes, contents);
   MutexLock lock(mutex_);
   ++allocations_;
   ++live_allocations_;

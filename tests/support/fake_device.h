@@ -12,7 +12,8 @@
 namespace keyload {
 
 // A device for tests. Copies finish on its thread, and only while they are not held; the bytes that a copy will write
-// are poisoned from CopyAsync until it has finished, so that code which does not wait for `done` is found out.
+// are poisoned from CopyAsync until it has finished, so that code which does not wait for `done` is found out. So is
+// memory of unspecified contents, so that bytes which were never written are.
 // Thread-safe.
 class FakeDevice : public Device {
  public:
@@ -42,7 +43,8 @@ class FakeDevice : public Device {
 
   const DeviceInfo& info() const override { return info_; }
   MemoryAccount& account() override { return account_; }
-  absl::StatusOr<std::unique_ptr<DeviceMemory>> Allocate(MemoryReservation& reservation, uint64_t bytes) override;
+  absl::StatusOr<std::unique_ptr<DeviceMemory>> Allocate(MemoryReservation& reservation, uint64_t bytes,
+                                                         Contents contents) override;
   void CopyAsync(DeviceMemory& memory, uint64_t offset, std::span<const std::byte> source,
                  absl::AnyInvocable<void(absl::Status)> done) override;
   absl::Status Read(DeviceMemory& memory, uint64_t offset, std::span<std::byte> destination) override;

@@ -37,7 +37,8 @@ TEST(HostDeviceTest, WhatTheSystemRefusesIsOutOfMemoryAndChargesNothing) {
     const auto device = MakeHostDevice(everything);
     auto reservation = device->account().Reserve(bytes);
     ASSERT_TRUE(reservation.ok());
-    EXPECT_EQ(ErrorReason(device->Allocate(*reservation, bytes).status()), Reason::kDeviceOutOfMemory);
+    EXPECT_EQ(ErrorReason(device->Allocate(*reservation, bytes, Contents::kZeroed).status()),
+              Reason::kDeviceOutOfMemory);
     EXPECT_EQ(device->account().state().used, 0u);
     EXPECT_EQ(device->account().state().reserved, bytes);
   }

@@ -15,7 +15,7 @@ namespace {
 TEST(FakeDeviceTest, MemoryIsPoisonedUntilTheHeldCopyIsReleased) {
   FakeDevice device({});
   auto reservation = device.account().Reserve(100);
-  const auto memory = *device.Allocate(*reservation, 100);
+  const auto memory = *device.Allocate(*reservation, 100, Contents::kZeroed);
   device.HoldCopies();
   const std::vector<std::byte> source = PatternBytes(100);
   std::promise<absl::Status> done;
@@ -30,11 +30,20 @@ TEST(FakeDeviceTest, MemoryIsPoisonedUntilTheHeldCopyIsReleased) {
   EXPECT_EQ(bytes, source);
 }
 
+TEST(FakeDeviceTest, MemoryOfUnspecifiedContentsIsPoisoned) {
+  FakeDevice device({});
+  auto reservation = device.account().Reserve(100);
+  const auto memory = *device.Allocate(*reservation, 100, Contents::kUnspecified);
+  std::vector<std::byte> bytes(100);
+  ASSERT_TRUE(device.Read(*memory, 0, bytes).ok());
+  EXPECT_THAT(bytes, testing::Each(FakeDevice::kPoison));
+}
+
 TEST(FakeDeviceTest, TheChosenCopyAndTheChosenAllocationFail) {
   FakeDevice device({.fail_copy = 2, .fail_allocation = 2});
   auto reservation = device.account().Reserve(100);
-  const auto memory = *device.Allocate(*reservation, 50);
-  EXPECT_EQ(ErrorReason(device.Allocate(*reservation, 50).status()), Reason::kDeviceOutOfMemory);
+  const auto memory = *device.Allocate(*reservation, 50, Contents::kZeroed);
+  EXPECT_EQ(ErrorReason(device.Allocate(*reservation, 50, Contents::kZeroed).status()), Reason::kDeviceOutOfMemory);
   EXPECT_EQ(device.live_allocations(), 1u);
   const std::vector<std::byte> source = PatternBytes(10);
   for (const bool expected : {true, false, true}) {
