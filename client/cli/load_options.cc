@@ -131,6 +131,7 @@ absl::Status BuildPolicies(const LoadOptions& options, v1::LoadSpec& spec) {
     KEYLOAD_ASSIGN_OR_RETURN(auto if_exists, ParseEnumWord<v1::IfExists>(options.if_exists, "--if-exists"));
     spec.set_if_exists(if_exists);
   }
+  if (options.copy) spec.set_host_storage(v1::HOST_STORAGE_COPIED);
   if (options.warm) spec.set_page_cache(v1::PAGE_CACHE_WARM);
   if (options.hold) spec.set_page_cache(v1::PAGE_CACHE_HOLD);
   if (options.drop_cache) spec.set_page_cache(v1::PAGE_CACHE_DROP);
@@ -151,6 +152,7 @@ void AddLoadOptions(CLI::App& app, LoadOptions& options) {
   app.add_flag("--lazy", options.lazy, "Plan and register; read bytes on first need");
   app.add_option("--reserve", options.reserve, "Memory of a lazy load")->type_name("now|on-demand");
   app.add_option("--dtype", options.dtype, "Convert floating tensors to this safetensors dtype")->type_name("T");
+  app.add_flag("--copy", options.copy, "Copy tensors on cpu into memory instead of mapping their file");
   app.add_option("--missing", options.missing, "What missing keys become")->type_name("leave|zeros|init");
   app.add_flag("--allow-no-weights", options.allow_no_weights, "A directory without weights is an empty checkpoint");
   app.add_option("--weights", options.weights, "Which set, where a directory holds several")->type_name("SET");

@@ -29,6 +29,7 @@ struct LoadOptions {
   SelectionOptions select;
   std::string keys_file;
   bool lazy = false;
+  bool copy = false;
   std::string reserve;
   std::string dtype;
   bool strict = false;

@@ -10,20 +10,14 @@
 namespace keyload {
 namespace {
 
-absl::StatusOr<std::vector<Segment>> AllocateSegments(const LoadPlan& plan, const DeviceSet& devices,
-                                                      std::vector<MemoryReservation>& reservations) {
-  std::vector<Segment> segments;
-  segments.reserve(plan.segments.size());
-  for (const PlannedSegment& planned : plan.segments) {
-    Segment segment = {
-        .kind = planned.kind, .device = devices.Find(plan.devices[planned.device]), .shard = planned.shard};
-    if (planned.kind == SegmentKind::kMemory) {
-      KEYLOAD_ASSIGN_OR_RETURN(
-          segment.memory, segment.device->Allocate(reservations[planned.device], planned.bytes, Contents::kZeroed));
-    }
-    segments.push_back(std::move(segment));
-  }
-  return segments;
+std::vector<bool> UsedSegments(const LoadPlan& plan) {
+  std::vector<bool> used(plan.segments.size());
+  for (const PlannedTensor& tensor : plan.tensors) used[tensor.segment] = true;
+  return used;
+}
+
+bool HasMemory(std::span<const Segment> segments, size_t index) {
+  return index < segments.size() && segments[index].memory != nullptr;
 }
 
 std::vector<std::shared_ptr<ShardReader>> OpenReaders(const LoadPlan& plan, const CheckpointIndex& index,
@@ -50,21 +44,49 @@ absl::Status CheckUnchanged(const CheckpointIndex& index, const std::vector<std:
 
 }  // namespace
 
-absl::StatusOr<std::vector<MemoryReservation>> ReserveForPlan(const LoadPlan& plan, const DeviceSet& devices) {
+absl::StatusOr<std::vector<MemoryReservation>> ReserveForPlan(const LoadPlan& plan, const DeviceSet& devices,
+                                                              std::span<const Segment> present) {
+  std::vector<uint64_t> bytes = plan.reserve_bytes;
+  if (!present.empty()) {
+    const std::vector<bool> used = UsedSegments(plan);
+    for (size_t i = 0; i < plan.segments.size(); ++i) {
+      if (used[i] && HasMemory(present, i)) bytes[plan.segments[i].device] -= plan.segments[i].bytes;
+    }
+  }
   std::vector<MemoryReservation> reservations(plan.devices.size());
   for (size_t i = 0; i < plan.devices.size(); ++i) {
     Device* const device = devices.Find(plan.devices[i]);
-    if (device == nullptr || plan.reserve_bytes[i] == 0) continue;  // "disk" has no memory
-    KEYLOAD_ASSIGN_OR_RETURN(reservations[i], device->account().Reserve(plan.reserve_bytes[i]));
+    if (device == nullptr || bytes[i] == 0) continue;  // "disk" has no memory
+    KEYLOAD_ASSIGN_OR_RETURN(reservations[i], device->account().Reserve(bytes[i]));
   }
   return reservations;
 }
 
+absl::StatusOr<std::vector<Segment>> AllocateSegments(const LoadPlan& plan, const DeviceSet& devices,
+                                                      std::vector<MemoryReservation>& reservations,
+                                                      std::span<const Segment> present) {
+  const std::vector<bool> used = UsedSegments(plan);
+  std::vector<Segment> segments;
+  segments.reserve(plan.segments.size());
+  for (size_t i = 0; i < plan.segments.size(); ++i) {
+    const PlannedSegment& planned = plan.segments[i];
+    Segment segment = {
+        .kind = planned.kind, .device = devices.Find(plan.devices[planned.device]), .shard = planned.shard};
+    if (HasMemory(present, i)) {
+      segment.memory = present[i].memory;
+    } else if (used[i] && planned.kind == SegmentKind::kMemory) {
+      KEYLOAD_ASSIGN_OR_RETURN(
+          segment.memory, segment.device->Allocate(reservations[planned.device], planned.bytes, Contents::kZeroed));
+    }
+    segments.push_back(std::move(segment));
+  }
+  return segments;
+}
+
 absl::StatusOr<TransferResult> Transfer(const LoadPlan& plan, const CheckpointIndex& index,
-                                        std::vector<MemoryReservation> reservations, const TransferResources& resources,
+                                        std::vector<Segment> segments, const TransferResources& resources,
                                         const RequestContext& context, ProgressFunction progress, LoadReport& report) {
-  TransferResult result;
-  KEYLOAD_ASSIGN_OR_RETURN(result.segments, AllocateSegments(plan, *resources.devices, reservations));
+  TransferResult result = {.segments = std::move(segments), .readers = {}, .equal_duplicates = {}, .conflicts = {}};
   result.readers = OpenReaders(plan, index, resources.make_reader);
   TransferRun run(plan, resources, context, result.segments, result.readers);
   const absl::Status status = run.Run(progress);

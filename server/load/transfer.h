@@ -3,6 +3,7 @@
 #include <cstdint>
 #include <functional>
 #include <memory>
+#include <span>
 #include <string>
 #include <vector>
 
@@ -43,9 +44,17 @@ struct TransferResources {
   ReaderFactory make_reader;
 };
 
-// Promises the plan's memory on every device, before the first read: one entry per LoadPlan::devices.
-// DEVICE_OUT_OF_MEMORY leaves nothing behind.
-absl::StatusOr<std::vector<MemoryReservation>> ReserveForPlan(const LoadPlan& plan, const DeviceSet& devices);
+// Promises memory on every device for the segments that the plan's tensors lie in and `present` lacks, before the first
+// read: one entry per LoadPlan::devices. `present` is empty, or as long as LoadPlan::segments. DEVICE_OUT_OF_MEMORY
+// leaves nothing behind.
+absl::StatusOr<std::vector<MemoryReservation>> ReserveForPlan(const LoadPlan& plan, const DeviceSet& devices,
+                                                              std::span<const Segment> present = {});
+
+// The plan's segments: those of `present` that have memory share it, the others that its tensors lie in are allocated
+// out of `reservations`, the rest has none. DEVICE_OUT_OF_MEMORY leaves nothing behind.
+absl::StatusOr<std::vector<Segment>> AllocateSegments(const LoadPlan& plan, const DeviceSet& devices,
+                                                      std::vector<MemoryReservation>& reservations,
+                                                      std::span<const Segment> present = {});
 
 // What a transfer made and measured.
 struct TransferResult {
@@ -55,13 +64,13 @@ struct TransferResult {
   std::vector<TiedDuplicate> conflicts;               // second copies that differ and were kept
 };
 
-// Runs `plan`: allocates its segments out of `reservations`, reads every extent block by block, converts, copies, waits
-// for the devices, compares tied copies, and checks that no file changed meanwhile. Blocks; `progress` runs on the
-// calling thread at most every kProgressInterval. The first error stops the rest; on every way out no copy is in flight
-// and what was allocated is free again. Writes bytes, busy, shards and devices of `report`, as far as it got.
+// Runs `plan` into `segments`: reads every extent block by block, converts, copies, waits for the devices, compares
+// tied copies, and checks that no file changed meanwhile. Blocks; `progress` runs on the calling thread at most every
+// kProgressInterval. The first error stops the rest; on every way out no copy is in flight. Writes bytes, busy, shards
+// and devices of `report`, as far as it got.
 // LOAD_CANCELLED, DEADLINE_EXCEEDED, DEVICE_OUT_OF_MEMORY, CHECKPOINT_TRUNCATED, CHECKPOINT_CHANGED, IO_ERROR.
 absl::StatusOr<TransferResult> Transfer(const LoadPlan& plan, const CheckpointIndex& index,
-                                        std::vector<MemoryReservation> reservations, const TransferResources& resources,
+                                        std::vector<Segment> segments, const TransferResources& resources,
                                         const RequestContext& context, ProgressFunction progress, LoadReport& report);
 
 }  // namespace keyload

@@ -29,10 +29,27 @@ std::string_view EvictionUnit(std::string_view key) {
   }
 }
 
+// What follows from the tensors and segments of a plan: extents and sums.
+void Finish(LoadPlan& plan) {
+  std::vector<bool> used(plan.segments.size());
+  for (const PlannedTensor& tensor : plan.tensors) {
+    used[tensor.segment] = true;
+    plan.selected_bytes += tensor.stored_bytes;
+    if (plan.segments[tensor.segment].kind == SegmentKind::kFile) plan.mapped_bytes += tensor.stored_bytes;
+  }
+  plan.reserve_bytes.resize(plan.devices.size());
+  for (size_t i = 0; i < plan.segments.size(); ++i) {
+    const PlannedSegment& segment = plan.segments[i];
+    if (used[i] && segment.kind == SegmentKind::kMemory) plan.reserve_bytes[segment.device] += segment.bytes;
+  }
+  plan.extents = CoalesceExtents(plan.tensors, plan.segments, (plan.selected_bytes - plan.mapped_bytes) / kGapShare);
+}
+
 class PlanBuilder {
  public:
-  PlanBuilder(const KeyReport& report, const PlacementInput& input, const Placement& placement)
-      : report_(report), input_(input), placement_(placement), open_(placement.devices.size()) {
+  PlanBuilder(const KeyReport& report, const PlacementInput& input, const Placement& placement,
+              const PlanOptions& options)
+      : report_(report), input_(input), placement_(placement), options_(options), open_(placement.devices.size()) {
     plan_->devices = placement.devices;
   }
 
@@ -41,12 +58,7 @@ class PlanBuilder {
     for (uint32_t placed = 0; placed < input_.keys.size(); ++placed) Add(placed);
     SortTensors();
     LinkDuplicates();
-    uint64_t buffered_bytes = plan_->selected_bytes - plan_->mapped_bytes;
-    plan_->extents = CoalesceExtents(plan_->tensors, plan_->segments, buffered_bytes / kGapShare);
-    plan_->reserve_bytes.resize(plan_->devices.size());
-    for (const PlannedSegment& segment : plan_->segments) {
-      if (segment.kind == SegmentKind::kMemory) plan_->reserve_bytes[segment.device] += segment.bytes;
-    }
+    Finish(*plan_);
     return plan_;
   }
 
@@ -88,19 +100,17 @@ class PlanBuilder {
                             .shard = stored.shard,
                             .dtype = input_.dtypes[placed],
                             .stored_dtype = stored.dtype};
-    const bool can_map = plan_->devices[device] == "cpu" && tensor.dtype == stored.dtype &&
+    const bool can_map = options_.map_host_tensors && plan_->devices[device] == "cpu" && tensor.dtype == stored.dtype &&
                          stored.offset % DTypeAlignment(stored.dtype) == 0;
     if (can_map) {
       tensor.segment = FileSegment(stored.shard, device);
       tensor.segment_offset = stored.offset;
-      plan_->mapped_bytes += stored.bytes;
     } else {
       tensor.segment = MemorySegment(key, key_index, device);
       PlannedSegment& segment = plan_->segments[tensor.segment];
       tensor.segment_offset = segment.bytes;
       segment.bytes = AlignUp(segment.bytes + tensor.bytes);
     }
-    plan_->selected_bytes += stored.bytes;
     plan_->tensors.push_back(tensor);
   }
 
@@ -156,6 +166,7 @@ class PlanBuilder {
   const KeyReport& report_;
   const PlacementInput& input_;
   const Placement& placement_;
+  const PlanOptions options_;
   std::shared_ptr<LoadPlan> plan_ = std::make_shared<LoadPlan>();
   std::vector<OpenSegment> open_;                          // per device
   absl::flat_hash_map<uint32_t, uint32_t> file_segments_;  // shard -> segment
@@ -167,8 +178,18 @@ class PlanBuilder {
 std::string_view EngineName(Engine engine) { return engine == Engine::kMapped ? "mapped" : "buffered"; }
 
 std::shared_ptr<const LoadPlan> BuildLoadPlan(const KeyReport& report, const PlacementInput& input,
-                                              const Placement& placement) {
-  return PlanBuilder(report, input, placement).Build();
+                                              const Placement& placement, const PlanOptions& options) {
+  return PlanBuilder(report, input, placement, options).Build();
+}
+
+std::shared_ptr<const LoadPlan> SubPlan(const LoadPlan& plan, std::span<const uint32_t> tensors) {
+  auto part = std::make_shared<LoadPlan>();
+  part->devices = plan.devices;
+  part->segments = plan.segments;
+  part->tensors.reserve(tensors.size());
+  for (const uint32_t tensor : tensors) part->tensors.push_back(plan.tensors[tensor]);
+  Finish(*part);
+  return part;
 }
 
 }  // namespace keyload

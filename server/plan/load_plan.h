@@ -3,6 +3,7 @@
 #include <cstdint>
 #include <memory>
 #include <optional>
+#include <span>
 #include <string>
 #include <vector>
 
@@ -83,13 +84,22 @@ struct LoadPlan {
   std::vector<Extent> extents;         // the same order
   std::vector<uint32_t> lazy_keys;     // placed on "disk": they stay in the file
   std::vector<TiedDuplicate> duplicates;
-  std::vector<uint64_t> reserve_bytes;  // per device
+  std::vector<uint64_t> reserve_bytes;  // per device: the memory segments that `tensors` lie in
   uint64_t selected_bytes = 0;          // stored bytes of `tensors`
   uint64_t mapped_bytes = 0;
 };
 
+struct PlanOptions {
+  bool map_host_tensors = true;  // tensors on "cpu" stay in their file where they can; else all are copied
+};
+
 // Cuts the placed keys into segments and extents. Pure; never blocks. `input` and `placement` belong together.
 std::shared_ptr<const LoadPlan> BuildLoadPlan(const KeyReport& report, const PlacementInput& input,
-                                              const Placement& placement);
+                                              const Placement& placement, const PlanOptions& options = {});
+
+// The part of `plan` that loads only `tensors` (indices into LoadPlan::tensors, ascending): the same devices and the
+// same table of segments, so that every address stands, with extents, reserve_bytes and sums of its own. It compares no
+// tied copies. Pure.
+std::shared_ptr<const LoadPlan> SubPlan(const LoadPlan& plan, std::span<const uint32_t> tensors);
 
 }  // namespace keyload

@@ -48,6 +48,7 @@ absl::Status RefuseUnknownEnums(const v1::LoadSpec& spec) {
   if (!v1::MissingPolicy_IsValid(spec.missing())) return unknown("missing", spec.missing());
   if (!v1::PageCache_IsValid(spec.page_cache())) return unknown("page_cache", spec.page_cache());
   if (!v1::IfExists_IsValid(spec.if_exists())) return unknown("if_exists", spec.if_exists());
+  if (!v1::HostStorage_IsValid(spec.host_storage())) return unknown("host_storage", spec.host_storage());
   if (!v1::ExpectedKeys::From_IsValid(spec.expected().from())) return unknown("expected.from", spec.expected().from());
   return absl::OkStatus();
 }
@@ -100,6 +101,7 @@ std::string Fingerprint(v1::LoadSpec spec) {
   spec.clear_residency();
   spec.clear_missing();
   spec.clear_page_cache();
+  if (spec.host_storage() == v1::HOST_STORAGE_MAPPED) spec.clear_host_storage();
   std::string bytes;
   {
     google::protobuf::io::StringOutputStream stream(&bytes);
@@ -149,6 +151,7 @@ absl::StatusOr<LoadSpec> FromProto(const v1::LoadSpec& message) {
                        {{"dtype", message.dtype()}});
     }
   }
+  if (message.host_storage() == v1::HOST_STORAGE_COPIED) spec.host_storage = HostStorage::kCopied;
   spec.limits = LimitsFrom(message.limits());
   spec.if_exists = message.if_exists() == v1::IF_EXISTS_FAIL ? IfExists::kFail : IfExists::kReuse;
   spec.name_limit = message.name_limit() == 0 ? 100 : message.name_limit();

@@ -31,6 +31,9 @@ struct Limits {
 };
 bool ExceedsLimits(const KeyCounts& counts, const Limits& limits);
 
+// Where tensors on "cpu" live: in their file where that is possible, or always in memory segments.
+enum class HostStorage { kMapped, kCopied };
+
 enum class IfExists { kReuse, kFail };
 
 // One request to load or plan a model.
@@ -45,6 +48,7 @@ struct LoadSpec {
   std::vector<std::string> no_split_classes;
   std::vector<PlacementDevice> plan_for;  // planning only: hardware that this node lacks
   std::optional<DType> dtype;
+  HostStorage host_storage = HostStorage::kMapped;
   Limits limits;
   IfExists if_exists = IfExists::kReuse;
   uint32_t name_limit = 100;

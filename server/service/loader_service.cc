@@ -248,8 +248,10 @@ absl::Status LoaderService::PlanAndReserve(Job& job, const PreparedKeys& keys, P
 absl::Status LoaderService::TransferAndPublish(Job& job, const PreparedKeys& keys, PreparedPlan plan,
                                                std::vector<MemoryReservation> reservations, LoadReport& report) {
   job.clock.Enter("transfer");
+  KEYLOAD_ASSIGN_OR_RETURN(std::vector<Segment> segments,
+                           AllocateSegments(*plan.plan, *deps_.transfer.devices, reservations));
   absl::StatusOr<TransferResult> transferred = Transfer(
-      *plan.plan, *keys.keys->index, std::move(reservations), deps_.transfer, job.context,
+      *plan.plan, *keys.keys->index, std::move(segments), deps_.transfer, job.context,
       [&](const LoadProgress& progress) { job.observer->OnProgress(progress); }, report);
   job.clock.Enter("publish");
   KEYLOAD_RETURN_IF_ERROR(transferred.status());

@@ -88,7 +88,8 @@ absl::StatusOr<PreparedPlan> PreparePlan(const LoadSpec& spec, const PreparedKey
   PreparedPlan result;
   KEYLOAD_ASSIGN_OR_RETURN(result.placement, Place(input.model, spec.device_map, devices));
   clock.Enter("plan");
-  result.plan = BuildLoadPlan(keys, input, result.placement);
+  result.plan =
+      BuildLoadPlan(keys, input, result.placement, {.map_host_tensors = spec.host_storage == HostStorage::kMapped});
   result.report = MakePlanReport(spec, prepared, input, result.placement, *result.plan, devices, node);
   result.placed_keys = std::move(input.keys);
   return result;

@@ -22,7 +22,7 @@ namespace keyload {
 struct Segment {
   SegmentKind kind = SegmentKind::kMemory;
   Device* device = nullptr;              // lives as long as the daemon
-  std::unique_ptr<DeviceMemory> memory;  // kMemory
+  std::shared_ptr<DeviceMemory> memory;  // kMemory; null while no tensor of the segment is resident
   uint32_t shard = 0;                    // kFile
 };
 

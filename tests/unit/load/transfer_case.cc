@@ -53,8 +53,10 @@ absl::StatusOr<TransferResult> TransferCase::Run(const std::string& device, cons
                                          reader_ = faulty.get();
                                          return faulty;
                                        }};
+  absl::StatusOr<std::vector<Segment>> segments = AllocateSegments(*plan_, *devices_, *reserved);
+  if (!segments.ok()) return segments.status();
   return Transfer(
-      *plan_, *keys_->index, *std::move(reserved), resources, context,
+      *plan_, *keys_->index, *std::move(segments), resources, context,
       [&](const LoadProgress& event) {
         if (progress) progress(event);
       },

@@ -111,6 +111,34 @@ TEST(BuildLoadPlan, ASecondStoredCopyOfATiedTensorIsAloneInItsSegment) {
   }
 }
 
+TEST(BuildLoadPlan, HostTensorsAreCopiedWhereMappingIsNotWanted) {
+  const auto keys = MakeKeyReport({{.name = "a", .elements = 4}});
+  const PlacementInput input = MakePlacementInput(*keys, {}, {});
+  const auto plan = BuildLoadPlan(*keys, input, PlaceAll(input, "cpu"), {.map_host_tensors = false});
+  EXPECT_EQ(plan->segments[plan->tensors[0].segment].kind, SegmentKind::kMemory);
+  EXPECT_EQ(plan->mapped_bytes, 0);
+  EXPECT_EQ(BuildLoadPlan(*keys, input, PlaceAll(input, "cpu"))->mapped_bytes, 16);
+}
+
+TEST(SubPlan, KeepsAddressesAndCountsOnlyItsTensors) {
+  const auto keys = MakeKeyReport({{.name = "a", .dtype = DType::kU8, .elements = 3 << 20},
+                                   {.name = "b.0.w", .dtype = DType::kU8, .elements = 3 << 20},
+                                   {.name = "b.1.w", .dtype = DType::kU8, .elements = 3 << 20}});
+  const auto plan = Build(*keys, "cuda:0");
+  ASSERT_EQ(plan->segments.size(), 3);
+  const uint32_t wanted[] = {1};
+  const auto part = SubPlan(*plan, wanted);
+  ASSERT_EQ(part->tensors.size(), 1);
+  EXPECT_EQ(part->tensors[0].segment, plan->tensors[1].segment);
+  EXPECT_EQ(part->tensors[0].segment_offset, plan->tensors[1].segment_offset);
+  EXPECT_EQ(part->segments.size(), 3);
+  ASSERT_EQ(part->extents.size(), 1);
+  EXPECT_EQ(part->extents[0].offset, plan->tensors[1].file_offset);
+  EXPECT_EQ(part->extents[0].length, 3 << 20);
+  EXPECT_EQ(part->selected_bytes, 3 << 20);
+  EXPECT_THAT(part->reserve_bytes, testing::ElementsAre(plan->segments[part->tensors[0].segment].bytes));
+}
+
 TEST(BuildLoadPlan, AnEmptyModelIsAnEmptyPlan) {
   const auto keys = MakeKeyReport({});
   const auto plan = BuildLoadPlan(*keys, MakePlacementInput(*keys, {}, {}), Placement());

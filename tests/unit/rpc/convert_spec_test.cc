@@ -252,6 +252,18 @@ TEST(ConvertSpec, LimitsAndTheRestArrive) {
   EXPECT_EQ(spec->name_limit, 3);
 }
 
+TEST(ConvertSpec, CopiesOnTheHostAreAnotherContentAndTheSpokenDefaultIsNot) {
+  v1::LoadSpec mapped = Message();
+  const std::string fingerprint = FromProto(mapped)->fingerprint;
+  mapped.set_host_storage(v1::HOST_STORAGE_MAPPED);
+  EXPECT_EQ(FromProto(mapped)->host_storage, HostStorage::kMapped);
+  EXPECT_EQ(FromProto(mapped)->fingerprint, fingerprint);
+  v1::LoadSpec copied = Message();
+  copied.set_host_storage(v1::HOST_STORAGE_COPIED);
+  EXPECT_EQ(FromProto(copied)->host_storage, HostStorage::kCopied);
+  EXPECT_NE(FromProto(copied)->fingerprint, fingerprint);
+}
+
 TEST(ConvertSpec, WithoutANameLimitItIs100) { EXPECT_EQ(FromProto(Message())->name_limit, 100); }
 
 TEST(ConvertSpec, AnUnknownDtypeIsRefused) {
