@@ -75,7 +75,9 @@ std::vector<std::unique_ptr<Device>> MakeDevices(const Config& config) {
                                           .copy_bytes_per_second = config.simulate_gpus->copy_bytes_per_second}));
     }
   }
-  devices.push_back(MakeHostDevice(config.host_memory_bytes.value_or(DefaultHostCapacity())));
+  const uint64_t capacity = config.host_memory_bytes.value_or(DefaultHostCapacity());
+  devices.push_back(
+      MakeHostDevice({.capacity_bytes = capacity, .reuse_bytes = config.reuse_memory_bytes.value_or(capacity / 4)}));
   return devices;
 }
 

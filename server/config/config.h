@@ -27,6 +27,7 @@ struct Config {
   std::vector<std::string> model_roots;   // absolute, not resolved; empty: no path may be loaded
   std::optional<SimulatedGpus> simulate_gpus;
   std::optional<uint64_t> host_memory_bytes;     // absent: what the machine or its cgroup allows
+  std::optional<uint64_t> reuse_memory_bytes;    // freed host memory that is kept; absent: a quarter of the above
   uint64_t scratch_bytes = uint64_t{256} << 20;  // buffers between file and device, all loads together
   uint32_t concurrent_loads = 2;
   uint32_t io_threads = 0;                   // 0: one per core, at most 8

@@ -101,6 +101,11 @@ absl::Status ApplyHostMemory(Values values, Config& config) {
   return absl::OkStatus();
 }
 
+absl::Status ApplyReuseMemory(Values values, Config& config) {
+  KEYLOAD_ASSIGN_OR_RETURN(config.reuse_memory_bytes, ParseByteSize(values[0]));
+  return absl::OkStatus();
+}
+
 absl::Status ApplyScratchMemory(Values values, Config& config) {
   KEYLOAD_ASSIGN_OR_RETURN(const uint64_t bytes, ParseByteSize(values[0]));
   if (bytes < kMinScratchBytes) return Bad("at least 1MiB is needed, not \"%s\"", values[0]);
@@ -154,6 +159,9 @@ constexpr Setting kSettings[] = {
      "Offer cuda:0.. in host memory, as in 2x80GiB; RATE limits the bytes copied per second", ApplySimulateGpus},
     {"--host-memory", "KEYLOADD_HOST_MEMORY", "host_memory", SettingKind::kSize, '\0', "SIZE",
      "Memory for models on the device cpu [what the machine allows]", ApplyHostMemory},
+    {"--reuse-memory", "KEYLOADD_REUSE_MEMORY", "reuse_memory", SettingKind::kSize, '\0', "SIZE",
+     "Freed memory of the device cpu to keep for the next loads; 0: none [a quarter of --host-memory]",
+     ApplyReuseMemory},
     {"--scratch-memory", "KEYLOADD_SCRATCH_MEMORY", "scratch_memory", SettingKind::kSize, '\0', "SIZE",
      "Memory for bytes on their way from file to device, all loads together [256MiB]", ApplyScratchMemory},
     {"--concurrent-loads", "KEYLOADD_CONCURRENT_LOADS", "concurrent_loads", SettingKind::kCount, '\0', "N",

@@ -59,9 +59,13 @@ class Device {
   virtual absl::Status Read(DeviceMemory& memory, uint64_t offset, std::span<std::byte> destination) = 0;
 };
 
-// Host memory: segments are memfds, so that they can be shared. `capacity_bytes` bounds what keyload copies, not the
-// page cache.
-std::unique_ptr<Device> MakeHostDevice(uint64_t capacity_bytes);
+struct HostDeviceOptions {
+  uint64_t capacity_bytes = 0;  // bounds what keyload copies, not the page cache
+  // Freed memory that is kept for the next allocations, within the capacity: they find its pages there.
+  uint64_t reuse_bytes = 0;
+};
+// Host memory: segments are memfds, so that they can be shared, of huge pages where the operator has set some aside.
+std::unique_ptr<Device> MakeHostDevice(const HostDeviceOptions& options);
 
 struct SimulatedGpuOptions {
   uint32_t index = 0;  // cuda:<index>
@@ -79,7 +83,8 @@ class DeviceSet {
  public:
   explicit DeviceSet(std::vector<std::unique_ptr<Device>> devices, std::vector<std::string> notes = {});
   const std::vector<std::unique_ptr<Device>>& devices() const { return devices_; }
-  const std::vector<std::string>& notes() const { return notes_; }  // why a driver could not be opened
+  // For people: why a driver could not be opened, and how the devices' memory is kept now.
+  std::vector<std::string> notes() const;
   // By alias; null when absent.
   Device* Find(std::string_view name) const;
 

@@ -1,96 +1,113 @@
 #include "server/device/host_backed_device.h"
 
-#include <sys/mman.h>
-#include <unistd.h>
-
-#include <cerrno>
+#include <algorithm>
 #include <cstring>
-#include <limits>
 #include <utility>
 
 #include "absl/strings/str_cat.h"
 #include "server/base/byte_size.h"
 #include "server/base/error.h"
-#include "server/base/fd.h"
 
 namespace keyload {
-namespace {
 
-struct Mapping {
-  std::byte* address = nullptr;  // null for zero bytes
-  UniqueFd fd;                   // the memfd, if there is one
-};
-
-class MappedMemory : public DeviceMemory {
+class HostBackedDevice::Memory : public DeviceMemory {
  public:
-  // Owns `mapping` and the `bytes` that `account` has charged for it.
-  MappedMemory(MemoryAccount& account, Mapping mapping, uint64_t bytes, bool host_visible)
-      : account_(account), mapping_(std::move(mapping)), bytes_(bytes), host_visible_(host_visible) {}
-  ~MappedMemory() override {
-    if (mapping_.address != nullptr) ::munmap(mapping_.address, bytes_);
-    account_.Free(bytes_);
-  }
+  // Owns `mapping` and the `bytes` that the device has charged for it.
+  Memory(HostBackedDevice& device, SegmentMapping mapping, uint64_t bytes)
+      : device_(device), mapping_(std::move(mapping)), bytes_(bytes) {}
+  ~Memory() override { device_.Release(std::move(mapping_), bytes_); }
 
   uint64_t bytes() const override { return bytes_; }
   std::span<std::byte> host() override {
-    return host_visible_ ? std::span<std::byte>(mapping_.address, bytes_) : std::span<std::byte>();
+    return device_.backing_ == Backing::kMemfd ? std::span<std::byte>(address(), bytes_) : std::span<std::byte>();
   }
-  std::byte* address() const { return mapping_.address; }
-  const MemoryAccount* account() const { return &account_; }
+  std::byte* address() const { return mapping_.address(); }
+  const HostBackedDevice* device() const { return &device_; }
 
  private:
-  MemoryAccount& account_;
-  Mapping mapping_;
+  HostBackedDevice& device_;
+  SegmentMapping mapping_;
   const uint64_t bytes_;
-  const bool host_visible_;
 };
-
-// `bytes` of zeroed memory. errno's value as the error.
-absl::StatusOr<Mapping> Map(HostBackedDevice::Backing backing, uint64_t bytes) {
-  Mapping mapping;
-  if (bytes == 0) return mapping;
-  const auto error = [](const char* call) {
-    return absl::ResourceExhaustedError(absl::StrCat(call, ": ", std::strerror(errno)));
-  };
-  int flags = MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE;
-  if (backing == HostBackedDevice::Backing::kMemfd) {
-    flags = MAP_SHARED;
-    if (bytes > static_cast<uint64_t>(std::numeric_limits<off_t>::max())) {
-      errno = EFBIG;
-      return error("memfd");
-    }
-    mapping.fd = UniqueFd(::memfd_create("keyload-segment", MFD_CLOEXEC));
-    if (!mapping.fd) return error("memfd_create");
-    if (::ftruncate(mapping.fd.get(), static_cast<off_t>(bytes)) != 0) return error("ftruncate");
-  }
-  void* const address = ::mmap(nullptr, bytes, PROT_READ | PROT_WRITE, flags, mapping.fd.get(), 0);
-  if (address == MAP_FAILED) return error("mmap");
-  ::madvise(address, bytes, MADV_DONTDUMP);  // weights do not belong into core dumps
-  mapping.address = static_cast<std::byte*>(address);
-  return mapping;
-}
-
-}  // namespace
 
 HostBackedDevice::HostBackedDevice(const Options& options)
     : info_(options.info),
       backing_(options.backing),
+      reuse_bytes_(options.reuse_bytes),
       account_(options.info.name, options.capacity_bytes),
       copies_(absl::StrCat("copy-", options.info.name), options.copy_bytes_per_second) {}
 
 absl::StatusOr<std::unique_ptr<DeviceMemory>> HostBackedDevice::Allocate(MemoryReservation& reservation, uint64_t bytes,
-                                                                         Contents /*contents*/) {
+                                                                         Contents contents) {
   if (bytes > reservation.remaining()) {
     return OutOfMemory(bytes, absl::StrCat("only ", reservation.remaining(), " bytes of the reservation are left"));
   }
-  absl::StatusOr<Mapping> mapping = Map(backing_, bytes);
-  if (!mapping.ok()) return OutOfMemory(bytes, mapping.status().message());
-  if (!account_.Commit(reservation, bytes)) {
-    ::munmap(mapping->address, bytes);
-    return OutOfMemory(bytes, "the reservation is another device's");
+  std::optional<SegmentMapping> idle;
+  {
+    MutexLock lock(mutex_);
+    if (bytes > 0) idle = idle_.Take(bytes);
+    const MemoryState state = account_.state();
+    const uint64_t room = state.capacity - state.used;
+    TrimIdle(room - std::min(room, bytes));
+    if (!account_.Commit(reservation, bytes)) return OutOfMemory(bytes, "the reservation is another device's");
   }
-  return std::make_unique<MappedMemory>(account_, *std::move(mapping), bytes, backing_ == Backing::kMemfd);
+  absl::StatusOr<SegmentMapping> mapping = Map(bytes, contents, std::move(idle));
+  MutexLock lock(mutex_);
+  if (!mapping.ok()) {
+    account_.Uncommit(reservation, bytes);
+    return OutOfMemory(bytes, mapping.status().message());
+  }
+  if (mapping->huge()) huge_used_ += mapping->bytes();
+  ShowBacking();
+  return std::make_unique<Memory>(*this, *std::move(mapping), bytes);
 }
+
+absl::StatusOr<SegmentMapping> HostBackedDevice::Map(uint64_t bytes, Contents contents,
+                                                     std::optional<SegmentMapping> idle) {
+  if (!idle.has_value()) return MapNew(bytes);
+  // What lies behind the last byte is seen by those that a memfd is shared with.
+  const uint64_t kept = contents == Contents::kZeroed ? 0 : bytes;
+  std::memset(idle->address() + kept, 0, idle->bytes() - kept);
+  return *std::move(idle);
+}
+
+absl::StatusOr<SegmentMapping> HostBackedDevice::MapNew(uint64_t bytes) {
+  if (backing_ == Backing::kAnonymous) return SegmentMapping::Anonymous(bytes);
+  absl::StatusOr<SegmentMapping> mapping = SegmentMapping::Memfd(bytes);
+  if (mapping.ok()) return mapping;
+  {
+    MutexLock lock(mutex_);
+    if (idle_.empty()) return mapping;
+    TrimIdle(0);  // idle memory holds descriptors and address space too
+  }
+  return SegmentMapping::Memfd(bytes);
+}
+
+void HostBackedDevice::Release(SegmentMapping mapping, uint64_t bytes) {
+  const uint64_t mapped = mapping.bytes();
+  const uint64_t huge = mapping.huge() ? mapped : 0;
+  const bool keep = mapped > 0 && mapped <= reuse_bytes_;
+  if (!keep) mapping = SegmentMapping();
+  MutexLock lock(mutex_);
+  huge_used_ -= huge;
+  const MemoryState state = account_.state();
+  const uint64_t room = std::min(reuse_bytes_, state.capacity - state.used + bytes);
+  if (keep && mapped <= room) {
+    TrimIdle(room - mapped);
+    idle_.Add(std::move(mapping));
+  } else {
+    mapping = SegmentMapping();
+  }
+  account_.Free(bytes);
+  ShowBacking();
+}
+
+void HostBackedDevice::TrimIdle(uint64_t bytes) {
+  while (idle_.bytes() > bytes) idle_.TakeOldest();
+  ShowBacking();
+}
+
+void HostBackedDevice::ShowBacking() { account_.SetBacking(idle_.bytes(), huge_used_ + idle_.huge_bytes()); }
 
 void HostBackedDevice::CopyAsync(DeviceMemory& memory, uint64_t offset, std::span<const std::byte> source,
                                  absl::AnyInvocable<void(absl::Status)> done) {
@@ -118,8 +135,8 @@ absl::Status HostBackedDevice::OutOfMemory(uint64_t bytes, absl::string_view why
 }
 
 absl::StatusOr<std::byte*> HostBackedDevice::Locate(DeviceMemory& memory, uint64_t offset, uint64_t size) const {
-  auto* const mapped = dynamic_cast<MappedMemory*>(&memory);
-  if (mapped == nullptr || mapped->account() != &account_) {
+  auto* const mapped = dynamic_cast<Memory*>(&memory);
+  if (mapped == nullptr || mapped->device() != this) {
     return MakeError(Reason::kInternal, absl::StrCat(info_.name, ": the memory is another device's"));
   }
   if (offset > mapped->bytes() || size > mapped->bytes() - offset) {

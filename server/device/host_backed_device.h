@@ -2,10 +2,14 @@
 
 #include <cstdint>
 #include <memory>
+#include <optional>
 
 #include "absl/strings/string_view.h"
+#include "server/base/mutex.h"
 #include "server/device/copy_queue.h"
 #include "server/device/device.h"
+#include "server/device/idle_memory.h"
+#include "server/device/segment_mapping.h"
 
 namespace keyload {
 
@@ -19,6 +23,7 @@ class HostBackedDevice : public Device {
   struct Options {
     DeviceInfo info;
     uint64_t capacity_bytes = 0;
+    uint64_t reuse_bytes = 0;            // freed memory that is kept; memfds only
     uint64_t copy_bytes_per_second = 0;  // 0: as fast as memory
     Backing backing = Backing::kMemfd;
   };
@@ -33,13 +38,28 @@ class HostBackedDevice : public Device {
   absl::Status Read(DeviceMemory& memory, uint64_t offset, std::span<std::byte> destination) override;
 
  private:
+  class Memory;
+
+  // New memory, or what an earlier allocation left. ResourceExhausted says what was refused.
+  absl::StatusOr<SegmentMapping> Map(uint64_t bytes, Contents contents, std::optional<SegmentMapping> idle);
+  absl::StatusOr<SegmentMapping> MapNew(uint64_t bytes);
+  // Takes back what Allocate gave, to keep it where the budget and the capacity leave room.
+  void Release(SegmentMapping mapping, uint64_t bytes);
+  // Frees idle memory, oldest first, until no more than `bytes` are left. Unmaps under the lock, so that the memory is
+  // gone before its bytes are given to others.
+  void TrimIdle(uint64_t bytes) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
+  void ShowBacking() ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
   absl::Status OutOfMemory(uint64_t bytes, absl::string_view why) const;
   // The bytes [offset, offset + size) of `memory`; INTERNAL when it is not this device's or the range leaves it.
   absl::StatusOr<std::byte*> Locate(DeviceMemory& memory, uint64_t offset, uint64_t size) const;
 
   const DeviceInfo info_;
   const Backing backing_;
+  const uint64_t reuse_bytes_;
   MemoryAccount account_;
+  Mutex mutex_;  // held while used memory becomes idle or idle memory used: together they never exceed the capacity
+  IdleMemory idle_ ABSL_GUARDED_BY(mutex_);
+  uint64_t huge_used_ ABSL_GUARDED_BY(mutex_) = 0;
   CopyQueue copies_;
 };
 

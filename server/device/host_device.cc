@@ -3,10 +3,11 @@
 
 namespace keyload {
 
-std::unique_ptr<Device> MakeHostDevice(uint64_t capacity_bytes) {
+std::unique_ptr<Device> MakeHostDevice(const HostDeviceOptions& options) {
   return std::make_unique<HostBackedDevice>(HostBackedDevice::Options{
       .info = {.name = "cpu", .uuid = "", .model = "Host memory", .simulated = false},
-      .capacity_bytes = capacity_bytes,
+      .capacity_bytes = options.capacity_bytes,
+      .reuse_bytes = options.reuse_bytes,
       .copy_bytes_per_second = 0,
       .backing = HostBackedDevice::Backing::kMemfd,
   });

@@ -54,6 +54,19 @@ bool MemoryAccount::Commit(MemoryReservation& reservation, uint64_t bytes) {
   return true;
 }
 
+void MemoryAccount::Uncommit(MemoryReservation& reservation, uint64_t bytes) {
+  MutexLock lock(mutex_);
+  reservation.remaining_ += bytes;
+  state_.reserved += bytes;
+  state_.used -= bytes;
+}
+
+void MemoryAccount::SetBacking(uint64_t idle, uint64_t huge) {
+  MutexLock lock(mutex_);
+  state_.idle = idle;
+  state_.huge = huge;
+}
+
 void MemoryAccount::Free(uint64_t bytes) {
   MutexLock lock(mutex_);
   state_.used -= bytes;

@@ -31,6 +31,8 @@ struct MemoryState {
   uint64_t capacity = 0;
   uint64_t used = 0;      // allocated
   uint64_t reserved = 0;  // promised, not yet allocated
+  uint64_t idle = 0;      // freed, and kept for the next allocations; counts as free, and goes when others need it
+  uint64_t huge = 0;      // how much of the allocated and the idle memory is in huge pages
   uint64_t free() const { return capacity - used - reserved; }
 };
 
@@ -42,8 +44,12 @@ class MemoryAccount {
   absl::StatusOr<MemoryReservation> Reserve(uint64_t bytes);
   // Turns reserved bytes into used ones; false if the reservation is too small.
   bool Commit(MemoryReservation& reservation, uint64_t bytes);
+  // Undoes a Commit.
+  void Uncommit(MemoryReservation& reservation, uint64_t bytes);
   // Gives used bytes back.
   void Free(uint64_t bytes);
+  // Only shows: what the device keeps and how.
+  void SetBacking(uint64_t idle, uint64_t huge);
   MemoryState state() const;
 
  private:

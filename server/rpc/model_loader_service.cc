@@ -115,7 +115,7 @@ grpc::ServerUnaryReactor* ModelLoaderServiceImpl::ListDevices(grpc::CallbackServ
                                                               v1::ListDevicesResponse* response) {
   const DeviceSet& devices = rpc_.service->devices();
   for (const std::unique_ptr<Device>& device : devices.devices()) *response->add_devices() = ToProto(*device);
-  response->mutable_notes()->Add(devices.notes().begin(), devices.notes().end());
+  for (std::string& note : devices.notes()) response->add_notes(std::move(note));
   return FinishNow(context, absl::OkStatus());
 }
 

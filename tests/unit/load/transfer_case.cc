@@ -13,7 +13,7 @@ TransferCase::TransferCase(const std::vector<TestTensor>& tensors, Options optio
   gpu_ = gpu.get();
   std::vector<std::unique_ptr<Device>> devices;
   devices.push_back(std::move(gpu));
-  devices.push_back(MakeHostDevice(1ull << 30));
+  devices.push_back(MakeHostDevice({.capacity_bytes = 1ull << 30}));
   devices_ = std::make_unique<DeviceSet>(std::move(devices));
 }
 

@@ -21,7 +21,7 @@ FakeDevice* MakeGpu(const LoaderNode::Options& options) {
 
 std::vector<std::unique_ptr<Device>> Devices(FakeDevice* gpu) {
   std::vector<std::unique_ptr<Device>> devices;
-  devices.push_back(MakeHostDevice(1ull << 30));
+  devices.push_back(MakeHostDevice({.capacity_bytes = 1ull << 30}));
   devices.emplace_back(gpu);
   return devices;
 }
