@@ -10,7 +10,6 @@ namespace keyload::cli {
 namespace {
 
 constexpr int kEntriesShown = 20;
-constexpr auto kRight = Table::Align::kRight;
 
 std::string DeviceName(const std::string& device, bool simulated) {
   return simulated ? device + " (simulated)" : device;
@@ -21,11 +20,11 @@ std::string DeviceName(const std::string& device, bool simulated) {
 std::string DeviceUseText(const google::protobuf::RepeatedPtrField<v1::DeviceUse>& devices) {
   if (devices.empty()) return "";
   Table table({{"device"},
-               {"tensors", kRight},
-               {"size", kRight},
-               {"reserved", kRight},
-               {"copied", kRight},
-               {"missing", kRight}});
+               {"tensors", Table::kRight},
+               {"size", Table::kRight},
+               {"reserved", Table::kRight},
+               {"copied", Table::kRight},
+               {"missing", Table::kRight}});
   for (const v1::DeviceUse& use : devices) {
     table.AddRow({DeviceName(use.device(), use.simulated()), std::to_string(use.tensors()),
                   FormatByteSize(use.tensor_bytes()), FormatByteSize(use.reserved_bytes()),
@@ -49,10 +48,10 @@ std::string DeviceMapText(const google::protobuf::RepeatedPtrField<v1::MapEntry>
 std::string DevicesText(const v1::ListDevicesResponse& devices) {
   Table table({{"device"},
                {"name"},
-               {"capacity", kRight},
-               {"free", kRight},
-               {"used", kRight},
-               {"reserved", kRight},
+               {"capacity", Table::kRight},
+               {"free", Table::kRight},
+               {"used", Table::kRight},
+               {"reserved", Table::kRight},
                {"state"}});
   for (const v1::Device& device : devices.devices()) {
     table.AddRow({DeviceName(device.device(), device.simulated()), device.name(),

@@ -22,11 +22,8 @@ absl::StatusOr<v1::LoadSpec> UploadDocuments(const CommandContext& context, Clie
                                                                   *input.manifest, context.Options()));
     input.spec.mutable_expected()->set_manifest_digest(uploaded.digest());
   }
-  if (input.key_list) {
-    KEYLOAD_ASSIGN_OR_RETURN(auto uploaded, client.UploadDocument(v1::UploadDocumentRequest::KIND_KEY_LIST,
-                                                                  *input.key_list, context.Options()));
-    input.spec.mutable_select()->set_key_list_digest(uploaded.digest());
-  }
+  KEYLOAD_ASSIGN_OR_RETURN(*input.spec.mutable_select(),
+                           UploadKeyList(client, std::move(input.selection), context.Options()));
   return std::move(input.spec);
 }
 

@@ -2,9 +2,7 @@
 
 #include <utility>
 
-#include "absl/strings/numbers.h"
 #include "absl/strings/str_format.h"
-#include "absl/strings/str_join.h"
 #include "client/cli/enum_words.h"
 #include "client/cli/exit_code.h"
 #include "client/cli/input_file.h"
@@ -13,57 +11,34 @@
 namespace keyload::cli {
 namespace {
 
-constexpr size_t kMaxInlineKeys = 1000;  // longer lists travel as a document
-
-CLI::Option* AddList(CLI::App& app, const std::string& name, std::vector<std::string>& values,
-                     const std::string& help) {
-  return app.add_option(name, values, help)->allow_extra_args(false);
-}
-
 void AddKeyOptions(CLI::App& app, LoadOptions& options) {
   app.add_option("--manifest", options.manifest, "Expected keys: a ModelManifest, JSON or binary, sent to the server")
       ->type_name("FILE");
   app.add_option("--expected", options.expected, "Where the expected keys come from")
       ->type_name("checkpoint|config|manifest");
   AddSelectionOptions(app, options.select);
-  app.add_option("--keys", options.keys_file, "Only these keys: a file of names, one a line")->type_name("FILE");
   app.add_option("--base-prefix", options.base_prefix, "Prefix of the base model in the model's keys")->type_name("P");
-  AddList(app, "--rename", options.renames, "RE2 rename of checkpoint keys, in order")
-      ->type_name("PATTERN=>REPLACEMENT");
+  app.add_option("--rename", options.renames, "RE2 rename of checkpoint keys, in order")
+      ->type_name("PATTERN=>REPLACEMENT")
+      ->allow_extra_args(false);
   app.add_option("--names", options.names, "Names per list in the report (default 100)")
       ->type_name("N")
       ->check(CLI::Range(1, 10000));
 }
 
-// CLI11 would read "-1" as the largest count there is.
-std::string IsCount(const std::string& text) {
-  uint64_t count = 0;
-  const bool digits = !text.empty() && text.find_first_not_of("0123456789") == std::string::npos;
-  return digits && absl::SimpleAtoi(text, &count) ? "" : "\"" + text + "\" is no count";
-}
-
-void AddLimitOptions(CLI::App& app, LoadOptions& options) {
-  CLI::Option* strict =
-      app.add_flag("--strict", options.strict, "Reject if any key is missing, unexpected or mismatched");
-  app.add_option("--max-missing", options.max_missing, "Reject above N")
-      ->type_name("N")
-      ->check(IsCount)
-      ->excludes(strict);
-  app.add_option("--max-unexpected", options.max_unexpected, "Reject above N")
-      ->type_name("N")
-      ->check(IsCount)
-      ->excludes(strict);
-  app.add_option("--max-mismatched", options.max_mismatched, "Reject above N")
-      ->type_name("N")
-      ->check(IsCount)
-      ->excludes(strict);
-}
-
-void AddPageCacheOptions(CLI::App& app, LoadOptions& options) {
-  CLI::Option* warm = app.add_flag("--warm", options.warm, "Only bring the bytes into the page cache");
-  CLI::Option* hold = app.add_flag("--hold", options.hold, "As --warm, and lock them there");
+// Where the bytes stay. A warmed model has no copy, so neither has it one to keep out of the file.
+void AddStorageOptions(CLI::App& app, LoadOptions& options) {
+  CLI::Option* lazy = app.add_flag("--lazy", options.lazy, "Plan and register; read bytes on first need");
+  app.add_option("--reserve", options.reserve, "Memory of a lazy load (default on-demand)")
+      ->type_name("now|on-demand")
+      ->needs(lazy);
+  CLI::Option* copy =
+      app.add_flag("--copy", options.copy, "Copy tensors on cpu into memory instead of mapping their file");
+  CLI::Option* warm = app.add_flag("--warm", options.warm, "Only bring the bytes into the page cache, for any reader");
+  CLI::Option* hold = app.add_flag("--hold", options.hold, "As --warm, and lock them there, within the server's limit");
   CLI::Option* drop = app.add_flag("--drop-cache", options.drop_cache, "Drop the files from the page cache afterwards");
-  hold->excludes(warm);
+  warm->excludes(copy);
+  hold->excludes(warm)->excludes(copy);
   drop->excludes(warm)->excludes(hold);
 }
 
@@ -80,20 +55,6 @@ absl::Status BuildExpected(const LoadOptions& options, LoadInput& input) {
   return absl::OkStatus();
 }
 
-absl::Status BuildKeys(const LoadOptions& options, LoadInput& input) {
-  *input.spec.mutable_select() = BuildSelection(options.select);
-  if (options.keys_file.empty()) return absl::OkStatus();
-  KEYLOAD_ASSIGN_OR_RETURN(std::vector<std::string> keys, ReadKeyFile(options.keys_file));
-  if (keys.empty())
-    return UsageError("--keys: " + options.keys_file + " names no key");  // no selection means every key
-  if (keys.size() > kMaxInlineKeys) {
-    input.key_list = absl::StrJoin(keys, "\n") + "\n";
-  } else {
-    input.spec.mutable_select()->mutable_keys()->Add(keys.begin(), keys.end());
-  }
-  return absl::OkStatus();
-}
-
 absl::Status BuildRules(const LoadOptions& options, v1::LoadSpec& spec) {
   constexpr std::string_view kArrow = "=>";
   if (options.base_prefix) spec.mutable_rules()->set_base_model_prefix(*options.base_prefix);
@@ -107,14 +68,6 @@ absl::Status BuildRules(const LoadOptions& options, v1::LoadSpec& spec) {
     rename.set_replacement(text.substr(arrow + kArrow.size()));
   }
   return absl::OkStatus();
-}
-
-void BuildLimits(const LoadOptions& options, v1::LoadSpec& spec) {
-  const std::optional<uint64_t> none = options.strict ? std::optional<uint64_t>(0) : std::nullopt;
-  auto limit = [&](const std::optional<uint64_t>& value) { return value ? value : none; };
-  if (auto value = limit(options.max_missing)) spec.mutable_limits()->set_max_missing(*value);
-  if (auto value = limit(options.max_unexpected)) spec.mutable_limits()->set_max_unexpected(*value);
-  if (auto value = limit(options.max_mismatched)) spec.mutable_limits()->set_max_mismatched(*value);
 }
 
 absl::Status BuildPolicies(const LoadOptions& options, v1::LoadSpec& spec) {
@@ -140,35 +93,20 @@ absl::Status BuildPolicies(const LoadOptions& options, v1::LoadSpec& spec) {
 
 }  // namespace
 
-void AddSelectionOptions(CLI::App& app, SelectionOptions& options) {
-  AddList(app, "--include", options.include, "Only keys that match; may be repeated")->type_name("GLOB");
-  AddList(app, "--exclude", options.exclude, "Not keys that match; may be repeated")->type_name("GLOB");
-}
-
 void AddLoadOptions(CLI::App& app, LoadOptions& options) {
   AddKeyOptions(app, options);
-  AddLimitOptions(app, options);
+  AddLimitOptions(app, options.limits);
+  AddStorageOptions(app, options);
   AddDeviceMapOptions(app, options.device_map);
-  app.add_flag("--lazy", options.lazy, "Plan and register; read bytes on first need");
-  app.add_option("--reserve", options.reserve, "Memory of a lazy load")->type_name("now|on-demand");
   app.add_option("--dtype", options.dtype, "Convert floating tensors to this safetensors dtype")->type_name("T");
-  app.add_flag("--copy", options.copy, "Copy tensors on cpu into memory instead of mapping their file");
   app.add_option("--missing", options.missing, "What missing keys become")->type_name("leave|zeros|init");
   app.add_flag("--allow-no-weights", options.allow_no_weights, "A directory without weights is an empty checkpoint");
   app.add_option("--weights", options.weights, "Which set, where a directory holds several")->type_name("SET");
-  app.add_option("--if-exists", options.if_exists, "What happens to a model of that name")
+  app.add_option("--if-exists", options.if_exists, "If a model of that name is there (default reuse)")
       ->type_name("reuse|extend|replace|fail");
   app.add_flag("--detach", options.detach, "Return at once, the load goes on");
   app.add_option("--request-id", options.request_id, "The same id gives the same load and report")->type_name("ID");
-  AddPageCacheOptions(app, options);
   app.add_option("--trace", options.trace, "Not in this release")->type_name("FILE");
-}
-
-v1::KeySelection BuildSelection(const SelectionOptions& options) {
-  v1::KeySelection select;
-  select.mutable_include()->Add(options.include.begin(), options.include.end());
-  select.mutable_exclude()->Add(options.exclude.begin(), options.exclude.end());
-  return select;
 }
 
 absl::StatusOr<LoadInput> BuildLoadInput(const LoadOptions& options, const std::filesystem::path& directory) {
@@ -182,11 +120,11 @@ absl::StatusOr<LoadInput> BuildLoadInput(const LoadOptions& options, const std::
   spec.mutable_source()->set_weights(options.weights);
   spec.mutable_source()->set_allow_no_weights(options.allow_no_weights);
   KEYLOAD_RETURN_IF_ERROR(BuildExpected(options, input));
-  KEYLOAD_RETURN_IF_ERROR(BuildKeys(options, input));
+  KEYLOAD_ASSIGN_OR_RETURN(input.selection, BuildSelection(options.select));
   KEYLOAD_RETURN_IF_ERROR(BuildRules(options, spec));
   KEYLOAD_ASSIGN_OR_RETURN(*spec.mutable_device_map(), BuildDeviceMapSpec(options.device_map));
   KEYLOAD_RETURN_IF_ERROR(BuildPolicies(options, spec));
-  BuildLimits(options, spec);
+  if (auto limits = BuildLimits(options.limits)) *spec.mutable_limits() = *std::move(limits);
   spec.set_dtype(options.dtype);
   spec.set_detach(options.detach);
   spec.set_name_limit(options.names);

@@ -9,15 +9,10 @@
 #include "CLI/CLI.hpp"
 #include "absl/status/statusor.h"
 #include "client/cli/device_map_options.h"
+#include "client/cli/selection_options.h"
 #include "keyload/v1/model_loader.pb.h"
 
 namespace keyload::cli {
-
-// Which keys, as the flags say.
-struct SelectionOptions {
-  std::vector<std::string> include;
-  std::vector<std::string> exclude;
-};
 
 // The flags of load, plan and check, as they were given.
 struct LoadOptions {
@@ -27,15 +22,11 @@ struct LoadOptions {
   std::string expected;
   DeviceMapOptions device_map;
   SelectionOptions select;
-  std::string keys_file;
+  LimitOptions limits;
   bool lazy = false;
   bool copy = false;
   std::string reserve;
   std::string dtype;
-  bool strict = false;
-  std::optional<uint64_t> max_missing;
-  std::optional<uint64_t> max_unexpected;
-  std::optional<uint64_t> max_mismatched;
   std::string missing;
   std::optional<std::string> base_prefix;
   std::vector<std::string> renames;  // PATTERN=>REPLACEMENT
@@ -51,18 +42,15 @@ struct LoadOptions {
   std::string trace;
 };
 
-// What a request needs: the spec, and documents to upload first, whose digests then go into the spec.
+// What a request needs: the spec, and what goes into it when its documents are on the server.
 struct LoadInput {
-  v1::LoadSpec spec;
+  v1::LoadSpec spec;  // without its selection
+  SelectionInput selection;
   std::optional<std::string> manifest;  // binary; digest to expected.manifest_digest
-  std::optional<std::string> key_list;  // names, one a line; digest to select.key_list_digest
 };
 
 // Adds the flags to `app`; `options` must outlive its parsing. Not the model and the path, which differ by command.
 void AddLoadOptions(CLI::App& app, LoadOptions& options);
-void AddSelectionOptions(CLI::App& app, SelectionOptions& options);
-
-v1::KeySelection BuildSelection(const SelectionOptions& options);
 
 // Reads the files that the flags name; a relative `from` is made absolute against `directory`. UsageError on anything
 // that the request could not express.

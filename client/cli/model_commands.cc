@@ -1,13 +1,14 @@
 #include <memory>
 #include <string>
+#include <utility>
 #include <vector>
 
 #include "absl/strings/str_format.h"
 #include "client/cli/commands.h"
 #include "client/cli/enum_words.h"
-#include "client/cli/load_options.h"
 #include "client/cli/model_text.h"
 #include "client/cli/safetensors_writer.h"
+#include "client/cli/selection_options.h"
 #include "server/base/byte_size.h"
 #include "server/base/error.h"
 
@@ -17,6 +18,7 @@ namespace {
 struct ModelOptions {
   std::string model;
   SelectionOptions select;
+  LimitOptions limits;
   std::vector<std::string> states;
   std::vector<std::string> keys;
   std::string out;
@@ -49,11 +51,17 @@ int RunShow(const CommandContext& context, Client& client, const ModelOptions& o
   return 0;
 }
 
+// What the flags select, ready to be sent.
+absl::StatusOr<v1::KeySelection> Selection(const CommandContext& context, Client& client, const ModelOptions& options) {
+  KEYLOAD_ASSIGN_OR_RETURN(SelectionInput input, BuildSelection(options.select));
+  return UploadKeyList(client, std::move(input), context.Options());
+}
+
 absl::StatusOr<std::vector<v1::KeyInfo>> CollectKeys(const CommandContext& context, Client& client,
                                                      const ModelOptions& options) {
   v1::ListKeysRequest request;
   request.set_model(options.model);
-  *request.mutable_select() = BuildSelection(options.select);
+  KEYLOAD_ASSIGN_OR_RETURN(*request.mutable_select(), Selection(context, client, options));
   for (const std::string& word : options.states) {
     KEYLOAD_ASSIGN_OR_RETURN(auto state, ParseEnumWord<v1::KeyState>(word, "--state"));
     request.add_states(state);
@@ -100,22 +108,32 @@ int RunRead(const CommandContext& context, Client& client, const ModelOptions& o
 }
 
 int RunMaterialize(const CommandContext& context, Client& client, const ModelOptions& options) {
+  auto select = Selection(context, client, options);
+  if (!select.ok()) return Fail(context, select.status());
   v1::MaterializeRequest request;
   request.set_model(options.model);
-  *request.mutable_select() = BuildSelection(options.select);
+  *request.mutable_select() = *std::move(select);
+  if (auto limits = BuildLimits(options.limits)) *request.mutable_limits() = *std::move(limits);
   auto report = client.Materialize(request, context.Options());
   return report.ok() ? FinishWithReport(context, *report) : Fail(context, report.status());
 }
 
+std::string EvictText(const std::string& model, const v1::EvictResponse& evicted) {
+  std::string text =
+      absl::StrFormat("%s: %d keys evicted, %s freed", model, evicted.tensors(), FormatByteSize(evicted.bytes()));
+  if (evicted.leased_tensors() > 0) text += absl::StrFormat("; %d stay, they are leased", evicted.leased_tensors());
+  return text + "\n";
+}
+
 int RunEvict(const CommandContext& context, Client& client, const ModelOptions& options) {
+  auto select = Selection(context, client, options);
+  if (!select.ok()) return Fail(context, select.status());
   v1::EvictRequest request;
   request.set_model(options.model);
-  *request.mutable_select() = BuildSelection(options.select);
+  *request.mutable_select() = *std::move(select);
   auto response = client.Evict(request, context.Options());
   if (!response.ok()) return Fail(context, response.status());
-  context.json ? PrintJson(ToJson(*response))
-               : PrintText(absl::StrFormat("evicted %d tensors, %s; %d are leased\n", response->tensors(),
-                                           FormatByteSize(response->bytes()), response->leased_tensors()));
+  context.json ? PrintJson(ToJson(*response)) : PrintText(EvictText(options.model, *response));
   return 0;
 }
 
@@ -154,7 +172,7 @@ void AddModelCommands(CLI::App& app, Action& chosen) {
   Added keys = AddModelCommand(app, chosen, "keys", "The keys of a model and where they are", RunKeys);
   AddSelectionOptions(*keys.command, keys.options->select);
   keys.command->add_option("--state", keys.options->states, "Only keys in this state; may be repeated")
-      ->type_name("resident|lazy|missing|unexpected|mismatched|ignored|initialized|not_selected")
+      ->type_name("resident|lazy|missing|unexpected|mismatched|ignored|initialized|not-selected")
       ->delimiter(',')
       ->allow_extra_args(false);
 
@@ -162,9 +180,11 @@ void AddModelCommands(CLI::App& app, Action& chosen) {
   read.command->add_option("KEY", read.options->keys, "Exact keys or globs")->required();
   read.command->add_option("--out", read.options->out, "The file to write")->type_name("FILE.safetensors")->required();
 
-  Added materialize = AddModelCommand(app, chosen, "materialize", "Make lazy keys resident", RunMaterialize);
+  Added materialize = AddModelCommand(app, chosen, "materialize",
+                                      "Bring lazy keys onto their devices, and print the report", RunMaterialize);
   AddSelectionOptions(*materialize.command, materialize.options->select);
-  Added evict = AddModelCommand(app, chosen, "evict", "Make resident keys lazy", RunEvict);
+  AddLimitOptions(*materialize.command, materialize.options->limits);
+  Added evict = AddModelCommand(app, chosen, "evict", "Free the memory of keys, which become lazy again", RunEvict);
   AddSelectionOptions(*evict.command, evict.options->select);
 }
 

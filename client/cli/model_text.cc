@@ -12,8 +12,6 @@
 namespace keyload::cli {
 namespace {
 
-constexpr auto kRight = Table::Align::kRight;
-
 std::string TimeText(const google::protobuf::Timestamp& time) {
   if (time.seconds() == 0) return "-";
   return absl::FormatTime("%Y-%m-%d %H:%M:%S", absl::FromUnixSeconds(time.seconds()), absl::LocalTimeZone());
@@ -35,11 +33,19 @@ std::string KeyRatio(const v1::KeyCounts& keys) { return absl::StrFormat("%d/%d"
 
 std::string ModelsText(const std::vector<v1::Model>& models) {
   if (models.empty()) return "no models\n";
-  Table table(
-      {{"model"}, {"state"}, {"keys", kRight}, {"missing", kRight}, {"size", kRight}, {"devices"}, {"loaded at"}});
+  Table table({{"model"},
+               {"state"},
+               {"keys", Table::kRight},
+               {"lazy", Table::kRight},
+               {"missing", Table::kRight},
+               {"size", Table::kRight},
+               {"cached", Table::kRight},
+               {"devices"},
+               {"loaded at"}});
   for (const v1::Model& model : models) {
-    table.AddRow({model.name(), EnumWord(model.state()), KeyRatio(model.keys()), std::to_string(model.keys().missing()),
-                  FormatByteSize(TensorBytes(model)), DeviceNames(model), TimeText(model.load_time())});
+    table.AddRow({model.name(), EnumWord(model.state()), KeyRatio(model.keys()), std::to_string(model.keys().lazy()),
+                  std::to_string(model.keys().missing()), FormatByteSize(TensorBytes(model)),
+                  FormatByteSize(model.page_cache_bytes()), DeviceNames(model), TimeText(model.load_time())});
   }
   return table.Render();
 }
@@ -49,8 +55,10 @@ std::string ModelText(const v1::Model& model) {
       absl::StrFormat("%s: %s, generation %d\n", model.name(), EnumWord(model.state()), model.generation());
   out += absl::StrFormat("source    %s\n", model.source().path());
   if (!model.architecture().empty()) out += absl::StrFormat("class     %s\n", model.architecture());
-  out += absl::StrFormat("keys      %s loaded, %d missing, %d unexpected, %d mismatched\n", KeyRatio(model.keys()),
-                         model.keys().missing(), model.keys().unexpected(), model.keys().mismatched());
+  out += absl::StrFormat("keys      %s loaded, %d lazy, %d missing, %d unexpected, %d mismatched\n",
+                         KeyRatio(model.keys()), model.keys().lazy(), model.keys().missing(), model.keys().unexpected(),
+                         model.keys().mismatched());
+  out += absl::StrFormat("cached    %s of its files in the page cache\n", FormatByteSize(model.page_cache_bytes()));
   out += absl::StrFormat("loaded    %s, last used %s\n", TimeText(model.load_time()), TimeText(model.last_use_time()));
   if (model.leases() > 0) out += absl::StrFormat("leases    %d\n", model.leases());
   return out + DeviceUseText(model.devices()) + DeviceMapText(model.device_map());
@@ -58,7 +66,7 @@ std::string ModelText(const v1::Model& model) {
 
 std::string KeysText(const std::vector<v1::KeyInfo>& keys) {
   if (keys.empty()) return "no keys\n";
-  Table table({{"key"}, {"state"}, {"dtype"}, {"shape"}, {"size", kRight}, {"device"}, {"shard"}, {"tied to"}});
+  Table table({{"key"}, {"state"}, {"dtype"}, {"shape"}, {"size", Table::kRight}, {"device"}, {"shard"}, {"tied to"}});
   for (const v1::KeyInfo& key : keys) {
     table.AddRow({key.key(), EnumWord(key.state()), key.dtype(), ShapeText(key.shape()), FormatByteSize(key.bytes()),
                   key.device(), key.shard(), key.tied_to()});
@@ -71,7 +79,7 @@ std::string ServerInfoText(const v1::GetServerInfoResponse& info) {
                                     info.draining() ? ", draining" : "");
   out += "capabilities  " + absl::StrJoin(info.capabilities(), ", ") + "\n";
   out += "model roots   " + (info.roots_size() == 0 ? "none" : absl::StrJoin(info.roots(), ", ")) + "\n";
-  Table limits({{"limit"}, {"value", kRight}});
+  Table limits({{"limit"}, {"value", Table::kRight}});
   std::map<std::string, uint64_t> sorted(info.limits().begin(), info.limits().end());
   for (const auto& [name, value] : sorted) limits.AddRow({name, std::to_string(value)});
   return limits.empty() ? out : out + "\n" + limits.Render();
@@ -91,7 +99,7 @@ std::string LoadsText(const std::vector<v1::LoadStatus>& loads) {
 
 std::string LeasesText(const v1::ListLeasesResponse& leases) {
   if (leases.leases_size() == 0) return "no leases\n";
-  Table table({{"lease"}, {"model"}, {"holder"}, {"pinned", kRight}, {"expires"}});
+  Table table({{"lease"}, {"model"}, {"holder"}, {"pinned", Table::kRight}, {"expires"}});
   for (const v1::Lease& lease : leases.leases()) {
     table.AddRow({lease.lease(), lease.model(), lease.holder(), FormatByteSize(lease.pinned_bytes()),
                   TimeText(lease.expire_time())});

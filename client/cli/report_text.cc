@@ -13,6 +13,7 @@ namespace keyload::cli {
 namespace {
 
 constexpr int kNamesShown = 10;
+constexpr int kShardsShown = 10;
 
 double Seconds(const google::protobuf::Duration& duration) {
   return static_cast<double>(duration.seconds()) + static_cast<double>(duration.nanos()) * 1e-9;
@@ -55,9 +56,15 @@ std::string KeysLine(const v1::KeyCounts& keys) {
 std::string BytesLine(const v1::Bytes& bytes) {
   std::string line = absl::StrFormat("%s selected, %s read, %s mapped", FormatByteSize(bytes.selected()),
                                      FormatByteSize(bytes.read()), FormatByteSize(bytes.mapped()));
-  if (bytes.cached() > 0)
-    line += absl::StrFormat(" (%s of the read from the page cache)", FormatByteSize(bytes.cached()));
-  return line;
+  std::vector<std::string> notes;
+  if (bytes.cached() > 0) notes.push_back(FormatByteSize(bytes.cached()) + " of the read from the page cache");
+  // What is resident already is selected and not read: then nothing can be said.
+  const uint64_t wanted = bytes.selected() > bytes.mapped() ? bytes.selected() - bytes.mapped() : 0;
+  if (wanted > 0 && bytes.read() > wanted) {
+    const double over = static_cast<double>(bytes.read() - wanted) / static_cast<double>(wanted);
+    notes.push_back(absl::StrFormat("over-read %.1f %%", 100 * over));
+  }
+  return notes.empty() ? line : line + " (" + absl::StrJoin(notes, ", ") + ")";
 }
 
 bool IsOnServer(const v1::LoadReport& report) {
@@ -96,12 +103,33 @@ std::string MismatchedList(const v1::LoadReport& report) {
 
 std::string PhasesText(const v1::LoadReport& report) {
   if (report.phases_size() == 0) return "";
-  Table table({{"phase"}, {"time", Table::Align::kRight}});
+  Table table({{"phase"}, {"time", Table::kRight}});
   for (const v1::Phase& phase : report.phases()) table.AddRow({phase.name(), SecondsText(Seconds(phase.duration()))});
   for (const v1::Phase& phase : report.busy()) {
     table.AddRow({"  busy: " + phase.name(), SecondsText(Seconds(phase.duration()))});
   }
   return "\n" + table.Render();
+}
+
+// How the bytes of each shard came; nothing before they have.
+std::string ShardsText(const v1::LoadReport& report) {
+  Table table({{"shard"},
+               {"tensors", Table::kRight},
+               {"selected", Table::kRight},
+               {"read", Table::kRight},
+               {"engine"},
+               {"time", Table::kRight}});
+  int moved = 0;
+  for (const v1::ShardUse& shard : report.shards()) {
+    if (shard.engine().empty()) continue;
+    if (++moved > kShardsShown) continue;
+    table.AddRow({shard.file(), std::to_string(shard.tensors()), FormatByteSize(shard.selected_bytes()),
+                  FormatByteSize(shard.read_bytes()), shard.engine(), SecondsText(Seconds(shard.duration()))});
+  }
+  if (table.empty()) return "";
+  std::string out = "\n" + table.Render();
+  if (moved > kShardsShown) out += absl::StrFormat("and %d more: --json prints them all\n", moved - kShardsShown);
+  return out;
 }
 
 std::string WarningsText(const v1::LoadReport& report) {
@@ -131,6 +159,7 @@ std::string ReportText(const v1::LoadReport& report, const TextStyle& style) {
   out += absl::StrFormat("time    %s\n", SecondsText(Seconds(report.total_duration())));
   out += DeviceUseText(report.devices());
   out += DeviceMapText(report.device_map());
+  out += ShardsText(report);
   out += PhasesText(report);
   out += NameList(report, "missing", report.keys().missing(), report.missing_keys());
   out += NameList(report, "unexpected", report.keys().unexpected(), report.unexpected_keys());

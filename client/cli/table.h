@@ -11,6 +11,7 @@ namespace keyload::cli {
 class Table {
  public:
   enum class Align { kLeft, kRight };
+  static constexpr Align kRight = Align::kRight;
   struct Column {
     std::string title;
     Align align = Align::kLeft;

@@ -47,11 +47,10 @@ TEST_F(LoadOptionsTest, WithoutFlagsOnlyTheModelAndThePathAreSet) {
   expected.set_model("m");
   expected.mutable_source()->set_path("/work/dir");
   EXPECT_EQ(input->spec.SerializeAsString().size(), [&] {
-    expected.mutable_select();
     expected.mutable_device_map();
     return expected.SerializeAsString().size();
   }());
-  EXPECT_FALSE(input->manifest || input->key_list);
+  EXPECT_FALSE(input->manifest || input->selection.key_list);
 }
 
 TEST_F(LoadOptionsTest, AnAbsolutePathStays) {
@@ -63,8 +62,8 @@ TEST_F(LoadOptionsTest, AnAbsolutePathStays) {
 TEST_F(LoadOptionsTest, GlobsKeepTheirBracketsAndBraces) {
   auto input = Build({"--include", "[ab]", "--include", "layers.{0,1}.*", "--exclude", "*.bias"});
   ASSERT_TRUE(input.ok()) << input.status();
-  EXPECT_THAT(input->spec.select().include(), ElementsAre("[ab]", "layers.{0,1}.*"));
-  EXPECT_THAT(input->spec.select().exclude(), ElementsAre("*.bias"));
+  EXPECT_THAT(input->selection.select.include(), ElementsAre("[ab]", "layers.{0,1}.*"));
+  EXPECT_THAT(input->selection.select.exclude(), ElementsAre("*.bias"));
 }
 
 TEST_F(LoadOptionsTest, StrictSetsAllLimitsToZero) {
@@ -133,17 +132,31 @@ TEST_F(LoadOptionsTest, AJsonManifestWithAnUnknownFieldIsRefused) {
 
 TEST_F(LoadOptionsTest, AFewKeysTravelInTheRequestAndManyAsADocument) {
   auto few = Build({"--keys", folder_.Write("few", "a\r\n\nb")});
-  EXPECT_THAT(few->spec.select().keys(), ElementsAre("a", "b"));
-  EXPECT_FALSE(few->key_list);
+  EXPECT_THAT(few->selection.select.keys(), ElementsAre("a", "b"));
+  EXPECT_FALSE(few->selection.key_list);
   std::string names;
   for (int i = 0; i < 1001; ++i) names += "k" + std::to_string(i) + "\n";
   auto many = Build({"--keys", folder_.Write("many", names)});
-  EXPECT_EQ(many->spec.select().keys_size(), 0);
-  EXPECT_EQ(many->key_list, names);
+  EXPECT_EQ(many->selection.select.keys_size(), 0);
+  EXPECT_EQ(many->selection.key_list, names);
 }
 
 TEST_F(LoadOptionsTest, AnEmptyKeyFileDoesNotMeanEveryKey) {
   ExpectUsageError({"--keys", folder_.Write("none", "\n\n")}, "names no key");
+}
+
+TEST_F(LoadOptionsTest, AWarmedModelHasNoCopy) {
+  ExpectUsageError({"--warm", "--copy"}, "--copy");
+  ExpectUsageError({"--hold", "--copy"}, "--copy");
+  ExpectUsageError({"--warm", "--hold"}, "--hold");
+  ExpectUsageError({"--warm", "--drop-cache"}, "--drop-cache");
+  EXPECT_EQ(Build({"--copy", "--drop-cache"})->spec.page_cache(), v1::PAGE_CACHE_DROP);
+}
+
+TEST_F(LoadOptionsTest, ReserveIsForALazyLoad) {
+  ExpectUsageError({"--reserve", "now"}, "--lazy");
+  EXPECT_EQ(Build({"--reserve", "now", "--lazy"})->spec.reserve(), v1::RESERVE_NOW);
+  ExpectUsageError({"--lazy", "--reserve", "later"}, "on_demand, now");
 }
 
 TEST_F(LoadOptionsTest, TraceIsRefused) { ExpectUsageError({"--trace", "f"}, "--trace is not in this release"); }

@@ -7,6 +7,7 @@
 namespace keyload::cli {
 namespace {
 
+using testing::ContainsRegex;
 using testing::HasSubstr;
 using testing::Not;
 
@@ -55,6 +56,41 @@ TEST(ReportText, ShowsTheErrorAndTheWarnings) {
   report.add_warnings("slow disk");
   EXPECT_THAT(ReportText(report, {}), HasSubstr("IO_ERROR: a.safetensors: read\n"));
   EXPECT_THAT(ReportText(report, {}), HasSubstr("warning: slow disk\n"));
+}
+
+TEST(ReportText, CountsLazyKeysOfALazyLoad) {
+  v1::LoadReport report = Report(v1::LoadReport::OUTCOME_COMPLETE);
+  report.mutable_keys()->set_expected(104);
+  report.mutable_keys()->set_lazy(104);
+  report.add_shards()->set_file("model.safetensors");
+  const std::string text = ReportText(report, {});
+  EXPECT_THAT(text, HasSubstr("0 loaded, 104 lazy, 0 missing"));
+  EXPECT_THAT(text, Not(HasSubstr("model.safetensors")));  // nothing was read from it
+}
+
+TEST(ReportText, ShowsOverReadOfWhatWasNotMapped) {
+  v1::LoadReport report = Report(v1::LoadReport::OUTCOME_COMPLETE);
+  report.mutable_bytes()->set_selected(5 << 20);
+  report.mutable_bytes()->set_mapped(1 << 20);
+  report.mutable_bytes()->set_read(4 << 20);
+  EXPECT_THAT(ReportText(report, {}), HasSubstr("5.0 MiB selected, 4.0 MiB read, 1.0 MiB mapped\n"));
+  report.mutable_bytes()->set_read((4 << 20) + (1 << 18));
+  report.mutable_bytes()->set_cached(1 << 20);
+  EXPECT_THAT(ReportText(report, {}), HasSubstr("mapped (1.0 MiB of the read from the page cache, over-read 6.2 %)\n"));
+}
+
+TEST(ReportText, ShowsTheEngineOfTenShards) {
+  v1::LoadReport report = Report(v1::LoadReport::OUTCOME_COMPLETE);
+  for (int i = 0; i < 12; ++i) {
+    v1::ShardUse& shard = *report.add_shards();
+    shard.set_file("shard-" + std::to_string(i));
+    shard.set_engine("direct");
+    shard.set_read_bytes(1 << 20);
+  }
+  const std::string text = ReportText(report, {});
+  EXPECT_THAT(text, ContainsRegex("shard-9 +0 +0 B +1.0 MiB  direct"));
+  EXPECT_THAT(text, Not(HasSubstr("shard-10")));
+  EXPECT_THAT(text, HasSubstr("and 2 more"));
 }
 
 TEST(ProgressLine, ShowsPhaseBytesRateAndTensors) {
