@@ -1,0 +1,173 @@
+#include "server/io/page_cache.h"
+
+#include <fcntl.h>
+#include <sys/mman.h>
+#include <sys/stat.h>
+#include <sys/syscall.h>
+#include <unistd.h>
+
+#include <algorithm>
+#include <cerrno>
+#include <deque>
+#include <limits>
+#include <utility>
+
+#include "absl/strings/str_cat.h"
+#include "server/base/error.h"
+#include "server/io/file_system_kind.h"
+#include "server/io/page_cache_errors.h"
+
+namespace keyload {
+namespace {
+
+constexpr uint64_t kPiece = 1u << 20;
+constexpr size_t kPiecesUnderWay = 4;
+constexpr uint64_t kMincoreWindow = 64u << 20;
+constexpr uint64_t kMaxOffset = std::numeric_limits<off_t>::max();
+
+uint64_t PageBytes() { return static_cast<uint64_t>(::sysconf(_SC_PAGESIZE)); }
+
+bool Representable(ByteRange range) { return range.offset <= kMaxOffset && range.length <= kMaxOffset - range.offset; }
+
+UniqueFd OpenAgain(int fd) {
+  UniqueFd again(::open(absl::StrCat("/proc/self/fd/", fd).c_str(), O_RDONLY | O_CLOEXEC));
+  // Keeps the kernel from reading further than it is asked to.
+  if (again) ::posix_fadvise(again.get(), 0, 0, POSIX_FADV_RANDOM);
+  return again;
+}
+
+// cachestat(2), which C libraries do not wrap yet: pages in the cache, or nothing where it is refused.
+std::optional<uint64_t> CachedPages(int fd, ByteRange range) {
+  constexpr long kCachestat = 451;
+  struct {
+    uint64_t offset, length;
+  } asked = {range.offset, range.length};
+  struct {
+    uint64_t cached, dirty, writeback, evicted, recently_evicted;
+  } told = {};
+  if (::syscall(kCachestat, fd, &asked, &told, 0u) != 0) return std::nullopt;
+  return told.cached;
+}
+
+// mincore shows everything as resident to those who may not know.
+bool MayAskMincore(int fd) {
+  struct stat status;
+  if (::fstat(fd, &status) == 0 && status.st_uid == ::geteuid()) return true;
+  return ::faccessat(fd, "", W_OK, AT_EMPTY_PATH | AT_EACCESS) == 0;
+}
+
+// The bytes of [begin, end), which is at most a window long, that are in the page cache.
+std::optional<uint64_t> ResidentInWindow(int fd, uint64_t begin, uint64_t end) {
+  const uint64_t page = PageBytes();
+  const uint64_t map_begin = begin / page * page;
+  const size_t map_length = end - map_begin;
+  void* const address = ::mmap(nullptr, map_length, PROT_READ, MAP_SHARED, fd, static_cast<off_t>(map_begin));
+  if (address == MAP_FAILED) return std::nullopt;
+  std::vector<unsigned char> pages((map_length + page - 1) / page);
+  const int result = ::mincore(address, map_length, pages.data());
+  ::munmap(address, map_length);
+  if (result != 0) return std::nullopt;
+  uint64_t resident = 0;
+  for (size_t i = 0; i < pages.size(); ++i) {
+    if ((pages[i] & 1) == 0) continue;
+    const uint64_t page_begin = map_begin + i * page;
+    resident += std::min(end, page_begin + page) - std::max(begin, page_begin);
+  }
+  return resident;
+}
+
+}  // namespace
+
+PageCacheWarmer::PageCacheWarmer(int fd, std::string file)
+    : given_(fd), own_(OpenAgain(fd)), file_(std::move(file)), buffer_(std::make_unique<std::byte[]>(kPiece)) {}
+
+absl::Status PageCacheWarmer::Warm(ByteRange range, const RequestContext& context, ReadCounts& counts) {
+  if (!Representable(range)) return FileEndsEarly(file_, range.offset, range.length);
+  std::deque<ByteRange> under_way;
+  const uint64_t end = range.offset + range.length;
+  for (uint64_t begin = range.offset; begin < end || !under_way.empty();) {
+    KEYLOAD_RETURN_IF_ERROR(context.Check());
+    if (begin < end && under_way.size() < kPiecesUnderWay) {
+      const uint64_t piece_end = std::min(end, begin / kPiece * kPiece + kPiece);
+      const ByteRange rest = ReadCached({begin, piece_end - begin}, counts);
+      if (rest.length > 0) under_way.push_back(rest);
+      begin = piece_end;
+    } else {
+      KEYLOAD_RETURN_IF_ERROR(ReadAll(under_way.front(), counts));
+      under_way.pop_front();
+    }
+  }
+  return absl::OkStatus();
+}
+
+ByteRange PageCacheWarmer::ReadCached(ByteRange piece, ReadCounts& counts) {
+  const iovec buffer = {buffer_.get(), piece.length};
+  const ssize_t got = ::preadv2(fd(), &buffer, 1, static_cast<off_t>(piece.offset), RWF_NOWAIT);
+  if (got > 0) {
+    const uint64_t cached = static_cast<uint64_t>(got);
+    counts.read += cached;
+    counts.cached += cached;
+    piece = {piece.offset + cached, piece.length - cached};
+  }
+  if (piece.length > 0) {
+    ::posix_fadvise(fd(), static_cast<off_t>(piece.offset), static_cast<off_t>(piece.length), POSIX_FADV_WILLNEED);
+  }
+  return piece;
+}
+
+absl::Status PageCacheWarmer::ReadAll(ByteRange piece, ReadCounts& counts) {
+  while (piece.length > 0) {
+    const ssize_t got = ::pread(fd(), buffer_.get(), piece.length, static_cast<off_t>(piece.offset));
+    if (got < 0 && errno == EINTR) continue;
+    if (got < 0) {
+      return ErrnoToStatus(errno, absl::StrCat("read of ", piece.length, " bytes at offset ", piece.offset), file_);
+    }
+    if (got == 0) return FileEndsEarly(file_, piece.offset, piece.length);
+    const uint64_t read = static_cast<uint64_t>(got);
+    counts.read += read;
+    piece = {piece.offset + read, piece.length - read};
+  }
+  return absl::OkStatus();
+}
+
+std::optional<uint64_t> ResidentBytes(int fd, std::span<const ByteRange> ranges) {
+  uint64_t resident = 0;
+  for (const ByteRange& range : ranges) {
+    if (range.length == 0 || !Representable(range)) continue;
+    const std::optional<uint64_t> pages = CachedPages(fd, range);
+    if (!pages.has_value()) return ResidentBytesByMincore(fd, ranges);
+    resident += std::min(*pages * PageBytes(), range.length);
+  }
+  return resident;
+}
+
+std::optional<uint64_t> ResidentBytesByMincore(int fd, std::span<const ByteRange> ranges) {
+  const absl::StatusOr<FileSystemKind> kind = FileSystemOf(fd, "");
+  if (!kind.ok() || *kind != FileSystemKind::kLocal || !MayAskMincore(fd)) return std::nullopt;
+  uint64_t resident = 0;
+  for (const ByteRange& range : ranges) {
+    if (!Representable(range)) continue;
+    const uint64_t end = range.offset + range.length;
+    for (uint64_t begin = range.offset; begin < end;) {
+      const uint64_t window_end = std::min(end, begin / kMincoreWindow * kMincoreWindow + kMincoreWindow);
+      const std::optional<uint64_t> in_window = ResidentInWindow(fd, begin, window_end);
+      if (!in_window.has_value()) return std::nullopt;
+      resident += *in_window;
+      begin = window_end;
+    }
+  }
+  return resident;
+}
+
+absl::Status DropFromPageCache(int fd, std::string_view file, std::span<const ByteRange> ranges) {
+  for (const ByteRange& range : ranges) {
+    // To the kernel a length of 0 means everything.
+    if (range.length == 0 || !Representable(range)) continue;
+    const int error =
+        ::posix_fadvise(fd, static_cast<off_t>(range.offset), static_cast<off_t>(range.length), POSIX_FADV_DONTNEED);
+    if (error != 0) return ErrnoToStatus(error, "posix_fadvise", file);
+  }
+  return absl::OkStatus();
+}
+
+}  // namespace keyload

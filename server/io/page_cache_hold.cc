@@ -1,0 +1,200 @@
+#include "server/io/page_cache_hold.h"
+
+#include <sys/mman.h>
+#include <sys/resource.h>
+#include <unistd.h>
+
+#include <algorithm>
+#include <cerrno>
+#include <cstring>
+#include <limits>
+
+#include "absl/strings/str_cat.h"
+#include "server/base/byte_size.h"
+#include "server/base/error.h"
+#include "server/io/file_system_kind.h"
+#include "server/io/page_cache_errors.h"
+
+namespace keyload {
+namespace {
+
+constexpr uint64_t kPiece = 16u << 20;
+constexpr uint64_t kMapping = 1u << 30;  // few mappings, of which the system allows a limited number
+constexpr uint64_t kMaxOffset = std::numeric_limits<off_t>::max() - kPiece;
+
+uint64_t RoundDown(uint64_t offset, uint64_t unit) { return offset / unit * unit; }
+uint64_t RoundUp(uint64_t offset, uint64_t unit) { return RoundDown(offset + unit - 1, unit); }
+uint64_t PageBytes() { return static_cast<uint64_t>(::sysconf(_SC_PAGESIZE)); }
+
+struct Run {
+  uint64_t begin;
+  uint64_t end;
+};
+
+// `ranges` in order, those that share or touch a page joined, so that no page counts twice.
+absl::StatusOr<std::vector<Run>> JoinRanges(std::span<const ByteRange> ranges, const std::string& file) {
+  std::vector<Run> sorted;
+  for (const ByteRange& range : ranges) {
+    if (range.length == 0) continue;
+    if (range.offset > kMaxOffset || range.length > kMaxOffset - range.offset) {
+      return FileEndsEarly(file, range.offset, range.length);
+    }
+    sorted.push_back({range.offset, range.offset + range.length});
+  }
+  std::sort(sorted.begin(), sorted.end(), [](const Run& a, const Run& b) { return a.begin < b.begin; });
+  std::vector<Run> runs;
+  for (const Run& run : sorted) {
+    if (!runs.empty() && RoundDown(run.begin, PageBytes()) <= RoundUp(runs.back().end, PageBytes())) {
+      runs.back().end = std::max(runs.back().end, run.end);
+    } else {
+      runs.push_back(run);
+    }
+  }
+  return runs;
+}
+
+std::string LockRefusal(int error) {
+  std::string why = absl::StrCat("mlock: ", std::strerror(error));
+  rlimit locked = {};
+  if (::getrlimit(RLIMIT_MEMLOCK, &locked) == 0 && locked.rlim_cur != RLIM_INFINITY) {
+    absl::StrAppend(&why, " (RLIMIT_MEMLOCK is ", FormatByteSize(locked.rlim_cur), ")");
+  }
+  return why;
+}
+
+}  // namespace
+
+HoldBudget::HoldBudget(uint64_t limit_bytes, std::function<uint64_t()> headroom)
+    : limit_(limit_bytes), headroom_(std::move(headroom)) {}
+
+std::optional<std::string> HoldBudget::Take(uint64_t bytes) {
+  if (const uint64_t headroom = headroom_(); bytes > headroom) {
+    return absl::StrCat("the system has ", FormatByteSize(headroom), " of memory left to hold");
+  }
+  MutexLock lock(mutex_);
+  if (held_ > limit_ || bytes > limit_ - held_) {
+    return absl::StrCat("the budget of ", FormatByteSize(limit_), " is used up");
+  }
+  held_ += bytes;
+  return std::nullopt;
+}
+
+void HoldBudget::GiveBack(uint64_t bytes) {
+  MutexLock lock(mutex_);
+  held_ -= bytes;
+}
+
+uint64_t HoldBudget::held() const {
+  MutexLock lock(mutex_);
+  return held_;
+}
+
+HeldPages::HeldPages(HeldPages&& other) noexcept { *this = std::move(other); }
+
+HeldPages& HeldPages::operator=(HeldPages&& other) noexcept {
+  std::swap(budget_, other.budget_);
+  std::swap(mappings_, other.mappings_);
+  std::swap(held_, other.held_);
+  std::swap(refused_, other.refused_);
+  std::swap(refusal_, other.refusal_);
+  return *this;
+}
+
+HeldPages::~HeldPages() {
+  for (const Mapping& mapping : mappings_) ::munmap(mapping.address, mapping.length);
+  if (budget_ != nullptr) budget_->GiveBack(held_);
+}
+
+// Fills a HeldPages.
+class PageHolder {
+ public:
+  PageHolder(HoldBudget& budget, int fd, const std::string& file) : fd_(fd), file_(file), warmer_(fd, file) {
+    pages_.budget_ = &budget;
+  }
+
+  absl::StatusOr<HeldPages> Hold(const std::vector<Run>& runs, const RequestContext& context, ReadCounts& counts) {
+    KEYLOAD_ASSIGN_OR_RETURN(const FileSystemKind kind, FileSystemOf(fd_, file_));
+    if (kind == FileSystemKind::kRemote) pages_.refusal_ = "files on this file system are not mapped";
+    for (const Run& run : runs) {
+      for (uint64_t begin = run.begin; begin < run.end;) {
+        const Run window = {begin, std::min(run.end, RoundDown(begin, kMapping) + kMapping)};
+        KEYLOAD_RETURN_IF_ERROR(HoldWindow(window, context, counts));
+        begin = window.end;
+      }
+    }
+    return std::move(pages_);
+  }
+
+ private:
+  absl::Status HoldWindow(const Run& window, const RequestContext& context, ReadCounts& counts) {
+    const uint64_t map_begin = RoundDown(window.begin, PageBytes());
+    const size_t map_length = RoundUp(window.end, PageBytes()) - map_begin;
+    std::byte* address = nullptr;
+    size_t locked = 0;
+    absl::Status status;
+    if (pages_.refusal_.empty()) {
+      void* const mapped = ::mmap(nullptr, map_length, PROT_READ, MAP_SHARED, fd_, static_cast<off_t>(map_begin));
+      if (mapped == MAP_FAILED) {
+        pages_.refusal_ = absl::StrCat("mmap: ", std::strerror(errno));
+      } else {
+        address = static_cast<std::byte*>(mapped);
+      }
+    }
+    while (status.ok() && pages_.refusal_.empty() && locked < map_length) {
+      const size_t piece = std::min(map_length - locked, kPiece);
+      const uint64_t piece_begin = map_begin + locked;
+      status = HoldPiece(address + locked, {piece_begin, piece_begin + piece}, window, context, counts);
+      if (status.ok() && pages_.refusal_.empty()) locked += piece;
+    }
+    if (address != nullptr && locked < map_length) ::munmap(address + locked, map_length - locked);
+    if (locked > 0) pages_.mappings_.push_back({address, locked});
+    pages_.refused_ += map_length - locked;
+    return status;
+  }
+
+  // Reads and locks the pages `piece` of `window`, or sets the refusal.
+  absl::Status HoldPiece(std::byte* address, const Run& piece, const Run& window, const RequestContext& context,
+                         ReadCounts& counts) {
+    const uint64_t bytes = piece.end - piece.begin;
+    if (std::optional<std::string> refusal = pages_.budget_->Take(bytes)) {
+      pages_.refusal_ = *std::move(refusal);
+      return absl::OkStatus();
+    }
+    const uint64_t begin = std::max(piece.begin, window.begin);
+    const uint64_t end = std::min(piece.end, window.end);
+    absl::Status status = warmer_.Warm({begin, end - begin}, context, counts);
+    if (status.ok()) status = Lock(address, bytes, end);
+    if (status.ok() && pages_.refusal_.empty()) {
+      pages_.held_ += bytes;
+    } else {
+      pages_.budget_->GiveBack(bytes);
+    }
+    return status;
+  }
+
+  absl::Status Lock(std::byte* address, uint64_t bytes, uint64_t file_end) {
+    if (::mlock(address, bytes) == 0) return absl::OkStatus();
+    const int error = errno;
+    // mlock says ENOMEM at its limit, and also for pages that the file has no more or that cannot be read.
+    KEYLOAD_RETURN_IF_ERROR(CheckFileHolds(fd_, file_, file_end));
+    if (::madvise(address, bytes, MADV_POPULATE_READ) != 0 && errno == EFAULT) {
+      return ErrnoToStatus(EIO, absl::StrCat("read of ", bytes, " bytes before offset ", file_end), file_);
+    }
+    pages_.refusal_ = LockRefusal(error);
+    return absl::OkStatus();
+  }
+
+  const int fd_;
+  const std::string& file_;
+  PageCacheWarmer warmer_;
+  HeldPages pages_;
+};
+
+absl::StatusOr<HeldPages> HoldInPageCache(HoldBudget& budget, int fd, const std::string& file,
+                                          std::span<const ByteRange> ranges, const RequestContext& context,
+                                          ReadCounts& counts) {
+  KEYLOAD_ASSIGN_OR_RETURN(const std::vector<Run> runs, JoinRanges(ranges, file));
+  return PageHolder(budget, fd, file).Hold(runs, context, counts);
+}
+
+}  // namespace keyload
