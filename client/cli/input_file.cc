@@ -17,6 +17,7 @@ namespace keyload::cli {
 namespace {
 
 constexpr size_t kFirstReadBytes = 1 << 16;
+constexpr size_t kSpareBytes = 128;  // the end is found without another buffer, and a JSON parser wants room behind it
 
 }  // namespace
 
@@ -25,10 +26,12 @@ absl::StatusOr<std::string> ReadInputFile(const std::string& path) {
   if (std::filesystem::is_directory(path, error)) return UsageError(path + ": is a directory");
   std::ifstream file(path, std::ios::binary);
   if (!file) return UsageError(absl::StrFormat("%s: %s", path, std::strerror(errno)));
+  std::uintmax_t size = std::filesystem::file_size(path, error);
+  if (error) size = 0;  // that of a pipe is not known before its end
   std::string bytes;
-  while (file) {  // the size of a pipe is not known before its end
+  while (file) {
     const size_t had = bytes.size();
-    bytes.resize(std::max(had * 2, kFirstReadBytes));
+    bytes.resize(had == 0 ? std::max<size_t>(size + kSpareBytes, kFirstReadBytes) : had * 2);
     file.read(bytes.data() + had, static_cast<std::streamsize>(bytes.size() - had));
     bytes.resize(had + static_cast<size_t>(file.gcount()));
   }
@@ -41,11 +44,9 @@ absl::StatusOr<std::string> ReadManifestFile(const std::string& path) {
   if (!bytes.ok()) return bytes;
   size_t first = bytes->find_first_not_of(" \t\r\n");
   if (first == std::string::npos || (*bytes)[first] != '{') return bytes;
-  v1::ModelManifest manifest;
-  if (absl::Status parsed = ParseJsonMessage(*bytes, manifest); !parsed.ok()) {
-    return UsageError(absl::StrFormat("%s: not a manifest: %s", path, std::string(parsed.message())));
-  }
-  return manifest.SerializeAsString();
+  absl::StatusOr<std::string> manifest = JsonToBinary(*std::move(bytes), v1::ModelManifest());
+  if (manifest.ok()) return manifest;
+  return UsageError(absl::StrFormat("%s: not a manifest: %s", path, std::string(manifest.status().message())));
 }
 
 absl::StatusOr<std::vector<std::string>> ReadKeyFile(const std::string& path) {

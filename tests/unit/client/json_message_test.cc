@@ -11,7 +11,9 @@ namespace {
 // Both readers must agree, on the message or on refusing.
 void ExpectAsProtobuf(const std::string& text) {
   v1::ModelManifest ours, theirs;
-  const bool accepted = ParseJsonMessage(text, ours).ok();
+  const auto binary = JsonToBinary(text, ours);
+  const bool accepted = binary.ok() && ours.ParseFromString(*binary);
+  EXPECT_EQ(accepted, binary.ok());
   EXPECT_EQ(accepted, google::protobuf::util::JsonStringToMessage(text, &theirs).ok()) << text;
   if (accepted) {
     EXPECT_TRUE(google::protobuf::util::MessageDifferencer::Equals(ours, theirs)) << text << ours.DebugString();
@@ -20,12 +22,12 @@ void ExpectAsProtobuf(const std::string& text) {
 
 TEST(JsonMessage, ReadsAManifest) {
   v1::ModelManifest manifest;
-  ASSERT_TRUE(ParseJsonMessage(R"({"baseModelPrefix": "bert", "initializer_range": 0.02,
+  const auto binary = JsonToBinary(R"({"baseModelPrefix": "bert", "initializer_range": 0.02,
       "tensors": [{"name": "w", "kind": "KIND_PARAMETER", "dtype": "F32", "shape": ["2", 3]}, {"name": "scalar"}],
       "tiedGroups": [{"source": "a", "targets": ["b", "c"]}],
       "conversions": [{"operations": [{"kind": "KIND_STACK", "dims": [-1, "-2", 0]}]}]})",
-                               manifest)
-                  .ok());
+                                   manifest);
+  ASSERT_TRUE(binary.ok() && manifest.ParseFromString(*binary)) << binary.status();
   EXPECT_EQ(manifest.base_model_prefix(), "bert");
   EXPECT_FLOAT_EQ(manifest.initializer_range(), 0.02f);
   EXPECT_EQ(manifest.tensors(0).kind(), v1::TensorSpec::KIND_PARAMETER);
@@ -42,6 +44,12 @@ TEST(JsonMessage, AgreesWithProtobufOnPlainText) {
   }
 }
 
+TEST(JsonMessage, WritesLengthsOfMoreThanOneByte) {
+  const std::string name(300, 'n');
+  ExpectAsProtobuf(R"({"tensors": [{"name": ")" + name + R"(", "shape": [1, 18446744073709551615]}, {}]})");
+  ExpectAsProtobuf(R"({"conversions": [{"sources": [")" + name + R"("], "operations": [{"dims": []}]}]})");
+}
+
 TEST(JsonMessage, AgreesWithProtobufOnRareForms) {
   for (const char* text :
        {R"({"architecture": null})", R"({"tensors": null})", R"({"tensors": [{"kind": 1}]})",
@@ -51,10 +59,25 @@ TEST(JsonMessage, AgreesWithProtobufOnRareForms) {
 }
 
 TEST(JsonMessage, AgreesWithProtobufOnWhatDoesNotFit) {
-  for (const char* text : {"{", "", "[]", "{} {}", R"({"tensor": []})", R"({"tensors": {}})", R"({"tensors": [[]]})",
-                           R"({"architecture": ["a"]})", R"({"architecture": 1})", R"({"tensors": [{"shape": [-1]}]})",
-                           R"({"tensors": [{"shape": 1}]})", R"({"tensors": [{"kind": "KIND_NONE"}]})",
-                           R"({"tensors": [{"shape": ["x"]}]})", "{\"architecture\": \"\xff\"}",
+  for (const char* text : {"{",
+                           "",
+                           R"({"tensors": [{"name": "w"} {"name": "x"}]})",
+                           R"({"tensors": [{"name": "w"},]})",
+                           R"({"tensors": [{"name": "w"}]]})",
+                           R"({"architecture" "a"})",
+                           R"({"architecture": "a"},)",
+                           "[]",
+                           "{} {}",
+                           R"({"tensor": []})",
+                           R"({"tensors": {}})",
+                           R"({"tensors": [[]]})",
+                           R"({"architecture": ["a"]})",
+                           R"({"architecture": 1})",
+                           R"({"tensors": [{"shape": [-1]}]})",
+                           R"({"tensors": [{"shape": 1}]})",
+                           R"({"tensors": [{"kind": "KIND_NONE"}]})",
+                           R"({"tensors": [{"shape": ["x"]}]})",
+                           "{\"architecture\": \"\xff\"}",
                            R"({"tensors": [{"shape": [18446744073709551616]}]})"}) {
     ExpectAsProtobuf(text);
   }
