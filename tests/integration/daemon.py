@@ -40,7 +40,8 @@ class Result:
 class Daemon:
     """A running keyloadd on a Unix socket in `directory`; `directory`/models is its model root."""
 
-    def __init__(self, directory, *flags):
+    def __init__(self, directory, *flags, cgroup=None):
+        self.cgroup = cgroup  # directory of a control group that the daemon starts in
         self.directory = pathlib.Path(directory)
         self.models = self.directory / "models"
         self.models.mkdir(exist_ok=True)
@@ -56,7 +57,11 @@ class Daemon:
 
     def spawn(self, *flags):
         with open(self.log, "ab") as log:
-            return subprocess.Popen([BIN_DIR / "keyloadd", *flags], stdout=log, stderr=log)
+            return subprocess.Popen([BIN_DIR / "keyloadd", *flags], stdout=log, stderr=log, preexec_fn=self._join_cgroup)
+
+    def _join_cgroup(self):
+        if self.cgroup:
+            (self.cgroup / "cgroup.procs").write_text("0")
 
     def _wait_until_it_answers(self):
         deadline = time.monotonic() + START_SECONDS
@@ -108,8 +113,8 @@ class DaemonTest(unittest.TestCase):
         self.daemon = self.start(*self.flags)
         self.models = self.daemon.models
 
-    def start(self, *flags):
-        daemon = Daemon(self.directory, *flags)
+    def start(self, *flags, cgroup=None):
+        daemon = Daemon(self.directory, *flags, cgroup=cgroup)
         self.addCleanup(self._stop, daemon)
         return daemon
 
