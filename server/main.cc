@@ -19,6 +19,8 @@
 #include "server/base/strings.h"
 #include "server/config/config.h"
 #include "server/device/device.h"
+#include "server/device/host_memory_limit.h"
+#include "server/io/page_cache_hold.h"
 #include "server/rpc/convert_manifest.h"
 #include "server/rpc/rpc_server.h"
 #include "server/service/loader_service.h"
@@ -134,6 +136,7 @@ int Run(const Config& config) {
   // Taken down in reverse: the server, what runs, the service, the models, the devices last.
   DeviceSet devices(MakeDevices(config), DeviceNotes(config));
   ByteBudget scratch(config.scratch_bytes);
+  HoldBudget held(config.hold_memory_bytes.value_or(HostMemoryLimit("") / 2), [] { return HostMemoryHeadroom(""); });
   ModelRegistry registry;
   DocumentStore documents(DocumentStore::Options(), ParseManifest);
   // Every running load has its own share of the threads: one that waits for a slow device or file holds up no other.

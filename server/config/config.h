@@ -28,6 +28,7 @@ struct Config {
   std::optional<SimulatedGpus> simulate_gpus;
   std::optional<uint64_t> host_memory_bytes;     // absent: what the machine or its cgroup allows
   std::optional<uint64_t> reuse_memory_bytes;    // freed host memory that is kept; absent: a quarter of the above
+  std::optional<uint64_t> hold_memory_bytes;     // page cache kept locked; absent: half of what the machine allows
   uint64_t scratch_bytes = uint64_t{256} << 20;  // buffers between file and device, all loads together
   uint32_t concurrent_loads = 2;
   uint32_t io_threads = 0;                   // 0: one per core, at most 8

@@ -106,6 +106,11 @@ absl::Status ApplyReuseMemory(Values values, Config& config) {
   return absl::OkStatus();
 }
 
+absl::Status ApplyHoldMemory(Values values, Config& config) {
+  KEYLOAD_ASSIGN_OR_RETURN(config.hold_memory_bytes, ParseByteSize(values[0]));
+  return absl::OkStatus();
+}
+
 absl::Status ApplyScratchMemory(Values values, Config& config) {
   KEYLOAD_ASSIGN_OR_RETURN(const uint64_t bytes, ParseByteSize(values[0]));
   if (bytes < kMinScratchBytes) return Bad("at least 1MiB is needed, not \"%s\"", values[0]);
@@ -162,6 +167,9 @@ constexpr Setting kSettings[] = {
     {"--reuse-memory", "KEYLOADD_REUSE_MEMORY", "reuse_memory", SettingKind::kSize, '\0', "SIZE",
      "Freed memory of the device cpu to keep for the next loads; 0: none [a quarter of --host-memory]",
      ApplyReuseMemory},
+    {"--hold-memory", "KEYLOADD_HOLD_MEMORY", "hold_memory", SettingKind::kSize, '\0', "SIZE",
+     "Page cache of files to keep in memory for those who ask for it; 0: none [half of what the machine allows]",
+     ApplyHoldMemory},
     {"--scratch-memory", "KEYLOADD_SCRATCH_MEMORY", "scratch_memory", SettingKind::kSize, '\0', "SIZE",
      "Memory for bytes on their way from file to device, all loads together [256MiB]", ApplyScratchMemory},
     {"--concurrent-loads", "KEYLOADD_CONCURRENT_LOADS", "concurrent_loads", SettingKind::kCount, '\0', "N",

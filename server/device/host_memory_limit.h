@@ -10,4 +10,9 @@ namespace keyload {
 // /proc/meminfo can be read.
 uint64_t HostMemoryLimit(const std::string& root);
 
+// How many more bytes could be kept in memory without the system or a control group running short: what is available,
+// page cache that can be dropped included, less a tenth of each limit. Blocks for reading a few small files of the
+// kernel. 0 when /proc/meminfo cannot be read.
+uint64_t HostMemoryHeadroom(const std::string& root);
+
 }  // namespace keyload

@@ -38,6 +38,7 @@ TEST(ParseConfig, HasDefaults) {
   EXPECT_FALSE(config->simulate_gpus.has_value());
   EXPECT_FALSE(config->host_memory_bytes.has_value());
   EXPECT_FALSE(config->reuse_memory_bytes.has_value());
+  EXPECT_FALSE(config->hold_memory_bytes.has_value());
   EXPECT_EQ(config->scratch_bytes, kGiB / 4);
   EXPECT_EQ(config->concurrent_loads, 2u);
   EXPECT_EQ(config->load_queue, 64u);
@@ -60,6 +61,8 @@ TEST(ParseConfig, ReadsEveryFlag) {
                                                "64GiB",
                                                "--reuse-memory",
                                                "0",
+                                               "--hold-memory",
+                                               "2GiB",
                                                "--scratch-memory",
                                                "1GiB",
                                                "--concurrent-loads",
@@ -84,6 +87,7 @@ TEST(ParseConfig, ReadsEveryFlag) {
   EXPECT_EQ(config->simulate_gpus->copy_bytes_per_second, 10 * kGiB);
   EXPECT_EQ(config->host_memory_bytes, 64 * kGiB);
   EXPECT_EQ(config->reuse_memory_bytes, 0u);
+  EXPECT_EQ(config->hold_memory_bytes, 2 * kGiB);
   EXPECT_EQ(config->scratch_bytes, kGiB);
   EXPECT_EQ(config->concurrent_loads, 4u);
   EXPECT_EQ(config->io_threads, 3u);
@@ -162,6 +166,7 @@ TEST(ParseConfig, RefusesWrongValuesByFlag) {
   EXPECT_THAT(Refusal({"--model-root", ""}), StartsWith("--model-root: "));
   EXPECT_THAT(Refusal({"--host-memory", "lots"}), StartsWith("--host-memory: "));
   EXPECT_THAT(Refusal({"--reuse-memory", "-1"}), StartsWith("--reuse-memory: "));
+  EXPECT_THAT(Refusal({"--hold-memory", "half"}), StartsWith("--hold-memory: "));
   EXPECT_THAT(Refusal({"--scratch-memory", "1KiB"}), StartsWith("--scratch-memory: "));
   EXPECT_THAT(Refusal({"--concurrent-loads", "0"}), StartsWith("--concurrent-loads: "));
   EXPECT_THAT(Refusal({"--io-threads", "-1"}), HasSubstr("--io-threads"));
@@ -187,8 +192,8 @@ TEST(ParseConfig, HelpNamesEveryFlagAndReadsNoFile) {
   ASSERT_TRUE(config.ok()) << config.status();
   EXPECT_TRUE(config->show_text);
   for (const char* flag : {"--listen", "--model-root", "--simulate-gpus", "--host-memory", "--reuse-memory",
-                           "--scratch-memory", "--concurrent-loads", "--io-threads", "--load-queue", "--grace",
-                           "--log-format", "--log-level", "--config", "--check-config", "--version"}) {
+                           "--hold-memory", "--scratch-memory", "--concurrent-loads", "--io-threads", "--load-queue",
+                           "--grace", "--log-format", "--log-level", "--config", "--check-config", "--version"}) {
     EXPECT_THAT(config->text, HasSubstr(flag));
   }
 }

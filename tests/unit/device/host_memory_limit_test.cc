@@ -67,6 +67,41 @@ TEST_F(HostMemoryLimitTest, APathThatIsNotMountedLeavesTheTopOfTheMount) {
 
 TEST_F(HostMemoryLimitTest, AnUnreadableProcIsZero) { EXPECT_EQ(HostMemoryLimit(root_ + "/nowhere"), 0u); }
 
+TEST_F(HostMemoryLimitTest, HeadroomIsWhatIsAvailableLessATenth) {
+  Write("/proc/meminfo", "MemTotal:           1000 kB\nMemAvailable:   400 kB\n");
+  EXPECT_EQ(HostMemoryHeadroom(root_), 307'200u);
+}
+
+TEST_F(HostMemoryLimitTest, HeadroomOfAV2GroupCountsPageCacheThatCanBeDroppedAsFree) {
+  Write("/proc/meminfo", "MemTotal:           1000 kB\nMemAvailable:   900 kB\n");
+  Write("/proc/self/cgroup", "0::/a/b\n");
+  Write("/sys/fs/cgroup/a/memory.max", "100000\n");
+  Write("/sys/fs/cgroup/a/memory.current", "90000\n");
+  Write("/sys/fs/cgroup/a/memory.stat", "anon 1\nactive_file 20000\ninactive_file 30000\nunevictable 7\n");
+  Write("/sys/fs/cgroup/a/b/memory.max", "max\n");
+  Write("/sys/fs/cgroup/a/b/memory.current", "90000\n");
+  EXPECT_EQ(HostMemoryHeadroom(root_), 50'000u);
+}
+
+TEST_F(HostMemoryLimitTest, HeadroomOfAV1GroupCountsTheGroupsBelowIt) {
+  Write("/proc/meminfo", "MemTotal:           1000 kB\nMemAvailable:   900 kB\n");
+  Write("/proc/self/cgroup", "4:memory:/m\n");
+  Write("/sys/fs/cgroup/memory/m/memory.limit_in_bytes", "100000\n");
+  Write("/sys/fs/cgroup/memory/m/memory.usage_in_bytes", "90000\n");
+  Write("/sys/fs/cgroup/memory/m/memory.stat", "active_file 1\ntotal_active_file 20000\ntotal_inactive_file 0\n");
+  EXPECT_EQ(HostMemoryHeadroom(root_), 20'000u);
+}
+
+TEST_F(HostMemoryLimitTest, AGroupThatIsFullHasNoHeadroom) {
+  Write("/proc/meminfo", "MemTotal:           1000 kB\nMemAvailable:   900 kB\n");
+  Write("/proc/self/cgroup", "0::/a\n");
+  Write("/sys/fs/cgroup/a/memory.max", "100000\n");
+  Write("/sys/fs/cgroup/a/memory.current", "99000\n");
+  EXPECT_EQ(HostMemoryHeadroom(root_), 0u);
+}
+
+TEST_F(HostMemoryLimitTest, WithoutMeminfoThereIsNoHeadroom) { EXPECT_EQ(HostMemoryHeadroom(root_ + "/nowhere"), 0u); }
+
 TEST(DefaultHostCapacityTest, IsMoreThanNothingHere) { EXPECT_GT(DefaultHostCapacity(), 1u << 20); }
 
 }  // namespace
