@@ -33,12 +33,14 @@ std::vector<std::string> ModelKeyNames(size_t count) {
 
 std::shared_ptr<const CheckpointIndex> Index(const std::vector<std::string>& names, size_t count) {
   CheckpointIndex::Content content;
+  CheckpointHeaders::Content headers;
   content.shards.resize(1);
   NameArena arena;
   for (size_t i = 0; i < count; ++i) {
-    content.tensors.push_back({.name = arena.Add(names[i]), .shape = {2048, 7168}, .bytes = 2048 * 7168 * 4});
+    headers.tensors.push_back({.name = arena.Add(names[i]), .shape = {2048, 7168}, .bytes = 2048 * 7168 * 4});
   }
-  content.name_blocks = arena.Release();
+  headers.name_blocks = arena.Release();
+  content.headers = std::make_shared<const CheckpointHeaders>(std::move(headers));
   return std::make_shared<const CheckpointIndex>(std::move(content));
 }
 

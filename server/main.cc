@@ -17,6 +17,7 @@
 #include "server/base/error.h"
 #include "server/base/log.h"
 #include "server/base/strings.h"
+#include "server/checkpoint/header_cache.h"
 #include "server/config/config.h"
 #include "server/device/device.h"
 #include "server/device/host_memory_limit.h"
@@ -37,6 +38,7 @@ constexpr int kExitBadConfig = 2;
 constexpr int kExitFailed = 6;
 constexpr size_t kQueryThreads = 4;
 constexpr size_t kQueryQueue = 1024;
+constexpr uint64_t kHeaderCacheBytes = uint64_t{256} << 20;  // about two million tensors
 constexpr absl::Duration kCancelGrace = absl::Seconds(3);
 
 std::map<std::string, std::string> Environment() {
@@ -148,11 +150,17 @@ int Run(const Config& config) {
       Executor::Options{.name = "query", .threads = kQueryThreads, .queue_limit = kQueryQueue});
   auto unloads = std::make_unique<Executor>(
       Executor::Options{.name = "unload", .threads = kQueryThreads, .queue_limit = kQueryQueue});
+  // Threads that only help: who opens a checkpoint reads headers itself too, so one that hangs on a dead file system
+  // stops no other.
+  HeaderCache header_cache({.max_bytes = kHeaderCacheBytes});
+  auto header_readers = std::make_unique<Executor>(
+      Executor::Options{.name = "header", .threads = io_threads, .queue_limit = 4 * io_threads});
   LoaderService service(
       {.roots = &*roots,
        .documents = &documents,
        .registry = &registry,
        .loads = loads.get(),
+       .headers = {.threads = header_readers.get(), .cache = &header_cache},
        .transfer = {.devices = &devices,
                     .io = io.get(),
                     .workers = io_threads,
@@ -180,6 +188,7 @@ int Run(const Config& config) {
   queries.reset();
   unloads.reset();
   loads.reset();
+  header_readers.reset();
   io.reset();
   Log(LogLevel::kInfo, "stop", {});
   return 0;

@@ -4,28 +4,19 @@
 #include <memory>
 #include <string>
 #include <string_view>
+#include <utility>
 #include <vector>
 
-#include "absl/container/flat_hash_map.h"
 #include "absl/status/statusor.h"
+#include "server/base/executor.h"
 #include "server/base/fd.h"
 #include "server/base/request_context.h"
-#include "server/checkpoint/dtype.h"
+#include "server/checkpoint/checkpoint_headers.h"
 #include "server/checkpoint/model_roots.h"
 
 namespace keyload {
 
-// What identifies a file's content as far as stat can tell.
-struct FileIdentity {
-  uint64_t device = 0;
-  uint64_t inode = 0;
-  uint64_t size = 0;
-  int64_t mtime_ns = 0;
-  int64_t ctime_ns = 0;
-  bool operator==(const FileIdentity&) const = default;
-};
-// IO_ERROR names `path`.
-absl::StatusOr<FileIdentity> IdentifyFile(int fd, std::string_view path);
+class HeaderCache;
 
 // One safetensors file, opened and validated. The descriptor lives as long as the last holder.
 struct Shard {
@@ -36,47 +27,33 @@ struct Shard {
   uint64_t data_offset = 0;  // where tensor bytes begin
 };
 
-struct StoredTensor {
-  std::string_view name;  // lives in the index's arena
-  Shape shape;
-  uint64_t offset = 0;  // in the file, from its start
-  uint64_t bytes = 0;
-  uint32_t shard = 0;  // index into shards()
-  DType dtype = DType::kF32;
-};
-
-// Where each key's bytes are: the validated headers of every shard of one checkpoint. Immutable, thread-safe.
-// Inside a shard the tensors cover the data without hole or overlap; names are unique over all shards.
+// Where each key's bytes are: the validated headers of every shard of one checkpoint, and the shards, opened.
+// Immutable, thread-safe. Inside a shard the tensors cover the data without hole or overlap; names are unique over all
+// shards.
 class CheckpointIndex {
  public:
   struct Content {
     std::string resolved;    // directory or file
     std::string index_file;  // "model.safetensors.index.json", or empty
     std::vector<Shard> shards;
-    std::vector<StoredTensor> tensors;         // by shard, then offset
-    std::vector<std::string> index_only_keys;  // the index file names them, their shard lacks them; sorted
-    std::vector<std::string> unindexed_keys;   // a shard has them, the index file does not; they count as present
-    std::vector<std::unique_ptr<std::string>> name_blocks;  // storage behind StoredTensor::name
+    std::shared_ptr<const CheckpointHeaders> headers;  // never null; other indexes of the same files may hold them too
   };
-  explicit CheckpointIndex(Content content);
+  explicit CheckpointIndex(Content content) : content_(std::move(content)) {}
 
   const std::string& resolved() const { return content_.resolved; }
   const std::string& index_file() const { return content_.index_file; }
   const std::vector<Shard>& shards() const { return content_.shards; }
-  const std::vector<StoredTensor>& tensors() const { return content_.tensors; }
-  const std::vector<std::string>& index_only_keys() const { return content_.index_only_keys; }
-  const std::vector<std::string>& unindexed_keys() const { return content_.unindexed_keys; }
+  const CheckpointHeaders& headers() const { return *content_.headers; }
+  const std::vector<StoredTensor>& tensors() const { return headers().tensors(); }  // by shard, then offset
+  // Keys that the index file names and their shard lacks; sorted.
+  const std::vector<std::string>& index_only_keys() const { return headers().index_only_keys(); }
+  // Keys that a shard has and the index file does not; they count as present.
+  const std::vector<std::string>& unindexed_keys() const { return headers().unindexed_keys(); }
   // Position in tensors(), or -1.
-  int64_t Find(std::string_view name) const;
-
-  // For OpenCheckpoint, before it shares the index: whether names are not unique after all, and how the index file
-  // differs from the headers.
-  bool HasDuplicateNames() const { return by_name_.size() != content_.tensors.size(); }
-  void SetIndexDifferences(std::vector<std::string> index_only_keys, std::vector<std::string> unindexed_keys);
+  int64_t Find(std::string_view name) const { return headers().Find(name); }
 
  private:
-  Content content_;
-  absl::flat_hash_map<std::string_view, uint32_t> by_name_;
+  const Content content_;
 };
 
 struct CheckpointSource {
@@ -86,13 +63,21 @@ struct CheckpointSource {
   bool allow_no_weights = false;
 };
 
+// What opening a checkpoint may use besides the calling thread.
+struct HeaderReading {
+  Executor* threads = nullptr;   // read headers too where they are free; null: only the caller does
+  HeaderCache* cache = nullptr;  // null: every header is read
+};
+
 // Opens a checkpoint and reads the headers of its shards; no tensor byte. Standard order in a directory:
-// model.safetensors, model.safetensors.index.json, the only *.safetensors.index.json, the only *.safetensors. Blocks on
-// file reads; checks `context` per shard. PATH_NOT_ALLOWED, PATH_NOT_READABLE, CHECKPOINT_NOT_FOUND,
-// CHECKPOINT_AMBIGUOUS, CHECKPOINT_CORRUPT, CHECKPOINT_TRUNCATED, FORMAT_NOT_SUPPORTED (only pickle weights),
-// BAD_REQUEST; messages name the file, the key and the offset.
+// model.safetensors, model.safetensors.index.json, the only *.safetensors.index.json, the only *.safetensors. Every
+// path is checked and every file opened at each call, also where its header is known. Blocks on file reads; checks
+// `context` per shard. PATH_NOT_ALLOWED, PATH_NOT_READABLE, CHECKPOINT_NOT_FOUND, CHECKPOINT_AMBIGUOUS,
+// CHECKPOINT_CORRUPT, CHECKPOINT_TRUNCATED, FORMAT_NOT_SUPPORTED (only pickle weights), BAD_REQUEST; messages name the
+// file, the key and the offset. Of several broken shards the first in order is told.
 absl::StatusOr<std::shared_ptr<const CheckpointIndex>> OpenCheckpoint(const ModelRoots& roots,
                                                                       const CheckpointSource& source,
-                                                                      const RequestContext& context);
+                                                                      const RequestContext& context,
+                                                                      const HeaderReading& reading = {});
 
 }  // namespace keyload

@@ -4,7 +4,9 @@
 
 #include "absl/strings/str_format.h"
 #include "server/base/error.h"
+#include "server/base/parallel.h"
 #include "server/checkpoint/checkpoint_index.h"
+#include "server/checkpoint/header_cache.h"
 #include "server/checkpoint/index_file.h"
 #include "server/checkpoint/json_checks.h"
 #include "server/checkpoint/shard_file.h"
@@ -13,65 +15,87 @@
 namespace keyload {
 namespace {
 
-constexpr std::string_view kSafetensors = ".safetensors";
-constexpr std::string_view kIndexSuffix = ".safetensors.index.json";
-
 // Opens one source; used once.
 class CheckpointOpener {
  public:
   using Result = absl::StatusOr<std::shared_ptr<const CheckpointIndex>>;
 
-  CheckpointOpener(const ModelRoots& roots, const CheckpointSource& source, const RequestContext& context)
-      : roots_(roots), source_(source), context_(context) {}
+  CheckpointOpener(const ModelRoots& roots, const CheckpointSource& source, const RequestContext& context,
+                   const HeaderReading& reading)
+      : roots_(roots), source_(source), context_(context), reading_(reading) {
+    if (reading_.cache != nullptr) opened_at_ = reading_.cache->now();
+  }
 
   Result Open();
 
  private:
+  // A shard's header: read now, or known already.
+  struct ShardRead {
+    SafetensorsHeader header;
+    HeaderCache::KnownShard known;  // of no headers: `header` it is
+  };
+
   Result OpenFile(OpenedPath opened);
   Result OpenDirectory(OpenedPath directory, const std::string& weights);
-  Result OpenIndexed(const std::string& directory, const std::string& index_path, const IndexFile& index_file);
-  absl::Status AddShard(OpenedPath opened, const std::string& path, const std::string& name);
-  absl::StatusOr<std::shared_ptr<CheckpointIndex>> Build();
+  Result OpenOnlyShard(OpenedPath opened, const std::string& path, const std::string& name);
+  Result OpenIndexed(const std::string& directory, const OpenedPath& index);
+  absl::Status AddShards(const std::vector<std::string>& names, const std::string& directory);
+  absl::Status ReadShard(uint32_t number, const std::string& path);
+  bool AllKnown() const;
+  absl::StatusOr<std::shared_ptr<CheckpointHeaders>> Assemble();
+  Result Finish(std::shared_ptr<const CheckpointHeaders> headers);
 
   const ModelRoots& roots_;
   const CheckpointSource& source_;
   const RequestContext& context_;
+  const HeaderReading& reading_;
+  absl::Time opened_at_;
+  FileIdentity start_;                              // the index file, or the only shard
+  std::shared_ptr<const CheckpointHeaders> known_;  // of the same start; null if there are none
+  std::vector<ShardRead> reads_;                    // per shard
   CheckpointIndex::Content content_;
 };
 
 std::string_view BaseName(std::string_view path) { return path.substr(path.rfind('/') + 1); }
 
-absl::Status NameTwice(const CheckpointIndex& index, const StoredTensor& a, const StoredTensor& b) {
-  const Shard& first = index.shards()[a.shard];
-  const Shard& second = index.shards()[b.shard];
-  return MakeError(
-      Reason::kCheckpointCorrupt,
-      absl::StrFormat("%s: tensor \"%s\" is in shard %s and again in shard %s", index.resolved(), Shortened(a.name),
-                      first.file, second.file),
-      {{"path", index.resolved()}, {"key", Shortened(a.name)}, {"file", first.file}, {"shard", second.file}});
+absl::Status NameTwice(const CheckpointHeaders& headers, const std::string& path) {
+  for (size_t i = 0; i < headers.tensors().size(); ++i) {
+    const StoredTensor& tensor = headers.tensors()[i];
+    const auto first = static_cast<size_t>(headers.Find(tensor.name));
+    if (first == i) continue;
+    const std::string& file = headers.shards()[headers.tensors()[first].shard].file;
+    const std::string& again = headers.shards()[tensor.shard].file;
+    return MakeError(Reason::kCheckpointCorrupt,
+                     absl::StrFormat("%s: tensor \"%s\" is in shard %s and again in shard %s", path,
+                                     Shortened(tensor.name), file, again),
+                     {{"path", path}, {"key", Shortened(tensor.name)}, {"file", file}, {"shard", again}});
+  }
+  return MakeError(Reason::kInternal, "names are not unique, but none is double");
 }
 
 // What the index file says against what the headers say.
-absl::Status CrossCheck(const IndexFile& file, const std::string& path, CheckpointIndex& index) {
+absl::Status CrossCheck(const IndexFile& file, const std::string& path, CheckpointHeaders& headers) {
   std::vector<std::string> index_only;
-  std::vector<bool> indexed(index.tensors().size());
+  std::vector<bool> indexed(headers.tensors().size());
   const auto twice = [&](std::string_view key) {
     return MakeError(Reason::kCheckpointCorrupt,
                      absl::StrFormat("%s: key \"%s\" comes twice in weight_map", path, Shortened(key)),
                      {{"file", path}, {"key", Shortened(key)}});
   };
+  int64_t next = 0;  // writers list the keys of a shard in the order in which it has them, more often than not
   for (const IndexFile::Entry& entry : file.entries) {
-    const int64_t found = index.Find(entry.key);
+    const int64_t found = headers.Find(entry.key, next);
     if (found < 0) {
       index_only.emplace_back(entry.key);
       continue;
     }
-    const StoredTensor& tensor = index.tensors()[found];
+    next = found + 1;
+    const StoredTensor& tensor = headers.tensors()[found];
     if (tensor.shard != entry.shard) {
       const std::string& said = file.shards[entry.shard];
       return MakeError(Reason::kCheckpointCorrupt,
                        absl::StrFormat("%s: key \"%s\" should be in shard %s, but is in %s", path, Shortened(entry.key),
-                                       said, index.shards()[tensor.shard].file),
+                                       said, headers.shards()[tensor.shard].file),
                        {{"file", path}, {"key", Shortened(entry.key)}, {"shard", said}});
     }
     if (indexed[found]) return twice(entry.key);
@@ -83,9 +107,9 @@ absl::Status CrossCheck(const IndexFile& file, const std::string& path, Checkpoi
 
   std::vector<std::string> unindexed;
   for (size_t i = 0; i < indexed.size(); ++i) {
-    if (!indexed[i]) unindexed.emplace_back(index.tensors()[i].name);
+    if (!indexed[i]) unindexed.emplace_back(headers.tensors()[i].name);
   }
-  index.SetIndexDifferences(std::move(index_only), std::move(unindexed));
+  headers.SetIndexDifferences(std::move(index_only), std::move(unindexed));
   return absl::OkStatus();
 }
 
@@ -93,7 +117,7 @@ CheckpointOpener::Result CheckpointOpener::Open() {
   KEYLOAD_RETURN_IF_ERROR(context_.Check());
   // An index file given as the path stands for its directory: the shards are beside the name, not beside what a symlink
   // leads to.
-  if (source_.path.starts_with('/') && source_.path.ends_with(kIndexSuffix) && source_.weights.empty()) {
+  if (source_.path.starts_with('/') && source_.path.ends_with(kIndexFileSuffix) && source_.weights.empty()) {
     const std::string name(BaseName(source_.path));
     const std::string parent = source_.path.substr(0, source_.path.size() - name.size());
     KEYLOAD_ASSIGN_OR_RETURN(OpenedPath directory, roots_.Open(parent));
@@ -109,13 +133,12 @@ CheckpointOpener::Result CheckpointOpener::OpenFile(OpenedPath opened) {
                      absl::StrFormat("%s is a file; weights can be chosen only in a directory", source_.path),
                      {{"path", source_.path}});
   }
-  if (!source_.path.ends_with(kSafetensors)) {
+  if (!source_.path.ends_with(kSafetensorsSuffix)) {
     return MakeError(Reason::kFormatNotSupported, absl::StrFormat("%s is not a .safetensors file", source_.path),
                      {{"path", source_.path}});
   }
   content_.resolved = opened.resolved;
-  KEYLOAD_RETURN_IF_ERROR(AddShard(std::move(opened), source_.path, std::string(BaseName(source_.path))));
-  return Build();
+  return OpenOnlyShard(std::move(opened), source_.path, std::string(BaseName(source_.path)));
 }
 
 CheckpointOpener::Result CheckpointOpener::OpenDirectory(OpenedPath directory, const std::string& weights) {
@@ -125,62 +148,149 @@ CheckpointOpener::Result CheckpointOpener::OpenDirectory(OpenedPath directory, c
   }
   content_.resolved = directory.resolved;
   KEYLOAD_ASSIGN_OR_RETURN(WeightFile file, FindWeights(roots_, directory, weights, source_.allow_no_weights));
-  if (file.kind == WeightFile::Kind::kNone) return Build();
-  const std::string path = absl::StrFormat("%s/%s", directory.resolved, file.name);
+  if (file.kind == WeightFile::Kind::kNone) {
+    return Finish(std::make_shared<const CheckpointHeaders>(CheckpointHeaders::Content()));
+  }
   if (file.kind == WeightFile::Kind::kSafetensors) {
-    KEYLOAD_RETURN_IF_ERROR(AddShard(std::move(file.opened), path, file.name));
-    return Build();
+    return OpenOnlyShard(std::move(file.opened), absl::StrFormat("%s/%s", directory.resolved, file.name), file.name);
   }
-  KEYLOAD_ASSIGN_OR_RETURN(const JsonBuffer json, ReadJsonFile(file.opened, path, kMaxIndexBytes));
-  KEYLOAD_ASSIGN_OR_RETURN(const IndexFile index_file, ParseIndexFile(json, path));
   content_.index_file = file.name;
-  return OpenIndexed(directory.resolved, path, index_file);
+  return OpenIndexed(directory.resolved, file.opened);
 }
 
-CheckpointOpener::Result CheckpointOpener::OpenIndexed(const std::string& directory, const std::string& index_path,
-                                                       const IndexFile& index_file) {
-  content_.tensors.reserve(index_file.entries.size());
-  for (const std::string& name : index_file.shards) {
-    KEYLOAD_RETURN_IF_ERROR(context_.Check());
-    const std::string path = absl::StrFormat("%s/%s", directory, name);
-    absl::StatusOr<OpenedPath> opened = roots_.Open(path);
-    absl::Status status = opened.ok() ? AddShard(*std::move(opened), path, name) : std::move(opened).status();
-    if (!status.ok()) {
-      return Annotate(status, absl::StrFormat("%s: shard %s", index_path, name), {{"shard", name}});
-    }
+CheckpointOpener::Result CheckpointOpener::OpenOnlyShard(OpenedPath opened, const std::string& path,
+                                                         const std::string& name) {
+  KEYLOAD_ASSIGN_OR_RETURN(Shard shard, MakeShard(std::move(opened), path, name));
+  start_ = shard.identity;
+  if (reading_.cache != nullptr) known_ = reading_.cache->FindCheckpoint(start_);
+  content_.shards.push_back(std::move(shard));
+  reads_.resize(1);
+  KEYLOAD_RETURN_IF_ERROR(ReadShard(0, path));
+  if (AllKnown()) return Finish(known_);
+  KEYLOAD_ASSIGN_OR_RETURN(std::shared_ptr<CheckpointHeaders> headers, Assemble());
+  return Finish(std::move(headers));
+}
+
+CheckpointOpener::Result CheckpointOpener::OpenIndexed(const std::string& directory, const OpenedPath& index) {
+  const std::string path = absl::StrFormat("%s/%s", directory, content_.index_file);
+  KEYLOAD_ASSIGN_OR_RETURN(start_, IdentifyJsonFile(index, path));
+  if (reading_.cache != nullptr) known_ = reading_.cache->FindCheckpoint(start_);
+  // A shard under the name of an index file is not one.
+  if (known_ != nullptr && known_->shards()[0].identity == start_) known_ = nullptr;
+  IndexFile file;
+  const auto read_index = [&]() -> absl::Status {
+    KEYLOAD_ASSIGN_OR_RETURN(const JsonBuffer json, ReadJsonFile(index, path, start_.size, kMaxIndexBytes));
+    KEYLOAD_ASSIGN_OR_RETURN(file, ParseIndexFile(json, path));
+    return absl::OkStatus();
+  };
+  // An index file that is known names the shards that it named before.
+  std::vector<std::string> names;
+  if (known_ == nullptr) {
+    KEYLOAD_RETURN_IF_ERROR(read_index());
+    names = file.shards;
+  } else {
+    for (const ShardHeader& shard : known_->shards()) names.push_back(shard.file);
   }
-  KEYLOAD_ASSIGN_OR_RETURN(std::shared_ptr<CheckpointIndex> index, Build());
-  KEYLOAD_RETURN_IF_ERROR(CrossCheck(index_file, index_path, *index));
-  return index;
+  KEYLOAD_RETURN_IF_ERROR(AddShards(names, directory));
+  if (AllKnown()) return Finish(known_);
+  if (known_ != nullptr) KEYLOAD_RETURN_IF_ERROR(read_index());
+  KEYLOAD_ASSIGN_OR_RETURN(std::shared_ptr<CheckpointHeaders> headers, Assemble());
+  KEYLOAD_RETURN_IF_ERROR(CrossCheck(file, path, *headers));
+  return Finish(std::move(headers));
 }
 
-absl::Status CheckpointOpener::AddShard(OpenedPath opened, const std::string& path, const std::string& name) {
-  const auto number = static_cast<uint32_t>(content_.shards.size());
-  KEYLOAD_ASSIGN_OR_RETURN(ShardContent shard, ReadShard(std::move(opened), path, name, number));
-  if (content_.tensors.capacity() == 0) content_.tensors.swap(shard.header.tensors);  // the only shard
-  std::move(shard.header.tensors.begin(), shard.header.tensors.end(), std::back_inserter(content_.tensors));
-  content_.shards.push_back(std::move(shard.shard));
-  content_.name_blocks.push_back(std::move(shard.header.names));
+absl::Status CheckpointOpener::AddShards(const std::vector<std::string>& names, const std::string& directory) {
+  content_.shards.resize(names.size());
+  reads_.resize(names.size());
+  return ParallelFor(reading_.threads, names.size(), [&](size_t i) -> absl::Status {
+    KEYLOAD_RETURN_IF_ERROR(context_.Check());
+    const std::string path = absl::StrFormat("%s/%s", directory, names[i]);
+    absl::StatusOr<OpenedPath> opened = roots_.Open(path);
+    absl::StatusOr<Shard> shard =
+        opened.ok() ? MakeShard(*std::move(opened), path, names[i]) : std::move(opened).status();
+    absl::Status status = shard.status();
+    if (shard.ok()) {
+      content_.shards[i] = *std::move(shard);
+      status = ReadShard(static_cast<uint32_t>(i), path);
+    }
+    return Annotate(status, absl::StrFormat("%s/%s: shard %s", directory, content_.index_file, names[i]),
+                    {{"shard", names[i]}});
+  });
+}
+
+// Only touches what belongs to the shard: other shards are read at the same time.
+absl::Status CheckpointOpener::ReadShard(uint32_t number, const std::string& path) {
+  Shard& shard = content_.shards[number];
+  ShardRead& read = reads_[number];
+  if (known_ != nullptr && known_->shards()[number].identity == shard.identity) {
+    read.known = {.headers = known_, .shard = number};
+  } else if (reading_.cache != nullptr) {
+    read.known = reading_.cache->FindShard(shard.identity).value_or(HeaderCache::KnownShard());
+  }
+  if (read.known.headers != nullptr) {
+    shard.data_offset = read.known.headers->shards()[read.known.shard].data_offset;
+    return absl::OkStatus();
+  }
+  KEYLOAD_ASSIGN_OR_RETURN(read.header, ReadShardHeader(shard, path, number));
+  shard.data_offset = read.header.data_offset;
   return absl::OkStatus();
 }
 
-absl::StatusOr<std::shared_ptr<CheckpointIndex>> CheckpointOpener::Build() {
-  auto index = std::make_shared<CheckpointIndex>(std::move(content_));
-  if (!index->HasDuplicateNames()) return index;
-  for (size_t i = 0; i < index->tensors().size(); ++i) {
-    const StoredTensor& tensor = index->tensors()[i];
-    const auto first = static_cast<size_t>(index->Find(tensor.name));
-    if (first != i) return NameTwice(*index, index->tensors()[first], tensor);
+bool CheckpointOpener::AllKnown() const {
+  return known_ != nullptr &&
+         std::all_of(reads_.begin(), reads_.end(), [&](const ShardRead& read) { return read.known.headers == known_; });
+}
+
+// The headers of all shards, one after the other.
+absl::StatusOr<std::shared_ptr<CheckpointHeaders>> CheckpointOpener::Assemble() {
+  CheckpointHeaders::Content content;
+  size_t count = 0;
+  for (const ShardRead& read : reads_) {
+    count += read.known.headers != nullptr ? read.known.headers->shards()[read.known.shard].tensor_count
+                                           : read.header.tensors.size();
   }
-  return MakeError(Reason::kInternal, "names are not unique, but none is double");
+  content.tensors.reserve(count);
+  for (uint32_t number = 0; number < reads_.size(); ++number) {
+    ShardRead& read = reads_[number];
+    const Shard& shard = content_.shards[number];
+    ShardHeader header = {.file = shard.file,
+                          .identity = shard.identity,
+                          .data_offset = shard.data_offset,
+                          .first_tensor = static_cast<uint32_t>(content.tensors.size())};
+    if (read.known.headers == nullptr) {
+      header.names = std::move(read.header.names);
+      std::move(read.header.tensors.begin(), read.header.tensors.end(), std::back_inserter(content.tensors));
+      read.header.tensors = {};
+    } else {
+      const ShardHeader& known = read.known.headers->shards()[read.known.shard];
+      header.names = known.names;
+      const auto first = read.known.headers->tensors().begin() + known.first_tensor;
+      std::copy(first, first + known.tensor_count, std::back_inserter(content.tensors));
+      for (size_t i = header.first_tensor; i < content.tensors.size(); ++i) content.tensors[i].shard = number;
+    }
+    header.tensor_count = static_cast<uint32_t>(content.tensors.size()) - header.first_tensor;
+    content.shards.push_back(std::move(header));
+  }
+  auto headers = std::make_shared<CheckpointHeaders>(std::move(content));
+  if (headers->has_duplicate_names()) return NameTwice(*headers, content_.resolved);
+  return headers;
+}
+
+CheckpointOpener::Result CheckpointOpener::Finish(std::shared_ptr<const CheckpointHeaders> headers) {
+  if (reading_.cache != nullptr && headers != known_ && !headers->shards().empty()) {
+    reading_.cache->Add(start_, headers, opened_at_);
+  }
+  content_.headers = std::move(headers);
+  return std::make_shared<const CheckpointIndex>(std::move(content_));
 }
 
 }  // namespace
 
 absl::StatusOr<std::shared_ptr<const CheckpointIndex>> OpenCheckpoint(const ModelRoots& roots,
                                                                       const CheckpointSource& source,
-                                                                      const RequestContext& context) {
-  return CheckpointOpener(roots, source, context).Open();
+                                                                      const RequestContext& context,
+                                                                      const HeaderReading& reading) {
+  return CheckpointOpener(roots, source, context, reading).Open();
 }
 
 }  // namespace keyload

@@ -262,13 +262,14 @@ void HeaderParser::StoreNames() {
   // The views point into the parser's own buffer until here.
   size_t bytes = 0;
   for (const StoredTensor& tensor : result_.tensors) bytes += tensor.name.size();
-  result_.names = std::make_unique<std::string>();
-  result_.names->reserve(bytes);
+  auto names = std::make_shared<std::string>();
+  names->reserve(bytes);
   for (StoredTensor& tensor : result_.tensors) {
-    const size_t begin = result_.names->size();
-    result_.names->append(tensor.name);
-    tensor.name = std::string_view(result_.names->data() + begin, tensor.name.size());
+    const size_t begin = names->size();
+    names->append(tensor.name);
+    tensor.name = std::string_view(names->data() + begin, tensor.name.size());
   }
+  result_.names = std::move(names);
 }
 
 void HeaderParser::SortByOffset() {

@@ -7,7 +7,7 @@
 #include <vector>
 
 #include "absl/status/statusor.h"
-#include "server/checkpoint/checkpoint_index.h"
+#include "server/checkpoint/checkpoint_headers.h"
 #include "server/checkpoint/json_buffer.h"
 
 namespace keyload {
@@ -27,8 +27,8 @@ inline constexpr uint64_t kMaxHeaderBytes = 100'000'000;  // the format's own li
 absl::StatusOr<uint64_t> ParseHeaderLength(std::string_view prefix, uint64_t file_size, std::string_view file);
 
 struct SafetensorsHeader {
-  std::vector<StoredTensor> tensors;   // by offset; they cover the data without hole or overlap
-  std::unique_ptr<std::string> names;  // storage behind StoredTensor::name
+  std::vector<StoredTensor> tensors;         // by offset; they cover the data without hole or overlap
+  std::shared_ptr<const std::string> names;  // storage behind StoredTensor::name
   uint64_t data_offset = 0;
 };
 

@@ -33,45 +33,47 @@ absl::Status ReadFully(int fd, char* data, size_t size, uint64_t offset, const s
 
 }  // namespace
 
-absl::StatusOr<ShardContent> ReadShard(OpenedPath opened, const std::string& path, const std::string& name,
-                                       uint32_t number) {
+absl::StatusOr<Shard> MakeShard(OpenedPath opened, const std::string& path, const std::string& name) {
   if (opened.is_directory) {
     return MakeError(Reason::kCheckpointCorrupt, absl::StrFormat("%s is a directory, not a shard", path),
                      {{"file", path}, {"shard", name}});
   }
-  ShardContent content;
-  const int fd = opened.fd.get();
-  KEYLOAD_ASSIGN_OR_RETURN(content.shard.identity, IdentifyFile(fd, path));
-  const uint64_t file_size = content.shard.identity.size;
+  Shard shard;
+  KEYLOAD_ASSIGN_OR_RETURN(shard.identity, IdentifyFile(opened.fd.get(), path));
+  shard.file = name;
+  shard.resolved = std::move(opened.resolved);
+  shard.fd = std::make_shared<const UniqueFd>(std::move(opened.fd));
+  return shard;
+}
 
+absl::StatusOr<SafetensorsHeader> ReadShardHeader(const Shard& shard, const std::string& path, uint32_t number) {
+  const int fd = shard.fd->get();
+  const uint64_t file_size = shard.identity.size;
   char prefix[kHeaderPrefixBytes];
   const size_t prefix_size = std::min<uint64_t>(file_size, sizeof(prefix));
   KEYLOAD_RETURN_IF_ERROR(ReadFully(fd, prefix, prefix_size, 0, path));
   KEYLOAD_ASSIGN_OR_RETURN(const uint64_t length, ParseHeaderLength({prefix, prefix_size}, file_size, path));
   JsonBuffer json(length);
   KEYLOAD_RETURN_IF_ERROR(ReadFully(fd, json.data(), length, kHeaderPrefixBytes, path));
-  KEYLOAD_ASSIGN_OR_RETURN(content.header, ParseSafetensorsHeader(json, file_size, path, number));
-
-  content.shard.file = name;
-  content.shard.resolved = std::move(opened.resolved);
-  content.shard.fd = std::make_shared<const UniqueFd>(std::move(opened.fd));
-  content.shard.data_offset = content.header.data_offset;
-  return content;
+  return ParseSafetensorsHeader(json, file_size, path, number);
 }
 
-absl::StatusOr<JsonBuffer> ReadJsonFile(const OpenedPath& opened, const std::string& path, uint64_t limit) {
+absl::StatusOr<FileIdentity> IdentifyJsonFile(const OpenedPath& opened, const std::string& path) {
   if (opened.is_directory) {
     return MakeError(Reason::kCheckpointCorrupt, absl::StrFormat("%s is a directory, not an index file", path),
                      {{"file", path}});
   }
-  KEYLOAD_ASSIGN_OR_RETURN(const FileIdentity identity, IdentifyFile(opened.fd.get(), path));
-  if (identity.size > limit) {
-    return MakeError(
-        Reason::kCheckpointCorrupt,
-        absl::StrFormat("%s: the index has %d bytes, more than the allowed %d", path, identity.size, limit),
-        {{"file", path}});
+  return IdentifyFile(opened.fd.get(), path);
+}
+
+absl::StatusOr<JsonBuffer> ReadJsonFile(const OpenedPath& opened, const std::string& path, uint64_t size,
+                                        uint64_t limit) {
+  if (size > limit) {
+    return MakeError(Reason::kCheckpointCorrupt,
+                     absl::StrFormat("%s: the index has %d bytes, more than the allowed %d", path, size, limit),
+                     {{"file", path}});
   }
-  JsonBuffer json(identity.size);
+  JsonBuffer json(size);
   KEYLOAD_RETURN_IF_ERROR(ReadFully(opened.fd.get(), json.data(), json.size(), 0, path));
   return json;
 }

@@ -22,8 +22,6 @@
 namespace keyload {
 namespace {
 
-constexpr std::string_view kSafetensors = ".safetensors";
-constexpr std::string_view kIndexSuffix = ".safetensors.index.json";
 constexpr size_t kMaxListed = 200'000;
 constexpr size_t kMaxNamed = 8;
 
@@ -55,8 +53,8 @@ absl::Status PickleError(const OpenedPath& directory, std::string_view name) {
 
 void Sort(std::string_view name, Listing& listing) {
   if (name.starts_with('.')) return;
-  if (name.ends_with(kIndexSuffix)) listing.indexes.emplace_back(name);
-  if (name.ends_with(kSafetensors)) listing.safetensors.emplace_back(name);
+  if (name.ends_with(kIndexFileSuffix)) listing.indexes.emplace_back(name);
+  if (name.ends_with(kSafetensorsSuffix)) listing.safetensors.emplace_back(name);
   if (IsPickle(name) && std::find(std::begin(kNotWeights), std::end(kNotWeights), name) == std::end(kNotWeights)) {
     listing.pickles.emplace_back(name);
   }
@@ -111,7 +109,7 @@ absl::StatusOr<WeightFile> FindNamed(const ModelRoots& roots, const OpenedPath& 
   }
   if (IsPickle(weights)) return PickleError(directory, weights);
   std::vector<std::string> names = {weights};
-  if (!weights.ends_with(kSafetensors) && !weights.ends_with(".json")) {
+  if (!weights.ends_with(kSafetensorsSuffix) && !weights.ends_with(".json")) {
     names = {absl::StrFormat("model.%s.safetensors", weights),
              absl::StrFormat("model.safetensors.index.%s.json", weights),
              absl::StrFormat("model.%s.safetensors.index.json", weights)};

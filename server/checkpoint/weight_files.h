@@ -1,11 +1,15 @@
 #pragma once
 
 #include <string>
+#include <string_view>
 
 #include "absl/status/statusor.h"
 #include "server/checkpoint/model_roots.h"
 
 namespace keyload {
+
+inline constexpr std::string_view kSafetensorsSuffix = ".safetensors";
+inline constexpr std::string_view kIndexFileSuffix = ".safetensors.index.json";
 
 // The file of a directory that a load starts from.
 struct WeightFile {

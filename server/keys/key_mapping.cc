@@ -1,11 +1,9 @@
 #include "server/keys/key_mapping.h"
 
-#include <algorithm>
-
 #include "absl/container/flat_hash_set.h"
 #include "absl/strings/str_format.h"
 #include "server/base/error.h"
-#include "server/keys/natural_order.h"
+#include "server/checkpoint/natural_order.h"
 
 namespace keyload {
 namespace {
@@ -95,14 +93,18 @@ absl::StatusOr<std::vector<UnexpectedKey>> MapStoredKeys(const CheckpointIndex& 
   return unexpected;
 }
 
-absl::StatusOr<std::vector<ModelKey>> KeysOfCheckpoint(const CheckpointIndex& index, const RenameRules& renames,
-                                                       NameArena& arena) {
+namespace {
+
+// The names after `renames`, in natural order.
+absl::StatusOr<std::vector<NamedTensor>> RenamedTensors(const CheckpointIndex& index, const RenameRules& renames,
+                                                        NameArena& arena) {
   std::vector<NamedTensor> entries;
   entries.reserve(index.tensors().size() + index.index_only_keys().size());
-  absl::flat_hash_map<std::string_view, int64_t> stored_as;  // names are unique until something renames them
+  absl::flat_hash_map<std::string_view, int64_t> stored_as;
+  if (!renames.empty()) stored_as.reserve(index.tensors().size());
   for (int64_t stored = 0; stored < static_cast<int64_t>(index.tensors().size()); ++stored) {
     KEYLOAD_ASSIGN_OR_RETURN(const std::string_view name, renames.Apply(index.tensors()[stored].name, arena));
-    if (!renames.empty()) {
+    if (!renames.empty()) {  // names are unique until something renames them
       const auto [entry, inserted] = stored_as.emplace(name, stored);
       if (!inserted) return KeyConflict(index, name, entry->second, stored);
     }
@@ -110,9 +112,28 @@ absl::StatusOr<std::vector<ModelKey>> KeysOfCheckpoint(const CheckpointIndex& in
   }
   KEYLOAD_RETURN_IF_ERROR(AppendIndexOnly(index, renames, arena, entries));
 
-  const auto before = [](const NamedTensor& a, const NamedTensor& b) { return NaturalLess(a.name, b.name); };
-  if (!std::is_sorted(entries.begin(), entries.end(), before)) std::sort(entries.begin(), entries.end(), before);
+  std::vector<std::string_view> names;
+  names.reserve(entries.size());
+  for (const NamedTensor& entry : entries) names.push_back(entry.name);
+  std::vector<NamedTensor> ordered;
+  ordered.reserve(entries.size());
+  for (const uint32_t i : NaturalOrder(names)) ordered.push_back(entries[i]);
+  return ordered;
+}
+
+}  // namespace
+
+absl::StatusOr<std::vector<ModelKey>> KeysOfCheckpoint(const CheckpointIndex& index, const RenameRules& renames,
+                                                       NameArena& arena) {
   std::vector<ModelKey> keys;
+  if (renames.empty() && index.index_only_keys().empty()) {
+    keys.reserve(index.tensors().size());
+    for (const uint32_t stored : index.headers().NaturalOrder()) {
+      keys.push_back(StoredAsExpected(index, {.name = index.tensors()[stored].name, .stored = stored}));
+    }
+    return keys;
+  }
+  KEYLOAD_ASSIGN_OR_RETURN(const std::vector<NamedTensor> entries, RenamedTensors(index, renames, arena));
   keys.reserve(entries.size());
   for (const NamedTensor& entry : entries) keys.push_back(StoredAsExpected(index, entry));
   return keys;

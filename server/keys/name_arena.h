@@ -5,7 +5,6 @@
 #include <memory>
 #include <string>
 #include <string_view>
-#include <utility>
 #include <vector>
 
 namespace keyload {
@@ -15,7 +14,7 @@ class NameArena {
  public:
   std::string_view Add(std::string_view name) {
     if (blocks_.empty() || blocks_.back()->capacity() - blocks_.back()->size() < name.size()) {
-      blocks_.push_back(std::make_unique<std::string>());
+      blocks_.push_back(std::make_shared<std::string>());
       blocks_.back()->reserve(std::max(kBlockBytes, name.size()));
     }
     std::string& block = *blocks_.back();
@@ -25,12 +24,12 @@ class NameArena {
   }
 
   size_t bytes() const { return bytes_; }
-  std::vector<std::unique_ptr<std::string>> Release() { return std::move(blocks_); }
+  std::vector<std::shared_ptr<const std::string>> Release() { return {blocks_.begin(), blocks_.end()}; }
 
  private:
   static constexpr size_t kBlockBytes = 64 * 1024;
 
-  std::vector<std::unique_ptr<std::string>> blocks_;
+  std::vector<std::shared_ptr<std::string>> blocks_;
   size_t bytes_ = 0;
 };
 

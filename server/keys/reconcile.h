@@ -77,7 +77,7 @@ struct KeyReport {
   // What the names point into.
   std::shared_ptr<const CheckpointIndex> index;
   std::shared_ptr<const Manifest> manifest;  // null: expected from the checkpoint
-  std::vector<std::unique_ptr<std::string>> name_blocks;
+  std::vector<std::shared_ptr<const std::string>> name_blocks;
 };
 
 struct ReconcileInput {

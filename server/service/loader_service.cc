@@ -76,7 +76,8 @@ absl::StatusOr<LoadReport> LoaderService::Plan(const LoadSpec& spec, const Reque
   KEYLOAD_RETURN_IF_ERROR(Validate(spec, /*plan_only=*/true));
   PhaseClock clock;
   const absl::Time start_time = absl::Now();
-  KEYLOAD_ASSIGN_OR_RETURN(const PreparedKeys keys, PrepareKeys(spec, *deps_.roots, *deps_.documents, context, clock));
+  KEYLOAD_ASSIGN_OR_RETURN(const PreparedKeys keys,
+                           PrepareKeys(spec, {*deps_.roots, *deps_.documents, deps_.headers}, context, clock));
   const std::vector<PlacementDevice> devices =
       spec.plan_for.empty() ? SnapshotDevices(*deps_.transfer.devices) : spec.plan_for;
   KEYLOAD_ASSIGN_OR_RETURN(PreparedPlan plan, PreparePlan(spec, keys, devices, *deps_.transfer.devices, clock));
@@ -185,8 +186,9 @@ void LoaderService::RunJob(Job& job) {
 
 absl::StatusOr<LoadReport> LoaderService::RunLoad(Job& job) {
   KEYLOAD_RETURN_IF_ERROR(job.context.Check());
-  KEYLOAD_ASSIGN_OR_RETURN(const PreparedKeys keys,
-                           PrepareKeys(job.spec, *deps_.roots, *deps_.documents, job.context, job.clock));
+  KEYLOAD_ASSIGN_OR_RETURN(
+      const PreparedKeys keys,
+      PrepareKeys(job.spec, {*deps_.roots, *deps_.documents, deps_.headers}, job.context, job.clock));
   PreparedPlan plan;
   std::vector<MemoryReservation> reservations;
   absl::Status status = PlanAndReserve(job, keys, plan, reservations);

@@ -40,6 +40,7 @@ class LoaderService {
     DocumentStore* documents = nullptr;
     ModelRegistry* registry = nullptr;
     Executor* loads = nullptr;  // as many loads at a time as it has threads
+    HeaderReading headers;      // how checkpoints are opened
     TransferResources transfer;
   };
   explicit LoaderService(const Dependencies& dependencies) : deps_(dependencies) {}

@@ -6,7 +6,7 @@
 #include "server/base/byte_size.h"
 #include "server/base/error.h"
 #include "server/base/strings.h"
-#include "server/keys/natural_order.h"
+#include "server/checkpoint/natural_order.h"
 
 namespace keyload {
 namespace {

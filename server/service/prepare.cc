@@ -57,17 +57,17 @@ absl::StatusOr<KeySelection> CompileSelection(const KeySelectionSpec& spec, cons
   return KeySelection::Compile(with_list);
 }
 
-absl::StatusOr<PreparedKeys> PrepareKeys(const LoadSpec& spec, const ModelRoots& roots, DocumentStore& documents,
-                                         const RequestContext& context, PhaseClock& clock) {
+absl::StatusOr<PreparedKeys> PrepareKeys(const LoadSpec& spec, const KeySources& sources, const RequestContext& context,
+                                         PhaseClock& clock) {
   clock.Enter("open");
   KEYLOAD_RETURN_IF_ERROR(context.Check());
   KEYLOAD_ASSIGN_OR_RETURN(const std::shared_ptr<const Manifest> manifest,
-                           FindManifest(spec.expected, roots, documents));
+                           FindManifest(spec.expected, sources.roots, sources.documents));
   KEYLOAD_ASSIGN_OR_RETURN(const KeySelection selection,
-                           CompileSelection(spec.select, spec.key_list_digest, documents));
+                           CompileSelection(spec.select, spec.key_list_digest, sources.documents));
   clock.Enter("index");
   KEYLOAD_ASSIGN_OR_RETURN(const std::shared_ptr<const CheckpointIndex> index,
-                           OpenCheckpoint(roots, spec.source, context));
+                           OpenCheckpoint(sources.roots, spec.source, context, sources.headers));
   clock.Enter("reconcile");
   KEYLOAD_RETURN_IF_ERROR(context.Check());
   PreparedKeys prepared = {.keys = nullptr,

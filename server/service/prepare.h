@@ -23,10 +23,17 @@ struct PreparedKeys {
   ExpectedFrom expected_from = ExpectedFrom::kCheckpoint;
 };
 
+// What keys are prepared from.
+struct KeySources {
+  const ModelRoots& roots;
+  DocumentStore& documents;
+  HeaderReading headers;
+};
+
 // Opens the checkpoint and reconciles it with what is expected: phases open, index and reconcile. Reads headers, no
 // tensor byte. Blocks on files.
-absl::StatusOr<PreparedKeys> PrepareKeys(const LoadSpec& spec, const ModelRoots& roots, DocumentStore& documents,
-                                         const RequestContext& context, PhaseClock& clock);
+absl::StatusOr<PreparedKeys> PrepareKeys(const LoadSpec& spec, const KeySources& sources, const RequestContext& context,
+                                         PhaseClock& clock);
 
 // A finished decision.
 struct PreparedPlan {

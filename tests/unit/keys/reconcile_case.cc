@@ -11,6 +11,7 @@ namespace keyload {
 std::shared_ptr<const CheckpointIndex> MakeIndex(const std::vector<StoredKey>& keys,
                                                  std::vector<std::string> index_only) {
   CheckpointIndex::Content content;
+  CheckpointHeaders::Content headers;
   content.resolved = "/models/case";
   content.shards.resize(2);
   content.shards[0].file = "a.safetensors";
@@ -18,15 +19,16 @@ std::shared_ptr<const CheckpointIndex> MakeIndex(const std::vector<StoredKey>& k
   NameArena arena;
   for (const StoredKey& key : keys) {
     const uint64_t bytes = ComputeTensorSize(key.dtype, key.shape).bytes;
-    content.tensors.push_back({.name = arena.Add(key.name),
+    headers.tensors.push_back({.name = arena.Add(key.name),
                                .shape = key.shape,
                                .offset = 0,
                                .bytes = bytes,
                                .shard = key.shard,
                                .dtype = key.dtype});
   }
-  content.index_only_keys = std::move(index_only);
-  content.name_blocks = arena.Release();
+  headers.index_only_keys = std::move(index_only);
+  headers.name_blocks = arena.Release();
+  content.headers = std::make_shared<const CheckpointHeaders>(std::move(headers));
   return std::make_shared<const CheckpointIndex>(std::move(content));
 }
 

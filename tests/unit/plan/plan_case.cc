@@ -8,13 +8,14 @@ namespace keyload {
 std::shared_ptr<const KeyReport> MakeKeyReport(const std::vector<CaseTensor>& tensors) {
   constexpr uint64_t kDataOffset = 1024;
   CheckpointIndex::Content content;
+  CheckpointHeaders::Content headers;
   std::vector<uint64_t> ends;
   for (const CaseTensor& tensor : tensors) {
     if (tensor.shard >= ends.size()) ends.resize(tensor.shard + 1, kDataOffset);
-    content.name_blocks.push_back(std::make_unique<std::string>(tensor.name));
+    headers.name_blocks.push_back(std::make_unique<std::string>(tensor.name));
     const uint64_t bytes = tensor.elements * DTypeBits(tensor.dtype) / 8;
     ends[tensor.shard] += tensor.gap_before;
-    content.tensors.push_back({.name = *content.name_blocks.back(),
+    headers.tensors.push_back({.name = *headers.name_blocks.back(),
                                .shape = {tensor.elements},
                                .offset = ends[tensor.shard],
                                .bytes = bytes,
@@ -29,6 +30,7 @@ std::shared_ptr<const KeyReport> MakeKeyReport(const std::vector<CaseTensor>& te
     shard.data_offset = kDataOffset;
     content.shards.push_back(std::move(shard));
   }
+  content.headers = std::make_shared<const CheckpointHeaders>(std::move(headers));
   auto index = std::make_shared<CheckpointIndex>(std::move(content));
   auto report = std::make_shared<KeyReport>();
   for (size_t i = 0; i < index->tensors().size(); ++i) {

@@ -1,6 +1,7 @@
-#include "server/keys/natural_order.h"
+#include "server/checkpoint/natural_order.h"
 
 #include <algorithm>
+#include <random>
 #include <string>
 #include <vector>
 
@@ -63,6 +64,52 @@ TEST(NaturalOrder, IsAStrictTotalOrder) {
       }
     }
   }
+}
+
+std::vector<std::string> InNaturalOrder(const std::vector<std::string>& names) {
+  std::vector<std::string> ordered;
+  for (const uint32_t i : NaturalOrder(std::vector<std::string_view>(names.begin(), names.end()))) {
+    ordered.push_back(names[i]);
+  }
+  return ordered;
+}
+
+std::vector<std::string> Sorted(std::vector<std::string> names) {
+  std::stable_sort(names.begin(), names.end(), NaturalLess);
+  return names;
+}
+
+TEST(NaturalOrder, OfAListIsWhatComparingGives) {
+  std::mt19937 random(7);
+  const std::vector<std::string> parts = {"", "0", "00", "1", "01", "10", "2", "a", "1a", "layers", "z"};
+  for (int round = 0; round < 200; ++round) {
+    std::vector<std::string> names;
+    for (int i = 0; i < 200; ++i) {
+      std::string name = parts[random() % parts.size()];
+      for (uint32_t more = random() % 5; more > 0; --more) name += "." + parts[random() % parts.size()];
+      names.push_back(name);
+    }
+    ASSERT_EQ(InNaturalOrder(names), Sorted(names)) << "round " << round;
+  }
+}
+
+TEST(NaturalOrder, OfAListKeepsEqualNamesAsTheyCome) {
+  const std::vector<std::string_view> names = {"b", "a", "b", "a"};
+  EXPECT_EQ(NaturalOrder(names), (std::vector<uint32_t>{1, 3, 0, 2}));
+  EXPECT_TRUE(NaturalOrder({}).empty());
+}
+
+TEST(NaturalOrder, OfAListTakesNamesWithMoreComponentsThanAKeyHasRoomFor) {
+  std::mt19937 random(11);
+  std::vector<std::string> names;
+  for (int i = 0; i < 3000; ++i) {
+    std::string name = "m";
+    for (int level = 0; level < 40; ++level) name += "." + std::to_string(random() % (level < 10 ? 3 : 2000));
+    names.push_back(name);
+  }
+  names.push_back(names[0] + ".x");
+  names.push_back(names[0].substr(0, names[0].rfind('.')));
+  EXPECT_EQ(InNaturalOrder(names), Sorted(names));
 }
 
 }  // namespace

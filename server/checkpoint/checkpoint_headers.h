@@ -1,0 +1,77 @@
+#pragma once
+
+#include <cstdint>
+#include <memory>
+#include <mutex>
+#include <string>
+#include <string_view>
+#include <vector>
+
+#include "server/checkpoint/dtype.h"
+#include "server/checkpoint/file_identity.h"
+#include "server/checkpoint/name_table.h"
+
+namespace keyload {
+
+struct StoredTensor {
+  std::string_view name;  // lives in the headers' name blocks
+  Shape shape;
+  uint64_t offset = 0;  // in the file, from its start
+  uint64_t bytes = 0;
+  uint32_t shard = 0;  // index into the shards
+  DType dtype = DType::kF32;
+};
+
+// One shard's part of CheckpointHeaders.
+struct ShardHeader {
+  std::string file;  // name inside the checkpoint
+  FileIdentity identity;
+  uint64_t data_offset = 0;
+  uint32_t first_tensor = 0;
+  uint32_t tensor_count = 0;
+  std::shared_ptr<const std::string> names;  // storage behind its StoredTensor::name
+};
+
+// What the headers of a checkpoint's shards and its index file say, without paths and descriptors: what several opens
+// of the same files share. Immutable once shared, thread-safe.
+class CheckpointHeaders {
+ public:
+  struct Content {
+    std::vector<ShardHeader> shards;           // empty when made by hand
+    std::vector<StoredTensor> tensors;         // by shard, then offset
+    std::vector<std::string> index_only_keys;  // as CheckpointIndex has them
+    std::vector<std::string> unindexed_keys;
+    std::vector<std::shared_ptr<const std::string>> name_blocks;  // storage besides ShardHeader::names
+  };
+  explicit CheckpointHeaders(Content content);
+
+  const std::vector<ShardHeader>& shards() const { return content_.shards; }
+  const std::vector<StoredTensor>& tensors() const { return content_.tensors; }
+  const std::vector<std::string>& index_only_keys() const { return content_.index_only_keys; }
+  const std::vector<std::string>& unindexed_keys() const { return content_.unindexed_keys; }
+  // Position in tensors(), or -1.
+  int64_t Find(std::string_view name) const;
+  // As Find(name); quick when the name is the one at `guess`, which may be any number.
+  int64_t Find(std::string_view name, int64_t guess) const;
+  // Positions in tensors() by natural order of their names. The first call sorts, others wait for it.
+  const std::vector<uint32_t>& NaturalOrder() const;
+  // Memory held, about.
+  uint64_t bytes() const { return bytes_; }
+
+  // For OpenCheckpoint, before it shares the headers: whether names are not unique after all, and how the index file
+  // differs from them.
+  bool has_duplicate_names() const { return has_duplicate_names_; }
+  void SetIndexDifferences(std::vector<std::string> index_only_keys, std::vector<std::string> unindexed_keys);
+
+ private:
+  uint64_t CountBytes() const;
+
+  Content content_;
+  NameTable by_name_;
+  bool has_duplicate_names_ = false;
+  uint64_t bytes_ = 0;
+  mutable std::once_flag ordered_;
+  mutable std::vector<uint32_t> natural_order_;  // constant after ordered_
+};
+
+}  // namespace keyload

@@ -1,0 +1,64 @@
+#include "server/checkpoint/header_cache.h"
+
+#include <algorithm>
+#include <iterator>
+#include <utility>
+
+namespace keyload {
+namespace {
+
+bool Settled(const FileIdentity& file, absl::Time opened_at) {
+  const absl::Time changed = absl::FromUnixNanos(std::max(file.mtime_ns, file.ctime_ns));
+  return changed + HeaderCache::kSettleTime < opened_at;
+}
+
+}  // namespace
+
+std::shared_ptr<const CheckpointHeaders> HeaderCache::FindCheckpoint(const FileIdentity& start) {
+  MutexLock lock(mutex_);
+  const auto found = by_start_.find(start);
+  if (found == by_start_.end()) return nullptr;
+  entries_.splice(entries_.begin(), entries_, found->second);
+  return found->second->headers;
+}
+
+std::optional<HeaderCache::KnownShard> HeaderCache::FindShard(const FileIdentity& file) {
+  MutexLock lock(mutex_);
+  const auto found = by_shard_.find(file);
+  if (found == by_shard_.end()) return std::nullopt;
+  entries_.splice(entries_.begin(), entries_, found->second.entry);
+  return KnownShard{.headers = found->second.entry->headers, .shard = found->second.shard};
+}
+
+void HeaderCache::Add(const FileIdentity& start, std::shared_ptr<const CheckpointHeaders> headers,
+                      absl::Time opened_at) {
+  const uint64_t bytes = headers->bytes();
+  const auto& shards = headers->shards();
+  if (bytes > options_.max_bytes || !Settled(start, opened_at)) return;
+  if (!std::all_of(shards.begin(), shards.end(), [&](const auto& s) { return Settled(s.identity, opened_at); })) return;
+
+  MutexLock lock(mutex_);
+  if (const auto known = by_start_.find(start); known != by_start_.end()) Drop(known->second);
+  while (bytes > options_.max_bytes - bytes_) Drop(std::prev(entries_.end()));
+  entries_.push_front({.start = start, .headers = std::move(headers)});
+  bytes_ += bytes;
+  by_start_[start] = entries_.begin();
+  for (uint32_t i = 0; i < shards.size(); ++i) by_shard_[shards[i].identity] = {.entry = entries_.begin(), .shard = i};
+}
+
+void HeaderCache::Drop(Entries::iterator entry) {
+  bytes_ -= entry->headers->bytes();
+  by_start_.erase(entry->start);
+  for (const ShardHeader& shard : entry->headers->shards()) {
+    const auto place = by_shard_.find(shard.identity);
+    if (place != by_shard_.end() && place->second.entry == entry) by_shard_.erase(place);
+  }
+  entries_.erase(entry);
+}
+
+uint64_t HeaderCache::bytes() const {
+  MutexLock lock(mutex_);
+  return bytes_;
+}
+
+}  // namespace keyload

@@ -1,0 +1,18 @@
+#pragma once
+
+#include <cstdint>
+#include <span>
+#include <string_view>
+#include <vector>
+
+namespace keyload {
+
+// Orders keys by their dotted components; components of digits compare as numbers and before text: "layers.2" <
+// "layers.10".
+bool NaturalLess(std::string_view a, std::string_view b);
+
+// The positions of `names` in natural order; equal names stay as they come. For the names of a model this is linear:
+// few different components, and neighbours that begin alike.
+std::vector<uint32_t> NaturalOrder(std::span<const std::string_view> names);
+
+}  // namespace keyload
