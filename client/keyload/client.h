@@ -90,6 +90,12 @@ class Client {
                            absl::FunctionRef<absl::Status(const v1::ReadTensorsResponse&)> on_chunk,
                            const CallOptions& options = {});
 
+  // Makes the selected keys resident, each read once however many ask, and returns when they are. COMPLETE, INCOMPLETE
+  // and REJECTED are OK with the report. A failure, a timeout or a stop is a status; what was resident before stays.
+  absl::StatusOr<v1::LoadReport> Materialize(const v1::MaterializeRequest& request, const CallOptions& options = {});
+  // Makes the selected keys lazy and frees their memory, but for what is leased.
+  absl::StatusOr<v1::EvictResponse> Evict(const v1::EvictRequest& request, const CallOptions& options = {});
+
   // Sends `document` in chunks of 1 MiB and returns its digest, to be named in a LoadSpec. MANIFEST is a binary
   // ModelManifest, KEY_LIST is names, one a line.
   absl::StatusOr<v1::UploadDocumentResponse> UploadDocument(v1::UploadDocumentRequest::Kind kind,
@@ -101,8 +107,6 @@ class Client {
   absl::StatusOr<ServingStatus> Health(std::string_view service = "", const CallOptions& options = {});
 
   // A server that does not have these yet answers UNIMPLEMENTED, reason METHOD_NOT_SUPPORTED.
-  absl::StatusOr<v1::LoadReport> Materialize(const v1::MaterializeRequest& request, const CallOptions& options = {});
-  absl::StatusOr<v1::EvictResponse> Evict(const v1::EvictRequest& request, const CallOptions& options = {});
   absl::StatusOr<std::vector<v1::LoadStatus>> ListLoads(const CallOptions& options = {});
   absl::Status CancelLoad(std::string_view load, const CallOptions& options = {});
   // Follows a load to its end. INTERNAL if the server ends the stream before that.

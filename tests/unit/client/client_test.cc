@@ -93,6 +93,41 @@ TEST_F(ClientTest, AStopRequestEndsTheCall) {
   EXPECT_EQ(model.status().code(), absl::StatusCode::kCancelled);
 }
 
+TEST_F(ClientTest, MaterializeSendsTheSelectionAndReturnsTheReport) {
+  server_.service().materialize = [](auto*, const v1::MaterializeRequest& request, v1::MaterializeResponse* response) {
+    response->mutable_report()->set_model(request.model() + " " + request.select().include(0));
+    return grpc::Status::OK;
+  };
+  v1::MaterializeRequest request;
+  request.set_model("m");
+  request.mutable_select()->add_include("layers.0.*");
+  auto report = client_->Materialize(request);
+  ASSERT_TRUE(report.ok()) << report.status();
+  EXPECT_EQ(report->model(), "m layers.0.*");
+}
+
+TEST_F(ClientTest, AStopRequestEndsMaterialize) {
+  std::stop_source stop;
+  server_.service().materialize = [&](grpc::ServerContext* context, auto&, auto*) {
+    stop.request_stop();
+    while (!context->IsCancelled()) std::this_thread::yield();
+    return grpc::Status::CANCELLED;
+  };
+  EXPECT_EQ(client_->Materialize({}, {.stop = stop.get_token()}).status().code(), absl::StatusCode::kCancelled);
+}
+
+TEST_F(ClientTest, EvictReturnsWhatWasFreed) {
+  server_.service().evict = [](auto*, const v1::EvictRequest& request, v1::EvictResponse* response) {
+    response->set_bytes(request.model() == "m" ? 7 : 0);
+    return grpc::Status::OK;
+  };
+  v1::EvictRequest request;
+  request.set_model("m");
+  auto evicted = client_->Evict(request);
+  ASSERT_TRUE(evicted.ok()) << evicted.status();
+  EXPECT_EQ(evicted->bytes(), 7u);
+}
+
 TEST_F(ClientTest, AnErrorOfTheChunkCallbackEndsTheCallAndIsReturned) {
   server_.service().list_keys = [](auto*, grpc::ServerWriter<v1::ListKeysResponse>* writer) {
     while (writer->Write(v1::ListKeysResponse())) {

@@ -38,6 +38,16 @@ grpc::Status FakeService::ListKeys(grpc::ServerContext* context, const v1::ListK
   return list_keys ? list_keys(context, writer) : Unimplemented();
 }
 
+grpc::Status FakeService::Materialize(grpc::ServerContext* context, const v1::MaterializeRequest* request,
+                                      v1::MaterializeResponse* response) {
+  return materialize ? materialize(context, *request, response) : Unimplemented();
+}
+
+grpc::Status FakeService::Evict(grpc::ServerContext* context, const v1::EvictRequest* request,
+                                v1::EvictResponse* response) {
+  return evict ? evict(context, *request, response) : Unimplemented();
+}
+
 grpc::Status FakeService::UploadDocument(grpc::ServerContext*, grpc::ServerReader<v1::UploadDocumentRequest>* reader,
                                          v1::UploadDocumentResponse* response) {
   v1::UploadDocumentRequest chunk;

@@ -19,6 +19,9 @@ class FakeService : public v1::ModelLoaderService::Service {
   std::function<grpc::Status(grpc::ServerContext*, const v1::ListModelsRequest&, v1::ListModelsResponse*)> list_models;
   std::function<grpc::Status(grpc::ServerContext*, const v1::GetModelRequest&, v1::GetModelResponse*)> get_model;
   std::function<grpc::Status(grpc::ServerContext*, grpc::ServerWriter<v1::ListKeysResponse>*)> list_keys;
+  std::function<grpc::Status(grpc::ServerContext*, const v1::MaterializeRequest&, v1::MaterializeResponse*)>
+      materialize;
+  std::function<grpc::Status(grpc::ServerContext*, const v1::EvictRequest&, v1::EvictResponse*)> evict;
   std::vector<v1::UploadDocumentRequest> uploaded;
 
  private:
@@ -29,6 +32,10 @@ class FakeService : public v1::ModelLoaderService::Service {
                         v1::GetModelResponse* response) override;
   grpc::Status ListKeys(grpc::ServerContext* context, const v1::ListKeysRequest* request,
                         grpc::ServerWriter<v1::ListKeysResponse>* writer) override;
+  grpc::Status Materialize(grpc::ServerContext* context, const v1::MaterializeRequest* request,
+                           v1::MaterializeResponse* response) override;
+  grpc::Status Evict(grpc::ServerContext* context, const v1::EvictRequest* request,
+                     v1::EvictResponse* response) override;
   grpc::Status UploadDocument(grpc::ServerContext* context, grpc::ServerReader<v1::UploadDocumentRequest>* reader,
                               v1::UploadDocumentResponse* response) override;
 };
