@@ -20,14 +20,10 @@
 namespace keyload {
 namespace {
 
-constexpr uint64_t kPiece = 1u << 20;
+constexpr uint64_t kWarmPiece = 1u << 20;
 constexpr size_t kPiecesUnderWay = 4;
 constexpr uint64_t kMincoreWindow = 64u << 20;
-constexpr uint64_t kMaxOffset = std::numeric_limits<off_t>::max();
-
-uint64_t PageBytes() { return static_cast<uint64_t>(::sysconf(_SC_PAGESIZE)); }
-
-bool Representable(ByteRange range) { return range.offset <= kMaxOffset && range.length <= kMaxOffset - range.offset; }
+constexpr int kCachestat = 451;  // the system call's number, the same on all machines
 
 UniqueFd OpenAgain(int fd) {
   UniqueFd again(::open(absl::StrCat("/proc/self/fd/", fd).c_str(), O_RDONLY | O_CLOEXEC));
@@ -38,7 +34,6 @@ UniqueFd OpenAgain(int fd) {
 
 // cachestat(2), which C libraries do not wrap yet: pages in the cache, or nothing where it is refused.
 std::optional<uint64_t> CachedPages(int fd, ByteRange range) {
-  constexpr long kCachestat = 451;
   struct {
     uint64_t offset, length;
   } asked = {range.offset, range.length};
@@ -78,17 +73,24 @@ std::optional<uint64_t> ResidentInWindow(int fd, uint64_t begin, uint64_t end) {
 
 }  // namespace
 
+bool CanBeInFile(ByteRange range) {
+  constexpr uint64_t most = std::numeric_limits<off_t>::max();
+  return range.offset <= most && range.length <= most - range.offset;
+}
+
+uint64_t PageBytes() { return static_cast<uint64_t>(::sysconf(_SC_PAGESIZE)); }
+
 PageCacheWarmer::PageCacheWarmer(int fd, std::string file)
-    : given_(fd), own_(OpenAgain(fd)), file_(std::move(file)), buffer_(std::make_unique<std::byte[]>(kPiece)) {}
+    : given_(fd), own_(OpenAgain(fd)), file_(std::move(file)), buffer_(std::make_unique<std::byte[]>(kWarmPiece)) {}
 
 absl::Status PageCacheWarmer::Warm(ByteRange range, const RequestContext& context, ReadCounts& counts) {
-  if (!Representable(range)) return FileEndsEarly(file_, range.offset, range.length);
+  if (!CanBeInFile(range)) return FileEndsEarly(file_, range.offset, range.length);
   std::deque<ByteRange> under_way;
   const uint64_t end = range.offset + range.length;
   for (uint64_t begin = range.offset; begin < end || !under_way.empty();) {
     KEYLOAD_RETURN_IF_ERROR(context.Check());
     if (begin < end && under_way.size() < kPiecesUnderWay) {
-      const uint64_t piece_end = std::min(end, begin / kPiece * kPiece + kPiece);
+      const uint64_t piece_end = std::min(end, begin / kWarmPiece * kWarmPiece + kWarmPiece);
       const ByteRange rest = ReadCached({begin, piece_end - begin}, counts);
       if (rest.length > 0) under_way.push_back(rest);
       begin = piece_end;
@@ -133,7 +135,7 @@ absl::Status PageCacheWarmer::ReadAll(ByteRange piece, ReadCounts& counts) {
 std::optional<uint64_t> ResidentBytes(int fd, std::span<const ByteRange> ranges) {
   uint64_t resident = 0;
   for (const ByteRange& range : ranges) {
-    if (range.length == 0 || !Representable(range)) continue;
+    if (range.length == 0 || !CanBeInFile(range)) continue;
     const std::optional<uint64_t> pages = CachedPages(fd, range);
     if (!pages.has_value()) return ResidentBytesByMincore(fd, ranges);
     resident += std::min(*pages * PageBytes(), range.length);
@@ -146,7 +148,7 @@ std::optional<uint64_t> ResidentBytesByMincore(int fd, std::span<const ByteRange
   if (!kind.ok() || *kind != FileSystemKind::kLocal || !MayAskMincore(fd)) return std::nullopt;
   uint64_t resident = 0;
   for (const ByteRange& range : ranges) {
-    if (!Representable(range)) continue;
+    if (!CanBeInFile(range)) continue;
     const uint64_t end = range.offset + range.length;
     for (uint64_t begin = range.offset; begin < end;) {
       const uint64_t window_end = std::min(end, begin / kMincoreWindow * kMincoreWindow + kMincoreWindow);
@@ -162,7 +164,7 @@ std::optional<uint64_t> ResidentBytesByMincore(int fd, std::span<const ByteRange
 absl::Status DropFromPageCache(int fd, std::string_view file, std::span<const ByteRange> ranges) {
   for (const ByteRange& range : ranges) {
     // To the kernel a length of 0 means everything.
-    if (range.length == 0 || !Representable(range)) continue;
+    if (range.length == 0 || !CanBeInFile(range)) continue;
     const int error =
         ::posix_fadvise(fd, static_cast<off_t>(range.offset), static_cast<off_t>(range.length), POSIX_FADV_DONTNEED);
     if (error != 0) return ErrnoToStatus(error, "posix_fadvise", file);

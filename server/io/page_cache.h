@@ -23,6 +23,11 @@ struct ByteRange {
   uint64_t length = 0;
 };
 
+// Whether files can be long enough to have `range`.
+bool CanBeInFile(ByteRange range);
+
+uint64_t PageBytes();
+
 // Brings ranges of one file into the page cache: by reads of at most 1 MiB into one buffer, a few of them under way at
 // a time, and never through a mapping, so that it works as well on network file systems. What lies outside of a range
 // is not read, but for the rest of its first and last page. Not thread-safe; make one per thread.

@@ -2,12 +2,10 @@
 
 #include <sys/mman.h>
 #include <sys/resource.h>
-#include <unistd.h>
 
 #include <algorithm>
 #include <cerrno>
 #include <cstring>
-#include <limits>
 
 #include "absl/strings/str_cat.h"
 #include "server/base/byte_size.h"
@@ -18,13 +16,11 @@
 namespace keyload {
 namespace {
 
-constexpr uint64_t kPiece = 16u << 20;
-constexpr uint64_t kMapping = 1u << 30;  // few mappings, of which the system allows a limited number
-constexpr uint64_t kMaxOffset = std::numeric_limits<off_t>::max() - kPiece;
+constexpr uint64_t kHoldPiece = 16u << 20;
+constexpr uint64_t kHoldMapping = 1u << 30;  // few mappings, of which the system allows a limited number
 
 uint64_t RoundDown(uint64_t offset, uint64_t unit) { return offset / unit * unit; }
 uint64_t RoundUp(uint64_t offset, uint64_t unit) { return RoundDown(offset + unit - 1, unit); }
-uint64_t PageBytes() { return static_cast<uint64_t>(::sysconf(_SC_PAGESIZE)); }
 
 struct Run {
   uint64_t begin;
@@ -36,9 +32,7 @@ absl::StatusOr<std::vector<Run>> JoinRanges(std::span<const ByteRange> ranges, c
   std::vector<Run> sorted;
   for (const ByteRange& range : ranges) {
     if (range.length == 0) continue;
-    if (range.offset > kMaxOffset || range.length > kMaxOffset - range.offset) {
-      return FileEndsEarly(file, range.offset, range.length);
-    }
+    if (!CanBeInFile(range)) return FileEndsEarly(file, range.offset, range.length);
     sorted.push_back({range.offset, range.offset + range.length});
   }
   std::sort(sorted.begin(), sorted.end(), [](const Run& a, const Run& b) { return a.begin < b.begin; });
@@ -117,7 +111,7 @@ class PageHolder {
     if (kind == FileSystemKind::kRemote) pages_.refusal_ = "files on this file system are not mapped";
     for (const Run& run : runs) {
       for (uint64_t begin = run.begin; begin < run.end;) {
-        const Run window = {begin, std::min(run.end, RoundDown(begin, kMapping) + kMapping)};
+        const Run window = {begin, std::min(run.end, RoundDown(begin, kHoldMapping) + kHoldMapping)};
         KEYLOAD_RETURN_IF_ERROR(HoldWindow(window, context, counts));
         begin = window.end;
       }
@@ -141,7 +135,7 @@ class PageHolder {
       }
     }
     while (status.ok() && pages_.refusal_.empty() && locked < map_length) {
-      const size_t piece = std::min(map_length - locked, kPiece);
+      const size_t piece = std::min(map_length - locked, kHoldPiece);
       const uint64_t piece_begin = map_begin + locked;
       status = HoldPiece(address + locked, {piece_begin, piece_begin + piece}, window, context, counts);
       if (status.ok() && pages_.refusal_.empty()) locked += piece;
