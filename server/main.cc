@@ -142,7 +142,8 @@ int Run(const Config& config) {
   ModelRegistry registry;
   DocumentStore documents(DocumentStore::Options(), ParseManifest);
   // Every running load has its own share of the threads: one that waits for a slow device or file holds up no other.
-  const size_t io_total = io_threads * config.concurrent_loads;
+  // What waits for a disk needs more of them than there are cores.
+  const size_t io_total = std::max(io_threads, TransferResources().cold_workers) * config.concurrent_loads;
   auto io = std::make_unique<Executor>(Executor::Options{.name = "io", .threads = io_total, .queue_limit = io_total});
   auto loads = std::make_unique<Executor>(
       Executor::Options{.name = "load", .threads = config.concurrent_loads, .queue_limit = config.load_queue});

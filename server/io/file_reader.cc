@@ -1,3 +1,4 @@
+#include <fcntl.h>
 #include <limits.h>
 #include <sys/mman.h>
 #include <sys/stat.h>
@@ -19,6 +20,7 @@ namespace {
 
 constexpr uint64_t kPopulateWindow = 64ull << 20;  // address space per mapping, and the longest time without an answer
 constexpr uint64_t kDiscardBlock = 1ull << 20;
+constexpr uint64_t kShortRange = 64ull << 20;  // eight times the read-ahead of a large setting, 8 MiB
 constexpr uint64_t kMaxOffset = std::numeric_limits<off_t>::max();
 
 // What is left of a list of buffers.
@@ -60,23 +62,61 @@ class FileReader : public ShardReader {
   absl::Status ReadVector(uint64_t offset, std::span<const iovec> buffers, ReadCounts& counts) override {
     BufferCursor cursor(buffers);
     if (offset > kMaxOffset || cursor.remaining() > kMaxOffset - offset) return Truncated(offset, cursor.remaining());
-    offset += ReadCached(offset, cursor, counts);
-    while (cursor.remaining() > 0) {
-      const ssize_t got = ::preadv(fd_->get(), cursor.data(), cursor.count(), static_cast<off_t>(offset));
-      if (got < 0 && errno == EINTR) continue;
-      if (got < 0) return ReadError(errno, offset, cursor.remaining());
-      if (got == 0) return Truncated(offset, cursor.remaining());
-      counts.read += static_cast<uint64_t>(got);
-      cursor.Advance(static_cast<uint64_t>(got));
-      offset += static_cast<uint64_t>(got);
+    offset += ReadCachedPart(offset, cursor, counts);
+    return ReadRest(offset, cursor, counts);
+  }
+
+  absl::StatusOr<bool> ReadCached(uint64_t offset, std::span<const iovec> buffers, ReadCounts& counts) override {
+    BufferCursor cursor(buffers);
+    if (cursor.remaining() == 0) return true;
+    if (offset > kMaxOffset || cursor.remaining() > kMaxOffset - offset) return Truncated(offset, cursor.remaining());
+    const uint64_t got = ReadCachedPart(offset, cursor, counts);
+    if (got == 0) return false;
+    KEYLOAD_RETURN_IF_ERROR(ReadRest(offset + got, cursor, counts));
+    return true;
+  }
+
+  bool ReadDirect(uint64_t offset, std::span<const iovec> buffers, uint64_t needed, ReadCounts& counts) override {
+    // Where cached and cold bytes look alike, going past a cache that holds them could be far slower.
+    if (!can_read_direct_ || !can_probe_) return false;
+    BufferCursor cursor(buffers);
+    if (offset > kMaxOffset || cursor.remaining() > kMaxOffset - offset) return false;
+    // A description of its own, of the file that was opened and checked, whatever its path names now: O_DIRECT set on
+    // the descriptor or a dup of it would hold for everyone who shares it. Opening it costs microseconds; keeping it
+    // would be a second descriptor for every shard of every model.
+    const UniqueFd direct(
+        ::open(absl::StrCat("/proc/self/fd/", fd_->get()).c_str(), O_RDONLY | O_DIRECT | O_CLOEXEC | O_NONBLOCK));
+    if (!direct) {
+      if (errno != EMFILE && errno != ENFILE) can_read_direct_ = false;
+      return false;
     }
-    return absl::OkStatus();
+    uint64_t done = 0;
+    while (done < needed) {
+      const ssize_t got = ::preadv(direct.get(), cursor.data(), cursor.count(), static_cast<off_t>(offset + done));
+      if (got < 0 && errno == EINTR) continue;
+      if (got < 0 && errno != EIO) can_read_direct_ = false;
+      if (got <= 0) return false;
+      counts.read += static_cast<uint64_t>(got);
+      done += static_cast<uint64_t>(got);
+      if (done >= needed) break;
+      if (got % kSectorBytes != 0) return false;  // the end of the file
+      cursor.Advance(static_cast<uint64_t>(got));
+    }
+    return true;
+  }
+
+  void WillNeed(uint64_t offset, uint64_t length) override {
+    if (offset > kMaxOffset || length > kMaxOffset - offset || length == 0) return;
+    ::posix_fadvise(fd_->get(), static_cast<off_t>(offset), static_cast<off_t>(length), POSIX_FADV_WILLNEED);
   }
 
   absl::Status Populate(uint64_t offset, uint64_t length, ReadCounts& counts) override {
     if (length == 0) return absl::OkStatus();
     if (offset > kMaxOffset || length > kMaxOffset - offset) return Truncated(offset, length);
     const uint64_t end = offset + length;
+    // The kernel reads around a page that it must fetch, by more than the range if that is short. Asked for the range
+    // beforehand, it reads that alone.
+    if (length < kShortRange && !(IsCached(offset) && IsCached(end - 1))) WillNeed(offset, length);
     for (uint64_t begin = offset; begin < end && can_populate_;) {
       const uint64_t window_end = std::min(end, begin / kPopulateWindow * kPopulateWindow + kPopulateWindow);
       KEYLOAD_RETURN_IF_ERROR(PopulateWindow(begin, window_end));
@@ -90,7 +130,7 @@ class FileReader : public ShardReader {
  private:
   // One read of what the page cache holds at `offset`; returns how much that was. Only one: a second could count what
   // the first made the kernel read ahead.
-  uint64_t ReadCached(uint64_t offset, BufferCursor& cursor, ReadCounts& counts) {
+  uint64_t ReadCachedPart(uint64_t offset, BufferCursor& cursor, ReadCounts& counts) {
     if (!can_probe_ || cursor.remaining() == 0) return 0;
     const ssize_t got = ::preadv2(fd_->get(), cursor.data(), cursor.count(), static_cast<off_t>(offset), RWF_NOWAIT);
     if (got < 0 && (errno == EOPNOTSUPP || errno == ENOSYS || errno == EINVAL)) can_probe_ = false;
@@ -99,6 +139,27 @@ class FileReader : public ShardReader {
     counts.cached += static_cast<uint64_t>(got);
     cursor.Advance(static_cast<uint64_t>(got));
     return static_cast<uint64_t>(got);
+  }
+
+  absl::Status ReadRest(uint64_t offset, BufferCursor& cursor, ReadCounts& counts) {
+    while (cursor.remaining() > 0) {
+      const ssize_t got = ::preadv(fd_->get(), cursor.data(), cursor.count(), static_cast<off_t>(offset));
+      if (got < 0 && errno == EINTR) continue;
+      if (got < 0) return ReadError(errno, offset, cursor.remaining());
+      if (got == 0) return Truncated(offset, cursor.remaining());
+      counts.read += static_cast<uint64_t>(got);
+      cursor.Advance(static_cast<uint64_t>(got));
+      offset += static_cast<uint64_t>(got);
+    }
+    return absl::OkStatus();
+  }
+
+  bool IsCached(uint64_t offset) {
+    std::byte byte;
+    const iovec buffer = {&byte, 1};
+    BufferCursor cursor({&buffer, 1});
+    ReadCounts uncounted;
+    return ReadCachedPart(offset, cursor, uncounted) == 1;
   }
 
   // Clears can_populate_ and returns OK where the kernel or the file system cannot do it.
@@ -154,6 +215,7 @@ class FileReader : public ShardReader {
   const std::string file_;
   std::atomic<bool> can_probe_ = true;
   std::atomic<bool> can_populate_ = true;
+  std::atomic<bool> can_read_direct_ = true;
 };
 
 }  // namespace

@@ -7,22 +7,26 @@
 
 namespace keyload {
 
-// The unit of reading, of progress and of cancellation: a piece of one extent and the tensors that it touches.
-// No element of a tensor is cut in two, so that each block can be converted on its own.
+// The unit of reading, of progress and of cancellation: a piece of one extent and the runs that it touches.
+// No element of a run that is converted is cut in two, so that each block can be converted on its own.
 struct Block {
   uint32_t extent = 0;
   uint64_t offset = 0;  // in the file
   uint64_t length = 0;
-  uint32_t first_tensor = 0;  // first tensor with a byte in the block (or an empty one at its start)
-  uint32_t end_tensor = 0;    // one past the last
+  uint32_t first_run = 0;     // first run with a byte in the block
+  uint32_t end_run = 0;       // one past the last
+  uint64_t wanted_bytes = 0;  // `length` without the gaps between runs
+  uint64_t tensors = 0;       // that end in the block
 };
 
 struct BlockLimits {
   uint64_t buffered_bytes = 4ull << 20;  // stays in the cache of a core while it is copied on
   uint64_t mapped_bytes = 64ull << 20;
-  uint32_t tensors = 400;  // two iovecs each must stay below IOV_MAX
+  uint32_t runs = 400;  // two iovecs each must stay below IOV_MAX
 };
 
+// From the second block of an extent on, blocks begin at whole sectors of the file where no element or run forbids it.
+// With its first and last sector completed, a buffered block is not longer than the limit.
 std::vector<Block> CutBlocks(const LoadPlan& plan, const BlockLimits& limits);
 
 }  // namespace keyload

@@ -1,7 +1,6 @@
 #include "server/load/slab_pool.h"
 
 #include <chrono>
-#include <new>
 
 #include "server/base/error.h"
 
@@ -32,8 +31,8 @@ absl::StatusOr<std::span<std::byte>> SlabPool::Take(const RequestContext& contex
     // itself.
     absl::StatusOr<ByteBudget::Grant> grant =
         first ? budget_.Acquire(slab_bytes_, context) : budget_.TryAcquire(slab_bytes_);
-    std::unique_ptr<std::byte[]> memory;
-    if (grant.ok()) memory.reset(new (std::nothrow) std::byte[slab_bytes_]);
+    ScratchMemory memory;
+    if (grant.ok()) memory = AllocateScratch(slab_bytes_);
     MutexLock lock(mutex_);
     if (memory != nullptr) {
       std::byte* const address = memory.get();

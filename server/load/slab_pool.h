@@ -2,17 +2,18 @@
 
 #include <atomic>
 #include <cstddef>
-#include <memory>
 #include <span>
 #include <vector>
 
 #include "absl/status/statusor.h"
 #include "server/base/mutex.h"
 #include "server/io/byte_budget.h"
+#include "server/load/scratch_memory.h"
 
 namespace keyload {
 
-// Scratch buffers of one load, all of one size, reused so that their pages are faulted in once. Thread-safe.
+// Scratch buffers of one load, all of one size, at multiples of kSectorBytes, reused so that their pages are faulted in
+// once. Thread-safe.
 class SlabPool {
  public:
   // At most `max_slabs` exist at a time; each holds `slab_bytes` of `budget` until the pool is destroyed.
@@ -27,7 +28,7 @@ class SlabPool {
  private:
   struct Slab {
     ByteBudget::Grant grant;
-    std::unique_ptr<std::byte[]> memory;
+    ScratchMemory memory;
   };
 
   ByteBudget& budget_;

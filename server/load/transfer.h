@@ -38,8 +38,9 @@ using ReaderFactory = std::function<std::unique_ptr<ShardReader>(const Shard&)>;
 // What all loads share. Everything outlives every load.
 struct TransferResources {
   DeviceSet* devices = nullptr;
-  Executor* io = nullptr;  // runs block after block
-  size_t workers = 0;      // threads of `io` that one load may take; 0: all of them
+  Executor* io = nullptr;   // runs block after block
+  size_t workers = 0;       // threads of `io` that one load may take; 0: all of them
+  size_t cold_workers = 8;  // the same while bytes come from a disk: as many reads are on their way to it
   ByteBudget* scratch = nullptr;
   ReaderFactory make_reader;
 };
@@ -51,7 +52,9 @@ absl::StatusOr<std::vector<MemoryReservation>> ReserveForPlan(const LoadPlan& pl
                                                               std::span<const Segment> present = {});
 
 // The plan's segments: those of `present` that have memory share it, the others that its tensors lie in are allocated
-// out of `reservations`, the rest has none. DEVICE_OUT_OF_MEMORY leaves nothing behind.
+// out of `reservations`, the rest has none. New segments are 0 where the plan puts no tensor; those on "cpu" that it
+// fills entirely hold anything elsewhere, so they must not be shown to anybody unless Transfer succeeds.
+// DEVICE_OUT_OF_MEMORY leaves nothing behind.
 absl::StatusOr<std::vector<Segment>> AllocateSegments(const LoadPlan& plan, const DeviceSet& devices,
                                                       std::vector<MemoryReservation>& reservations,
                                                       std::span<const Segment> present = {});

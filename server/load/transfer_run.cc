@@ -1,8 +1,6 @@
 #include "server/load/transfer_run.h"
 
 #include <algorithm>
-#include <chrono>
-#include <cstring>
 #include <utility>
 
 #include "server/base/error.h"
@@ -11,23 +9,26 @@
 namespace keyload {
 namespace {
 
-using SteadyClock = std::chrono::steady_clock;
-
-int64_t Nanoseconds(SteadyClock::time_point time) {
-  return std::chrono::duration_cast<std::chrono::nanoseconds>(time.time_since_epoch()).count();
-}
-
-int64_t NanosecondsSince(SteadyClock::time_point start) {
-  return std::chrono::duration_cast<std::chrono::nanoseconds>(SteadyClock::now() - start).count();
-}
+using Clock = TransferMeasures::Clock;
 
 constexpr BlockLimits kBlockLimits;
+constexpr uint64_t kWorkerScratch = 64ull << 10;
+constexpr size_t kReadAheadBlocks = 8;  // as many as are asked of the disk at a time
 
 size_t Workers(const TransferResources& resources) {
   return resources.workers > 0 ? resources.workers : resources.io->threads();
 }
 
 }  // namespace
+
+struct TransferRun::Worker {
+  std::vector<Piece> pieces;
+  std::vector<iovec> buffers;
+  std::vector<SectorPart> parts;
+  SectorRead sectors;
+  ScratchMemory scratch;  // kWorkerScratch bytes: gaps land here, over one another, and the ends of direct reads
+  bool cold = false;      // the last block was not in the page cache
+};
 
 // Alive until its last copy is done; then the slab goes back and the block counts.
 struct TransferRun::BlockState {
@@ -50,34 +51,33 @@ TransferRun::TransferRun(const LoadPlan& plan, const TransferResources& resource
       segments_(segments),
       readers_(readers),
       blocks_(CutBlocks(plan, kBlockLimits)),
-      slabs_(*resources.scratch, SlabBytes(plan, kBlockLimits.buffered_bytes), Workers(resources) + 2),
-      shard_totals_(readers.size()),
-      device_totals_(plan.devices.size()) {}
+      slabs_(*resources.scratch, SlabBytes(plan), MostWorkers(resources) + 2),
+      measures_(plan, readers.size()) {
+  // Tensors without bytes are in no block: they are done.
+  uint64_t in_blocks = 0;
+  for (const Block& block : blocks_) in_blocks += block.tensors;
+  tensors_done_ = plan.tensors.size() - in_blocks;
+}
 
 // A block as read and, behind it, as converted.
-uint64_t TransferRun::SlabBytes(const LoadPlan& plan, uint64_t block_bytes) {
+uint64_t TransferRun::SlabBytes(const LoadPlan& plan) {
   uint64_t growth = 0;
-  for (const PlannedTensor& tensor : plan.tensors) {
-    if (tensor.dtype != tensor.stored_dtype) {
-      growth = std::max<uint64_t>(
-          growth, (DTypeBits(tensor.dtype) + DTypeBits(tensor.stored_dtype) - 1) / DTypeBits(tensor.stored_dtype));
-    }
+  for (const TensorRun& run : plan.runs) {
+    if (!run.converts()) continue;
+    growth = std::max<uint64_t>(growth,
+                                (DTypeBits(run.dtype) + DTypeBits(run.stored_dtype) - 1) / DTypeBits(run.stored_dtype));
   }
-  return block_bytes * (1 + growth);
+  return kBlockLimits.buffered_bytes * (1 + growth);
+}
+
+size_t TransferRun::MostWorkers(const TransferResources& resources) {
+  return std::max(Workers(resources), resources.cold_workers);
 }
 
 absl::Status TransferRun::Run(ProgressFunction progress) {
   const size_t workers = std::min(Workers(resources_), blocks_.size());
   for (size_t i = 0; i < workers; ++i) {
-    {
-      MutexLock lock(mutex_);
-      ++outstanding_;
-    }
-    if (!resources_.io->TrySubmit([this] { Work(); })) {
-      Fail(MakeError(Reason::kLoadQueueFull, "the read queue is full"));
-      MutexLock lock(mutex_);
-      --outstanding_;
-    }
+    if (!StartWorker(workers)) Fail(MakeError(Reason::kLoadQueueFull, "the read queue is full"));
   }
   while (true) {
     {
@@ -97,15 +97,37 @@ LoadProgress TransferRun::Progress() const {
           .tensors_total = plan_.tensors.size()};
 }
 
-void TransferRun::Work() {
+// Starts one more, unless `limit` are at work; false when the executor refuses.
+bool TransferRun::StartWorker(size_t limit) {
+  bool extra = false;
+  {
+    MutexLock lock(mutex_);
+    if (workers_ >= limit) return true;
+    extra = workers_ >= Workers(resources_);
+    ++workers_;
+    ++outstanding_;
+  }
+  if (resources_.io->TrySubmit([this, extra] { Work(extra); })) return true;
+  MutexLock lock(mutex_);
+  --workers_;
+  --outstanding_;
+  return false;
+}
+
+// An `extra` worker is there to keep more reads on their way to a disk, and ends where there is nothing cold to read.
+void TransferRun::Work(bool extra) {
+  Worker worker;
   while (!failed_) {
     const size_t next = next_block_.fetch_add(1);
     if (next >= blocks_.size()) break;
+    worker.cold = false;
     absl::Status status = context_.Check();
-    if (status.ok()) status = RunBlock(blocks_[next]);
+    if (status.ok()) status = RunBlock(next, worker);
     if (!status.ok()) Fail(status);
+    if (extra && !worker.cold) break;
   }
   MutexLock lock(mutex_);
+  --workers_;
   if (--outstanding_ == 0) idle_.NotifyAll();
 }
 
@@ -116,128 +138,173 @@ void TransferRun::Fail(const absl::Status& status) {
 }
 
 void TransferRun::CountDone(const Block& block) {
-  uint64_t bytes = 0;
-  uint64_t tensors = 0;
-  for (const Piece& piece : Pieces(block)) {
-    bytes += piece.length;
-    tensors += piece.file_offset + piece.length == piece.tensor->file_offset + piece.tensor->stored_bytes ? 1 : 0;
-  }
-  bytes_done_ += bytes;
-  tensors_done_ += tensors;
+  bytes_done_ += block.wanted_bytes;
+  tensors_done_ += block.tensors;
 }
 
-absl::Status TransferRun::RunBlock(const Block& block) {
-  const Extent& extent = plan_.extents[block.extent];
-  ShardReader& reader = *readers_[extent.shard];
-  if (block.length == 0) {
-    CountDone(block);
-    return absl::OkStatus();
+absl::Status TransferRun::RunBlock(size_t index, Worker& worker) {
+  const Block& block = blocks_[index];
+  if (plan_.extents[block.extent].engine == Engine::kMapped) {
+    KEYLOAD_RETURN_IF_ERROR(Populate(block));
+  } else {
+    if (worker.scratch == nullptr) worker.scratch = AllocateScratch(kWorkerScratch);
+    if (worker.scratch == nullptr) {
+      return MakeError(Reason::kDeviceOutOfMemory, "cpu: no memory for a read buffer", {{"device", "cpu"}});
+    }
+    if (!FindPieces(block, worker.pieces)) return ReadThroughSlab(index, worker);
+    KEYLOAD_RETURN_IF_ERROR(ReadStraight(index, worker));
   }
-  if (extent.engine == Engine::kBuffered && !GoesStraightToSegments(block)) return ReadThroughSlab(block, reader);
-  KEYLOAD_RETURN_IF_ERROR(extent.engine == Engine::kMapped ? Read(block, reader, {}) : ReadIntoSegments(block, reader));
   CountDone(block);
   return absl::OkStatus();
 }
 
-std::vector<TransferRun::Piece> TransferRun::Pieces(const Block& block) const {
-  std::vector<Piece> pieces;
-  pieces.reserve(block.end_tensor - block.first_tensor);
-  for (uint32_t i = block.first_tensor; i < block.end_tensor; ++i) {
-    const PlannedTensor& tensor = plan_.tensors[i];
-    const uint64_t begin = std::max(tensor.file_offset, block.offset);
-    const uint64_t end = std::min(tensor.file_offset + tensor.stored_bytes, block.offset + block.length);
-    const uint64_t before = begin - tensor.file_offset;
-    const uint64_t length = end - begin;
-    const bool converts = tensor.dtype != tensor.stored_dtype;
+bool TransferRun::FindPieces(const Block& block, std::vector<Piece>& pieces) const {
+  pieces.clear();
+  bool straight = true;
+  for (uint32_t i = block.first_run; i < block.end_run; ++i) {
+    const TensorRun& run = plan_.runs[i];
+    const uint64_t begin = std::max(run.file_offset, block.offset);
+    const uint64_t end = std::min(run.file_offset + run.stored_bytes, block.offset + block.length);
+    if (begin >= end) continue;
     const auto scaled = [&](uint64_t bytes) {
-      return converts ? bytes / (DTypeBits(tensor.stored_dtype) / 8) * (DTypeBits(tensor.dtype) / 8) : bytes;
+      return run.converts() ? bytes / (DTypeBits(run.stored_dtype) / 8) * (DTypeBits(run.dtype) / 8) : bytes;
     };
-    pieces.push_back({.tensor = &tensor,
-                      .file_offset = begin,
-                      .length = length,
-                      .target_offset = tensor.segment_offset + scaled(before),
-                      .target_length = scaled(length)});
+    Piece piece = {.run = &run,
+                   .file_offset = begin,
+                   .length = end - begin,
+                   .target_offset = run.segment_offset + scaled(begin - run.file_offset),
+                   .target_length = scaled(end - begin),
+                   .target = segments_[run.segment].memory->host()};
+    if (!piece.target.empty()) piece.target = piece.target.subspan(piece.target_offset, piece.target_length);
+    straight = straight && !run.converts() && !piece.target.empty();
+    pieces.push_back(piece);
   }
-  return pieces;
+  return straight;
 }
 
-bool TransferRun::GoesStraightToSegments(const Block& block) const {
-  for (uint32_t i = block.first_tensor; i < block.end_tensor; ++i) {
-    const PlannedTensor& tensor = plan_.tensors[i];
-    if (tensor.dtype != tensor.stored_dtype) return false;
-    if (tensor.stored_bytes > 0 && segments_[tensor.segment].memory->host().empty()) return false;
-  }
-  return true;
-}
-
-std::span<std::byte> TransferRun::HostTarget(const Piece& piece) const {
-  const std::span<std::byte> host = segments_[piece.tensor->segment].memory->host();
-  return host.empty() ? host : host.subspan(piece.target_offset, piece.target_length);
-}
-
-// Reads the block into `buffers`, or without any only brings it into the page cache.
-absl::Status TransferRun::Read(const Block& block, ShardReader& reader, std::span<const iovec> buffers) {
-  const auto start = SteadyClock::now();
+absl::Status TransferRun::Populate(const Block& block) {
+  const auto start = Clock::now();
   ReadCounts counts;
-  const absl::Status status = buffers.empty() ? reader.Populate(block.offset, block.length, counts)
-                                              : reader.ReadVector(block.offset, buffers, counts);
-  const int64_t elapsed = NanosecondsSince(start);
-  read_ns_ += elapsed;
-  read_bytes_ += counts.read;
-  cached_bytes_ += counts.cached;
-  ShardTotals& totals = shard_totals_[plan_.extents[block.extent].shard];
-  totals.read += counts.read;
-  totals.nanoseconds += elapsed;
+  const absl::Status status = ReaderOf(block).Populate(block.offset, block.length, counts);
+  measures_.AddRead(plan_.extents[block.extent].shard, Engine::kMapped, counts, start);
   return status;
 }
 
-absl::Status TransferRun::ReadIntoSegments(const Block& block, ShardReader& reader) {
-  std::vector<std::byte> gap_bytes;  // gaps between wanted tensors land here, over one another
-  std::vector<iovec> buffers;
-  const std::vector<Piece> pieces = Pieces(block);
-  uint64_t largest_gap = 0;
+absl::Status TransferRun::ReadStraight(size_t index, Worker& worker) {
+  const Block& block = blocks_[index];
+  worker.buffers.clear();
   uint64_t position = block.offset;
-  for (const Piece& piece : pieces) {
-    largest_gap = std::max(largest_gap, piece.file_offset - std::min(position, piece.file_offset));
-    position = std::max(position, piece.file_offset + piece.length);
+  for (const Piece& piece : worker.pieces) {
+    while (position < piece.file_offset) {
+      const uint64_t gap = std::min(piece.file_offset - position, kWorkerScratch);
+      worker.buffers.push_back({worker.scratch.get(), gap});
+      position += gap;
+    }
+    worker.buffers.push_back({piece.target.data(), piece.target.size()});
+    position += piece.length;
   }
-  gap_bytes.resize(largest_gap);
-  position = block.offset;
-  for (const Piece& piece : pieces) {
-    if (piece.length == 0) continue;
-    if (piece.file_offset > position) buffers.push_back({gap_bytes.data(), piece.file_offset - position});
-    const std::span<std::byte> target = HostTarget(piece);
-    buffers.push_back({target.data(), target.size()});
-    position = piece.file_offset + piece.length;
+  KEYLOAD_ASSIGN_OR_RETURN(bool done, ReadCached(block, worker.buffers, worker));
+  if (!done) {
+    KEYLOAD_ASSIGN_OR_RETURN(done, ReadSectors(block, worker));
   }
-  return buffers.empty() ? absl::OkStatus() : Read(block, reader, buffers);
+  return done ? absl::OkStatus() : ReadCold(index, worker.buffers);
 }
 
-absl::Status TransferRun::ReadThroughSlab(const Block& block, ShardReader& reader) {
+absl::Status TransferRun::ReadThroughSlab(size_t index, Worker& worker) {
+  const Block& block = blocks_[index];
   KEYLOAD_ASSIGN_OR_RETURN(const std::span<std::byte> slab, slabs_.Take(context_));
   const auto state = std::make_shared<BlockState>(*this, block, slab);
-  const std::span<std::byte> stored = slab.first(block.length);
-  std::span<std::byte> converted = slab.subspan(block.length);
+  std::span<std::byte> stored = slab.first(block.length);
   const iovec buffer = {stored.data(), stored.size()};
-  absl::Status status = Read(block, reader, {&buffer, 1});
-  for (const Piece& piece : Pieces(block)) {
-    if (!status.ok()) break;
-    if (piece.length == 0) continue;
-    std::span<const std::byte> source = stored.subspan(piece.file_offset - block.offset, piece.length);
-    if (piece.tensor->dtype != piece.tensor->stored_dtype) {
-      const std::span<std::byte> host = HostTarget(piece);
-      const std::span<std::byte> target = host.empty() ? converted.first(piece.target_length) : host;
-      const auto start = SteadyClock::now();
-      status = ConvertElements(source, piece.tensor->stored_dtype, target, piece.tensor->dtype);
-      convert_ns_ += NanosecondsSince(start);
-      if (!status.ok() || !host.empty()) continue;
+  absl::StatusOr<bool> done = ReadCached(block, {&buffer, 1}, worker);
+  if (done.ok() && !*done) {
+    const uint64_t begin = SectorBegin(block.offset);
+    const iovec sectors = {slab.data(), SectorEnd(block.offset + block.length) - begin};
+    *done = ReadDirect(block, {&sectors, 1});
+    if (*done) stored = slab.subspan(block.offset - begin, block.length);
+  }
+  absl::Status status = done.status();
+  if (status.ok() && !*done) status = ReadCold(index, {&buffer, 1});
+  if (status.ok()) status = Deliver(state, stored, slab.subspan(kBlockLimits.buffered_bytes), worker.pieces);
+  if (!status.ok()) failed_ = true;  // before the state's end counts the block as done
+  return status;
+}
+
+absl::StatusOr<bool> TransferRun::ReadCached(const Block& block, std::span<const iovec> buffers, Worker& worker) {
+  const auto start = Clock::now();
+  ReadCounts counts;
+  absl::StatusOr<bool> cached = ReaderOf(block).ReadCached(block.offset, buffers, counts);
+  worker.cold = cached.ok() && !*cached;
+  if (worker.cold) {
+    StartWorker(MostWorkers(resources_));  // a refusal only means fewer reads at a time
+  } else {
+    measures_.AddRead(plan_.extents[block.extent].shard, Engine::kBuffered, counts, start);
+  }
+  return cached;
+}
+
+// Reads a cold block to its places on the host; false when it must be read in another way.
+absl::StatusOr<bool> TransferRun::ReadSectors(const Block& block, Worker& worker) {
+  worker.parts.clear();
+  for (const Piece& piece : worker.pieces) {
+    worker.parts.push_back({.file_offset = piece.file_offset, .target = piece.target});
+  }
+  worker.sectors.Prepare(block.offset, block.length, worker.parts);
+  if (worker.sectors.scratch_bytes() <= kWorkerScratch) {
+    const bool done = ReadDirect(block, worker.sectors.Buffers(worker.scratch.get()));
+    if (done) worker.sectors.CopyOut(worker.scratch.get());
+    return done;
+  }
+  KEYLOAD_ASSIGN_OR_RETURN(const std::span<std::byte> slab, slabs_.Take(context_));
+  const bool done = ReadDirect(block, worker.sectors.Buffers(slab.data()));
+  if (done) worker.sectors.CopyOut(slab.data());
+  slabs_.PutBack(slab);
+  return done;
+}
+
+bool TransferRun::ReadDirect(const Block& block, std::span<const iovec> buffers) {
+  const uint64_t begin = SectorBegin(block.offset);
+  const uint64_t end = block.offset + block.length;
+  if (SectorEnd(end) - begin - block.length > block.wanted_bytes / kRoundingShare) return false;
+  const auto start = Clock::now();
+  ReadCounts counts;
+  const bool done = ReaderOf(block).ReadDirect(begin, buffers, end - begin, counts);
+  if (done) measures_.AddRead(plan_.extents[block.extent].shard, Engine::kDirect, counts, start);
+  return done;
+}
+
+absl::Status TransferRun::ReadCold(size_t index, std::span<const iovec> buffers) {
+  const Block& block = blocks_[index];
+  ShardReader& reader = ReaderOf(block);
+  const auto start = Clock::now();
+  // Said beforehand, the kernel reads what is wanted and no more; else it would read on behind it.
+  reader.WillNeed(block.offset, block.length);
+  if (index + kReadAheadBlocks < blocks_.size()) {
+    const Block& ahead = blocks_[index + kReadAheadBlocks];
+    if (plan_.extents[ahead.extent].engine != Engine::kMapped) ReaderOf(ahead).WillNeed(ahead.offset, ahead.length);
+  }
+  ReadCounts counts;
+  const absl::Status status = reader.ReadVector(block.offset, buffers, counts);
+  measures_.AddRead(plan_.extents[block.extent].shard, Engine::kBuffered, counts, start);
+  return status;
+}
+
+absl::Status TransferRun::Deliver(const std::shared_ptr<BlockState>& state, std::span<const std::byte> stored,
+                                  std::span<std::byte> converted, std::span<const Piece> pieces) {
+  for (const Piece& piece : pieces) {
+    std::span<const std::byte> source = stored.subspan(piece.file_offset - state->block.offset, piece.length);
+    if (piece.run->converts()) {
+      const std::span<std::byte> target = piece.target.empty() ? converted.first(piece.target_length) : piece.target;
+      const auto start = Clock::now();
+      KEYLOAD_RETURN_IF_ERROR(ConvertElements(source, piece.run->stored_dtype, target, piece.run->dtype));
+      measures_.AddConversion(start);
+      if (!piece.target.empty()) continue;
       converted = converted.subspan(piece.target_length);
       source = target;
     }
     StartCopy(state, piece, source);
   }
-  if (!status.ok()) failed_ = true;  // before the state's end counts the block as done
-  return status;
+  return absl::OkStatus();
 }
 
 void TransferRun::StartCopy(const std::shared_ptr<BlockState>& state, const Piece& piece,
@@ -246,44 +313,22 @@ void TransferRun::StartCopy(const std::shared_ptr<BlockState>& state, const Piec
     MutexLock lock(mutex_);
     ++outstanding_;
   }
-  const Segment& segment = segments_[piece.tensor->segment];
-  DeviceTotals& totals = device_totals_[plan_.segments[piece.tensor->segment].device];
-  const int64_t start = Nanoseconds(SteadyClock::now());
-  segment.device->CopyAsync(*segment.memory, piece.target_offset, source,
-                            [this, held = state, &totals, start, bytes = source.size()](absl::Status status) mutable {
-                              totals.copied += bytes;
-                              const int64_t now = Nanoseconds(SteadyClock::now());
-                              totals.nanoseconds += now - std::max(start, totals.last_done.exchange(now));
-                              if (!status.ok()) Fail(status);
-                              held.reset();
-                              MutexLock lock(mutex_);
-                              if (--outstanding_ == 0) idle_.NotifyAll();
-                            });
+  const Segment& segment = segments_[piece.run->segment];
+  const uint16_t device = plan_.segments[piece.run->segment].device;
+  segment.device->CopyAsync(
+      *segment.memory, piece.target_offset, source,
+      [this, held = state, device, start = Clock::now(), bytes = source.size()](absl::Status status) mutable {
+        measures_.AddCopy(device, bytes, start);
+        if (!status.ok()) Fail(status);
+        held.reset();
+        MutexLock lock(mutex_);
+        if (--outstanding_ == 0) idle_.NotifyAll();
+      });
 }
 
 void TransferRun::Measure(const CheckpointIndex& index, LoadReport& report) const {
-  report.bytes.read = read_bytes_;
-  report.bytes.cached = cached_bytes_;
+  measures_.Write(index, report);
   report.bytes.peak_scratch = slabs_.peak_bytes();
-  int64_t copy_ns = 0;
-  for (size_t i = 0; i < device_totals_.size(); ++i) {
-    copy_ns += device_totals_[i].nanoseconds;
-    for (DeviceUse& use : report.devices) {
-      if (use.device != plan_.devices[i]) continue;
-      use.copied_bytes = device_totals_[i].copied;
-      use.copy_duration = absl::Nanoseconds(device_totals_[i].nanoseconds.load());
-    }
-  }
-  report.busy = {{.name = "read", .start = {}, .duration = absl::Nanoseconds(read_ns_.load())},
-                 {.name = "convert", .start = {}, .duration = absl::Nanoseconds(convert_ns_.load())},
-                 {.name = "copy", .start = {}, .duration = absl::Nanoseconds(copy_ns)}};
-  // report.shards lists the touched shards in the index's order.
-  for (size_t i = 0, use = 0; i < shard_totals_.size() && use < report.shards.size(); ++i) {
-    if (index.shards()[i].file != report.shards[use].file) continue;
-    report.shards[use].read_bytes = shard_totals_[i].read;
-    report.shards[use].duration = absl::Nanoseconds(shard_totals_[i].nanoseconds.load());
-    ++use;
-  }
 }
 
 }  // namespace keyload

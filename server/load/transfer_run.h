@@ -6,18 +6,22 @@
 #include <vector>
 
 #include "absl/status/status.h"
+#include "absl/status/statusor.h"
 #include "server/base/mutex.h"
 #include "server/load/blocks.h"
+#include "server/load/measures.h"
+#include "server/load/sector_read.h"
 #include "server/load/slab_pool.h"
 #include "server/load/transfer.h"
 
 namespace keyload {
 
 // The blocks of one load on their way: workers take them in order, devices complete them. Thread-safe unless said
-// otherwise.
+// otherwise. Costs are per block and run, none per tensor.
 //
 //   worker:  next block ─▶ read ─┬─▶ straight into host segments
 //                                └─▶ slab ─▶ convert ─▶ Device::CopyAsync ─▶ done: slab back, block counted
+//   read:    what the page cache holds, at once ─▶ else past it, by whole sectors ─▶ else through it
 class TransferRun {
  public:
   TransferRun(const LoadPlan& plan, const TransferResources& resources, const RequestContext& context,
@@ -29,39 +33,39 @@ class TransferRun {
   void Measure(const CheckpointIndex& index, LoadReport& report) const;
 
  private:
-  // Bytes of one tensor inside one block.
+  // Bytes of one run inside one block.
   struct Piece {
-    const PlannedTensor* tensor;
+    const TensorRun* run;
     uint64_t file_offset;
     uint64_t length;
     uint64_t target_offset;  // in the segment
     uint64_t target_length;
+    std::span<std::byte> target;  // on the host; empty where a device needs a copy
   };
+  struct Worker;      // what one thread reuses from block to block
   struct BlockState;  // a block whose copies are in flight
-  struct ShardTotals {
-    std::atomic<uint64_t> read = 0;
-    std::atomic<int64_t> nanoseconds = 0;
-  };
-  // Written by the device's copy thread.
-  struct DeviceTotals {
-    std::atomic<uint64_t> copied = 0;
-    std::atomic<int64_t> nanoseconds = 0;  // while at least one copy was on its way
-    std::atomic<int64_t> last_done = 0;    // by the steady clock
-  };
 
-  void Work();
-  absl::Status RunBlock(const Block& block);
-  absl::Status ReadIntoSegments(const Block& block, ShardReader& reader);
-  absl::Status ReadThroughSlab(const Block& block, ShardReader& reader);
-  absl::Status Read(const Block& block, ShardReader& reader, std::span<const iovec> buffers);
+  bool StartWorker(size_t limit);
+  void Work(bool extra);
+  absl::Status RunBlock(size_t index, Worker& worker);
+  absl::Status Populate(const Block& block);
+  absl::Status ReadStraight(size_t index, Worker& worker);
+  absl::Status ReadThroughSlab(size_t index, Worker& worker);
+  absl::StatusOr<bool> ReadCached(const Block& block, std::span<const iovec> buffers, Worker& worker);
+  absl::StatusOr<bool> ReadSectors(const Block& block, Worker& worker);
+  bool ReadDirect(const Block& block, std::span<const iovec> buffers);
+  absl::Status ReadCold(size_t index, std::span<const iovec> buffers);
+  absl::Status Deliver(const std::shared_ptr<BlockState>& state, std::span<const std::byte> stored,
+                       std::span<std::byte> converted, std::span<const Piece> pieces);
   void StartCopy(const std::shared_ptr<BlockState>& state, const Piece& piece, std::span<const std::byte> source);
-  std::vector<Piece> Pieces(const Block& block) const;
-  bool GoesStraightToSegments(const Block& block) const;
-  std::span<std::byte> HostTarget(const Piece& piece) const;
+  // The block's pieces into `pieces`; whether all of them can be read straight to their place.
+  bool FindPieces(const Block& block, std::vector<Piece>& pieces) const;
+  ShardReader& ReaderOf(const Block& block) const { return *readers_[plan_.extents[block.extent].shard]; }
   void Fail(const absl::Status& status);
   void CountDone(const Block& block);
   LoadProgress Progress() const;
-  static uint64_t SlabBytes(const LoadPlan& plan, uint64_t block_bytes);
+  static uint64_t SlabBytes(const LoadPlan& plan);
+  static size_t MostWorkers(const TransferResources& resources);
 
   const LoadPlan& plan_;
   const TransferResources& resources_;
@@ -70,21 +74,17 @@ class TransferRun {
   const std::vector<std::shared_ptr<ShardReader>>& readers_;
   const std::vector<Block> blocks_;
   SlabPool slabs_;
+  TransferMeasures measures_;
 
   std::atomic<size_t> next_block_ = 0;
   std::atomic<bool> failed_ = false;
   std::atomic<uint64_t> bytes_done_ = 0;
   std::atomic<uint64_t> tensors_done_ = 0;
-  std::atomic<uint64_t> read_bytes_ = 0;
-  std::atomic<uint64_t> cached_bytes_ = 0;
-  std::atomic<int64_t> read_ns_ = 0;
-  std::atomic<int64_t> convert_ns_ = 0;
-  std::vector<ShardTotals> shard_totals_;
-  std::vector<DeviceTotals> device_totals_;
 
   Mutex mutex_;
   CondVar idle_;
   size_t outstanding_ ABSL_GUARDED_BY(mutex_) = 0;  // workers and copies
+  size_t workers_ ABSL_GUARDED_BY(mutex_) = 0;      // part of it
   absl::Status first_error_ ABSL_GUARDED_BY(mutex_);
 };
 

@@ -6,30 +6,12 @@
 #include "absl/container/flat_hash_map.h"
 #include "server/plan/extents.h"
 #include "server/plan/load_plan.h"
+#include "server/plan/segments.h"
 
 namespace keyload {
 namespace {
 
-constexpr uint64_t kTensorAlignment = 256;  // what CUDA guarantees of an allocation, and more than any element needs
-constexpr uint64_t kSegmentTarget = 2ull << 20;  // below it, neighbouring units share a segment
-constexpr uint64_t kGapShare = 100;              // gaps may add 1/100 to what is read
-
-uint64_t AlignUp(uint64_t value) { return (value + kTensorAlignment - 1) / kTensorAlignment * kTensorAlignment; }
-
-// What is evicted together: the module up to its first numbered component ("model.layers.3"), else the parent module.
-std::string_view EvictionUnit(std::string_view key) {
-  size_t start = 0;
-  while (true) {
-    const size_t dot = key.find('.', start);
-    if (dot == std::string_view::npos) return key.substr(0, start == 0 ? 0 : start - 1);
-    const std::string_view component = key.substr(start, dot - start);
-    if (component.find_first_not_of("0123456789") == std::string_view::npos && !component.empty())
-      return key.substr(0, dot);
-    start = dot + 1;
-  }
-}
-
-// What follows from the tensors and segments of a plan: extents and sums.
+// What follows from the tensors and segments of a plan: runs, extents and sums.
 void Finish(LoadPlan& plan) {
   std::vector<bool> used(plan.segments.size());
   for (const PlannedTensor& tensor : plan.tensors) {
@@ -42,31 +24,36 @@ void Finish(LoadPlan& plan) {
     const PlannedSegment& segment = plan.segments[i];
     if (used[i] && segment.kind == SegmentKind::kMemory) plan.reserve_bytes[segment.device] += segment.bytes;
   }
-  plan.extents = CoalesceExtents(plan.tensors, plan.segments, (plan.selected_bytes - plan.mapped_bytes) / kGapShare);
+  plan.runs = CoalesceRuns(plan.tensors);
+  plan.extents = CoalesceExtents(plan.runs, plan.segments, GapBudget(plan.selected_bytes - plan.mapped_bytes));
 }
 
 class PlanBuilder {
  public:
   PlanBuilder(const KeyReport& report, const PlacementInput& input, const Placement& placement,
               const PlanOptions& options)
-      : report_(report), input_(input), placement_(placement), options_(options), open_(placement.devices.size()) {
+      : report_(report), input_(input), placement_(placement), options_(options) {
     plan_->devices = placement.devices;
+    may_map_.assign(report.index->shards().size(), options.map_host_tensors);
+    for (size_t i = 0; i < may_map_.size() && options.may_map_shard; ++i) {
+      may_map_[i] = may_map_[i] && options.may_map_shard(report.index->shards()[i]);
+    }
   }
 
   std::shared_ptr<const LoadPlan> Build() {
     FindDuplicates();
     for (uint32_t placed = 0; placed < input_.keys.size(); ++placed) Add(placed);
     SortTensors();
+    GiveSegments();
     LinkDuplicates();
     Finish(*plan_);
     return plan_;
   }
 
  private:
-  struct OpenSegment {
-    int64_t index = -1;
-    std::string_view unit;
-  };
+  // Until GiveSegments a tensor's segment is one of these, and its offset is the device.
+  static constexpr uint32_t kMapped = 0;
+  static constexpr uint32_t kMemory = 1;
 
   // The first stored member of a tied group provides; every further one is a duplicate.
   void FindDuplicates() {
@@ -100,18 +87,35 @@ class PlanBuilder {
                             .shard = stored.shard,
                             .dtype = input_.dtypes[placed],
                             .stored_dtype = stored.dtype};
-    const bool can_map = options_.map_host_tensors && plan_->devices[device] == "cpu" && tensor.dtype == stored.dtype &&
+    const bool can_map = may_map_[stored.shard] && plan_->devices[device] == "cpu" && tensor.dtype == stored.dtype &&
                          stored.offset % DTypeAlignment(stored.dtype) == 0;
-    if (can_map) {
-      tensor.segment = FileSegment(stored.shard, device);
-      tensor.segment_offset = stored.offset;
-    } else {
-      tensor.segment = MemorySegment(key, key_index, device);
-      PlannedSegment& segment = plan_->segments[tensor.segment];
-      tensor.segment_offset = segment.bytes;
-      segment.bytes = AlignUp(segment.bytes + tensor.bytes);
-    }
+    tensor.segment = can_map ? kMapped : kMemory;
+    tensor.segment_offset = device;
     plan_->tensors.push_back(tensor);
+  }
+
+  void SortTensors() {
+    const auto order = [&](const PlannedTensor& t) { return std::tuple(t.segment, t.shard, t.file_offset, t.key); };
+    const auto less = [&](const PlannedTensor& a, const PlannedTensor& b) { return order(a) < order(b); };
+    if (!std::is_sorted(plan_->tensors.begin(), plan_->tensors.end(), less)) {
+      std::sort(plan_->tensors.begin(), plan_->tensors.end(), less);
+    }
+  }
+
+  void GiveSegments() {
+    SegmentLayout layout(*plan_);
+    size_t mapped = 0;
+    for (PlannedTensor& tensor : plan_->tensors) {
+      const uint16_t device = static_cast<uint16_t>(tensor.segment_offset);
+      if (tensor.segment == kMapped) {
+        tensor.segment = FileSegment(tensor.shard, device);
+        tensor.segment_offset = tensor.file_offset;
+        ++mapped;
+      } else {
+        layout.Add(tensor, report_.keys[tensor.key].name, device, provider_of_.contains(tensor.key));
+      }
+    }
+    layout.LayOut(std::span(plan_->tensors).subspan(mapped));
   }
 
   uint32_t FileSegment(uint32_t shard, uint16_t device) {
@@ -123,31 +127,6 @@ class PlanBuilder {
                                  .bytes = report_.index->shards()[shard].identity.size});
     }
     return it->second;
-  }
-
-  uint32_t MemorySegment(const ModelKey& key, uint32_t key_index, uint16_t device) {
-    const auto fresh = [&] {
-      plan_->segments.push_back({.kind = SegmentKind::kMemory, .device = device});
-      return static_cast<uint32_t>(plan_->segments.size() - 1);
-    };
-    if (provider_of_.contains(key_index)) return fresh();
-    OpenSegment& open = open_[device];
-    const std::string_view unit = EvictionUnit(key.name);
-    if (open.index < 0 || (open.unit != unit && plan_->segments[open.index].bytes >= kSegmentTarget)) {
-      open.index = fresh();
-    }
-    open.unit = unit;
-    return static_cast<uint32_t>(open.index);
-  }
-
-  void SortTensors() {
-    const auto order = [&](const PlannedTensor& t) {
-      return std::tuple(plan_->segments[t.segment].kind, t.shard, t.file_offset, t.key);
-    };
-    const auto less = [&](const PlannedTensor& a, const PlannedTensor& b) { return order(a) < order(b); };
-    if (!std::is_sorted(plan_->tensors.begin(), plan_->tensors.end(), less)) {
-      std::sort(plan_->tensors.begin(), plan_->tensors.end(), less);
-    }
   }
 
   void LinkDuplicates() {
@@ -168,14 +147,24 @@ class PlanBuilder {
   const Placement& placement_;
   const PlanOptions options_;
   std::shared_ptr<LoadPlan> plan_ = std::make_shared<LoadPlan>();
-  std::vector<OpenSegment> open_;                          // per device
+  std::vector<bool> may_map_;                              // per shard
   absl::flat_hash_map<uint32_t, uint32_t> file_segments_;  // shard -> segment
   absl::flat_hash_map<uint32_t, uint32_t> provider_of_;    // duplicate key -> providing key
 };
 
 }  // namespace
 
-std::string_view EngineName(Engine engine) { return engine == Engine::kMapped ? "mapped" : "buffered"; }
+std::string_view EngineName(Engine engine) {
+  switch (engine) {
+    case Engine::kMapped:
+      return "mapped";
+    case Engine::kBuffered:
+      return "buffered";
+    case Engine::kDirect:
+      return "direct";
+  }
+  return "";
+}
 
 std::shared_ptr<const LoadPlan> BuildLoadPlan(const KeyReport& report, const PlacementInput& input,
                                               const Placement& placement, const PlanOptions& options) {

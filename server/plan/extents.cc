@@ -5,8 +5,19 @@
 namespace keyload {
 namespace {
 
-Engine EngineOf(const PlannedTensor& tensor, const std::vector<PlannedSegment>& segments) {
-  return segments[tensor.segment].kind == SegmentKind::kFile ? Engine::kMapped : Engine::kBuffered;
+// A request costs a disk about as much as reading this on. Wider gaps only spend the budget.
+constexpr uint64_t kWidestGap = 256ull << 10;
+
+Engine EngineOf(const TensorRun& run, const std::vector<PlannedSegment>& segments) {
+  return segments[run.segment].kind == SegmentKind::kFile ? Engine::kMapped : Engine::kBuffered;
+}
+
+bool Continues(const TensorRun& run, const PlannedTensor& tensor) {
+  const bool converts = tensor.dtype != tensor.stored_dtype;
+  return run.shard == tensor.shard && run.segment == tensor.segment &&
+         run.file_offset + run.stored_bytes == tensor.file_offset &&
+         run.segment_offset + run.bytes == tensor.segment_offset && run.converts() == converts &&
+         (!converts || (run.dtype == tensor.dtype && run.stored_dtype == tensor.stored_dtype));
 }
 
 bool CanJoin(const Extent& left, const Extent& right) {
@@ -20,7 +31,9 @@ uint64_t LargestGapWithin(const std::vector<Extent>& extents, uint64_t budget) {
   std::vector<uint64_t> gaps;
   for (size_t i = 1; i < extents.size(); ++i) {
     if (!CanJoin(extents[i - 1], extents[i]) || extents[i].engine != Engine::kBuffered) continue;
-    if (const uint64_t gap = GapBetween(extents[i - 1], extents[i]); gap <= budget) gaps.push_back(gap);
+    if (const uint64_t gap = GapBetween(extents[i - 1], extents[i]); gap <= std::min(budget, kWidestGap)) {
+      gaps.push_back(gap);
+    }
   }
   std::sort(gaps.begin(), gaps.end());
   uint64_t largest = 0;
@@ -41,7 +54,7 @@ std::vector<Extent> Join(const std::vector<Extent>& extents, uint64_t largest_ga
     const uint64_t allowed = extent.engine == Engine::kBuffered ? largest_gap : 0;
     if (!joined.empty() && CanJoin(joined.back(), extent) && GapBetween(joined.back(), extent) <= allowed) {
       joined.back().length = extent.offset + extent.length - joined.back().offset;
-      joined.back().tensor_count += extent.tensor_count;
+      joined.back().run_count = extent.first_run + extent.run_count - joined.back().first_run;  // empty runs between
     } else {
       joined.push_back(extent);
     }
@@ -51,20 +64,44 @@ std::vector<Extent> Join(const std::vector<Extent>& extents, uint64_t largest_ga
 
 }  // namespace
 
-std::vector<Extent> CoalesceExtents(const std::vector<PlannedTensor>& tensors,
-                                    const std::vector<PlannedSegment>& segments, uint64_t gap_budget) {
-  std::vector<Extent> single;
-  single.reserve(tensors.size());
+std::vector<TensorRun> CoalesceRuns(const std::vector<PlannedTensor>& tensors) {
+  std::vector<TensorRun> runs;
   for (uint32_t i = 0; i < tensors.size(); ++i) {
-    single.push_back({.shard = tensors[i].shard,
-                      .offset = tensors[i].file_offset,
-                      .length = tensors[i].stored_bytes,
+    const PlannedTensor& tensor = tensors[i];
+    if (runs.empty() || !Continues(runs.back(), tensor)) {
+      runs.push_back({.shard = tensor.shard,
+                      .segment = tensor.segment,
+                      .file_offset = tensor.file_offset,
+                      .segment_offset = tensor.segment_offset,
                       .first_tensor = i,
-                      .tensor_count = 1,
-                      .engine = EngineOf(tensors[i], segments)});
+                      .dtype = tensor.dtype,
+                      .stored_dtype = tensor.stored_dtype});
+    }
+    TensorRun& run = runs.back();
+    run.stored_bytes += tensor.stored_bytes;
+    run.bytes += tensor.bytes;
+    ++run.tensor_count;
+  }
+  return runs;
+}
+
+std::vector<Extent> CoalesceExtents(const std::vector<TensorRun>& runs, const std::vector<PlannedSegment>& segments,
+                                    uint64_t gap_budget) {
+  std::vector<Extent> single;
+  single.reserve(runs.size());
+  for (uint32_t i = 0; i < runs.size(); ++i) {
+    if (runs[i].stored_bytes == 0) continue;
+    single.push_back({.shard = runs[i].shard,
+                      .offset = runs[i].file_offset,
+                      .length = runs[i].stored_bytes,
+                      .first_run = i,
+                      .run_count = 1,
+                      .engine = EngineOf(runs[i], segments)});
   }
   const std::vector<Extent> touching = Join(single, 0);
   return Join(touching, LargestGapWithin(touching, gap_budget));
 }
+
+uint64_t GapBudget(uint64_t bytes) { return bytes / kOverReadShare - bytes / kRoundingShare; }
 
 }  // namespace keyload

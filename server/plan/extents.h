@@ -1,14 +1,21 @@
 #pragma once
 
+#include <span>
 #include <vector>
 
 #include "server/plan/load_plan.h"
 
 namespace keyload {
 
-// Joins neighbours of sorted `tensors` into extents. Touching tensors always join; buffered ones join over gaps too,
-// the smallest gaps first, while all gaps together stay within `gap_budget` bytes.
-std::vector<Extent> CoalesceExtents(const std::vector<PlannedTensor>& tensors,
-                                    const std::vector<PlannedSegment>& segments, uint64_t gap_budget);
+// Joins neighbours of sorted `tensors` into runs; see TensorRun.
+std::vector<TensorRun> CoalesceRuns(const std::vector<PlannedTensor>& tensors);
+
+// Joins neighbours of sorted `runs` into extents. Touching runs of one engine always join; buffered ones join over gaps
+// too, the smallest gaps first, up to 256 KiB each, while all gaps together stay within `gap_budget` bytes.
+std::vector<Extent> CoalesceExtents(const std::vector<TensorRun>& runs, const std::vector<PlannedSegment>& segments,
+                                    uint64_t gap_budget);
+
+// The bytes that gaps may add to a plan that reads `bytes`.
+uint64_t GapBudget(uint64_t bytes);
 
 }  // namespace keyload

@@ -1,6 +1,7 @@
 #pragma once
 
 #include <cstdint>
+#include <functional>
 #include <memory>
 #include <optional>
 #include <span>
@@ -32,17 +33,20 @@ PlacementInput MakePlacementInput(const KeyReport& report, const DTypeRequest& d
 // How the bytes of an extent become resident.
 //   kMapped    host tensors that stay in the file: the page cache is the copy
 //   kBuffered  read calls into segments, through scratch memory where a device needs a copy
-enum class Engine : uint8_t { kMapped, kBuffered };
+//   kDirect    the same past the page cache; no plan says so: it is chosen for what turns out to be cold
+enum class Engine : uint8_t { kMapped, kBuffered, kDirect };
 std::string_view EngineName(Engine engine);
 
 enum class SegmentKind : uint8_t { kFile, kMemory };
 
-// One eviction unit on one device: a layer, or several small modules together, at least 2 MiB where the model allows.
+// One eviction unit on one device: the rest of a layer, one expert, or several small modules that are neighbours in the
+// file, at least 2 MiB where the model allows.
 struct PlannedSegment {
   SegmentKind kind = SegmentKind::kMemory;
-  uint16_t device = 0;  // index into LoadPlan::devices
-  uint32_t shard = 0;   // kFile only: the whole shard is the segment
-  uint64_t bytes = 0;   // kMemory: to allocate, padding included; kFile: the shard's size
+  uint16_t device = 0;        // index into LoadPlan::devices
+  uint32_t shard = 0;         // kFile only: the whole shard is the segment
+  uint64_t bytes = 0;         // kMemory: to allocate, padding included; kFile: the shard's size
+  uint64_t tensor_bytes = 0;  // kMemory: of all tensors that have their place in it; the rest is padding
 };
 
 struct PlannedTensor {
@@ -57,16 +61,35 @@ struct PlannedTensor {
   DType stored_dtype = DType::kF32;
 };
 
-// One contiguous byte range of one shard, and the run of LoadPlan::tensors that lies in it.
+// Tensors that lie one behind the other both in their file and in their segment: they are read, converted and copied as
+// if they were one. All of them have one stored and one wanted dtype if any is converted; their dtypes say nothing
+// else.
+struct TensorRun {
+  uint32_t shard = 0;
+  uint32_t segment = 0;
+  uint64_t file_offset = 0;
+  uint64_t stored_bytes = 0;
+  uint64_t segment_offset = 0;
+  uint64_t bytes = 0;  // in the segment
+  uint32_t first_tensor = 0;
+  uint32_t tensor_count = 0;
+  DType dtype = DType::kF32;
+  DType stored_dtype = DType::kF32;
+
+  bool converts() const { return dtype != stored_dtype; }
+};
+
+// One contiguous byte range of one shard, and the runs that lie in it.
 //
-//   file   ....[ tensor a ][ tensor b ]..gap..[ tensor c ]....
-//   extent     |<------------------ length ------------->|
+//   file    ....[ tensor a ][ tensor b ]..gap..[ tensor c ]....
+//   runs        |<------------------->|        |<------->|
+//   extent      |<------------------ length ------------->|
 struct Extent {
   uint32_t shard = 0;
   uint64_t offset = 0;
   uint64_t length = 0;
-  uint32_t first_tensor = 0;
-  uint32_t tensor_count = 0;
+  uint32_t first_run = 0;
+  uint32_t run_count = 0;
   Engine engine = Engine::kBuffered;
 };
 
@@ -80,8 +103,9 @@ struct TiedDuplicate {
 struct LoadPlan {
   std::vector<std::string> devices;
   std::vector<PlannedSegment> segments;
-  std::vector<PlannedTensor> tensors;  // by engine, then shard, then file offset
-  std::vector<Extent> extents;         // the same order
+  std::vector<PlannedTensor> tensors;  // by kind of segment, then shard, then file offset
+  std::vector<TensorRun> runs;         // the same order: they cover `tensors` without hole or overlap
+  std::vector<Extent> extents;         // the same order; they cover the runs that have bytes
   std::vector<uint32_t> lazy_keys;     // placed on "disk": they stay in the file
   std::vector<TiedDuplicate> duplicates;
   std::vector<uint64_t> reserve_bytes;  // per device: the memory segments that `tensors` lie in
@@ -89,11 +113,24 @@ struct LoadPlan {
   uint64_t mapped_bytes = 0;
 };
 
+// A load reads at most 1/kOverReadShare more than the stored bytes of its tensors. Gaps between extents may take that
+// but for 1/kRoundingShare, which pays for whole sectors at the ends of direct reads.
+inline constexpr uint64_t kOverReadShare = 20;
+inline constexpr uint64_t kRoundingShare = 128;
+
 struct PlanOptions {
   bool map_host_tensors = true;  // tensors on "cpu" stay in their file where they can; else all are copied
+  // False for a shard that is not mapped in any case, such as one on a network file system. Empty: all may be.
+  std::function<bool(const Shard&)> may_map_shard = {};
 };
 
-// Cuts the placed keys into segments and extents. Pure; never blocks. `input` and `placement` belong together.
+// Cuts the placed keys into segments, runs and extents. Pure; never blocks. `input` and `placement` belong together.
+//
+// Memory segments: tensors come in the order of the file. Neighbours in the file are neighbours in the segment, with
+// nothing between them, so that they make one run. A new run starts at a multiple of 256, or, on "cpu", at an offset
+// that is congruent to the file's modulo 256, and modulo 4096 for long runs: whole sectors then go straight to their
+// place. Elements are aligned as their dtype needs, and to 16 bytes on other devices, whose vector loads and matrix
+// instructions want that; a tensor that would not be where it is in its run starts a run of its own.
 std::shared_ptr<const LoadPlan> BuildLoadPlan(const KeyReport& report, const PlacementInput& input,
                                               const Placement& placement, const PlanOptions& options = {});
 

@@ -1,6 +1,7 @@
 #include "tests/support/faulty_reader.h"
 
 #include <algorithm>
+#include <cstring>
 #include <utility>
 #include <vector>
 
@@ -8,6 +9,15 @@
 #include "server/base/error.h"
 
 namespace keyload {
+namespace {
+
+uint64_t TotalBytes(std::span<const iovec> buffers) {
+  uint64_t bytes = 0;
+  for (const iovec& buffer : buffers) bytes += buffer.iov_len;
+  return bytes;
+}
+
+}  // namespace
 
 FaultyReader::FaultyReader(std::unique_ptr<ShardReader> reader, Faults faults)
     : reader_(std::move(reader)), faults_(std::move(faults)) {}
@@ -35,26 +45,55 @@ uint64_t FaultyReader::calls() const {
   return calls_;
 }
 
+uint64_t FaultyReader::direct_reads() const {
+  MutexLock lock(mutex_);
+  return direct_reads_;
+}
+
 absl::Status FaultyReader::ReadVector(uint64_t offset, std::span<const iovec> buffers, ReadCounts& counts) {
   BeginCall();
-  uint64_t length = 0;
-  for (const iovec& buffer : buffers) length += buffer.iov_len;
-  const Limit limit = LimitOf(offset, length);
-  std::vector<iovec> before;
-  uint64_t left = limit.length;
-  for (const iovec& buffer : buffers) {
-    before.push_back({buffer.iov_base, std::min<uint64_t>(left, buffer.iov_len)});
-    left -= before.back().iov_len;
-  }
-  KEYLOAD_RETURN_IF_ERROR(reader_->ReadVector(offset, before, counts));
+  const Limit limit = LimitOf(offset, TotalBytes(buffers));
+  KEYLOAD_RETURN_IF_ERROR(reader_->ReadVector(offset, FirstBytes(buffers, limit.length), counts));
   return limit.fault;
 }
+
+absl::StatusOr<bool> FaultyReader::ReadCached(uint64_t offset, std::span<const iovec> buffers, ReadCounts& counts) {
+  BeginCall();
+  if (faults_.cold) return TotalBytes(buffers) == 0;
+  const Limit limit = LimitOf(offset, TotalBytes(buffers));
+  KEYLOAD_ASSIGN_OR_RETURN(const bool cached, reader_->ReadCached(offset, FirstBytes(buffers, limit.length), counts));
+  if (!cached || limit.fault.ok()) return cached;
+  return limit.fault;
+}
+
+bool FaultyReader::ReadDirect(uint64_t offset, std::span<const iovec> buffers, uint64_t needed, ReadCounts& counts) {
+  BeginCall();
+  const bool read = reader_->ReadDirect(offset, buffers, needed, counts);
+  if (faults_.refuse_direct || !LimitOf(offset, needed).fault.ok()) {
+    for (const iovec& buffer : buffers) std::memset(buffer.iov_base, 0xee, buffer.iov_len);
+    return false;
+  }
+  MutexLock lock(mutex_);
+  direct_reads_ += read ? 1 : 0;
+  return read;
+}
+
+void FaultyReader::WillNeed(uint64_t offset, uint64_t length) { reader_->WillNeed(offset, length); }
 
 absl::Status FaultyReader::Populate(uint64_t offset, uint64_t length, ReadCounts& counts) {
   BeginCall();
   const Limit limit = LimitOf(offset, length);
   KEYLOAD_RETURN_IF_ERROR(reader_->Populate(offset, limit.length, counts));
   return limit.fault;
+}
+
+std::vector<iovec> FaultyReader::FirstBytes(std::span<const iovec> buffers, uint64_t length) {
+  std::vector<iovec> first;
+  for (const iovec& buffer : buffers) {
+    first.push_back({buffer.iov_base, std::min<uint64_t>(length, buffer.iov_len)});
+    length -= first.back().iov_len;
+  }
+  return first;
 }
 
 FaultyReader::Limit FaultyReader::LimitOf(uint64_t offset, uint64_t length) const {

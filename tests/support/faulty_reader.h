@@ -4,6 +4,7 @@
 #include <memory>
 #include <optional>
 #include <string>
+#include <vector>
 
 #include "server/base/mutex.h"
 #include "server/io/shard_reader.h"
@@ -16,6 +17,8 @@ class FaultyReader : public ShardReader {
   struct Faults {
     std::optional<uint64_t> end_of_file_at;  // from this offset on the file is gone: CHECKPOINT_TRUNCATED
     std::optional<uint64_t> io_error_at;     // whatever touches this byte fails with IO_ERROR
+    bool cold = false;                       // ReadCached finds nothing: what follows is tried with direct reads
+    bool refuse_direct = false;              // ReadDirect fails, and leaves the buffers written to
     std::string file = "shard";              // for the messages
   };
   FaultyReader(std::unique_ptr<ShardReader> reader, Faults faults);
@@ -26,8 +29,12 @@ class FaultyReader : public ShardReader {
   // Blocks until `count` calls have begun since the reader was made.
   void WaitForCalls(uint64_t count);
   uint64_t calls() const;
+  uint64_t direct_reads() const;  // that succeeded
 
   absl::Status ReadVector(uint64_t offset, std::span<const iovec> buffers, ReadCounts& counts) override;
+  absl::StatusOr<bool> ReadCached(uint64_t offset, std::span<const iovec> buffers, ReadCounts& counts) override;
+  bool ReadDirect(uint64_t offset, std::span<const iovec> buffers, uint64_t needed, ReadCounts& counts) override;
+  void WillNeed(uint64_t offset, uint64_t length) override;
   absl::Status Populate(uint64_t offset, uint64_t length, ReadCounts& counts) override;
 
  private:
@@ -37,6 +44,8 @@ class FaultyReader : public ShardReader {
     absl::Status fault;
   };
   Limit LimitOf(uint64_t offset, uint64_t length) const;
+  // `buffers` up to `length` bytes.
+  static std::vector<iovec> FirstBytes(std::span<const iovec> buffers, uint64_t length);
   void BeginCall();
 
   const std::unique_ptr<ShardReader> reader_;
@@ -45,6 +54,7 @@ class FaultyReader : public ShardReader {
   CondVar changed_;
   bool held_ ABSL_GUARDED_BY(mutex_) = false;
   uint64_t calls_ ABSL_GUARDED_BY(mutex_) = 0;
+  uint64_t direct_reads_ ABSL_GUARDED_BY(mutex_) = 0;
 };
 
 }  // namespace keyload

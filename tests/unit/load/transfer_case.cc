@@ -13,7 +13,11 @@ TransferCase::TransferCase(const std::vector<TestTensor>& tensors, Options optio
   gpu_ = gpu.get();
   std::vector<std::unique_ptr<Device>> devices;
   devices.push_back(std::move(gpu));
-  devices.push_back(MakeHostDevice({.capacity_bytes = 1ull << 30}));
+  if (options_.fake_host) {
+    devices.push_back(std::make_unique<FakeDevice>(FakeDevice::Options{.name = "cpu", .host_visible = true}));
+  } else {
+    devices.push_back(MakeHostDevice({.capacity_bytes = 1ull << 30}));
+  }
   devices_ = std::make_unique<DeviceSet>(std::move(devices));
 }
 
@@ -36,7 +40,8 @@ absl::StatusOr<TransferResult> TransferCase::Run(const std::string& device, cons
       keys->tied_groups.back().push_back(static_cast<uint32_t>(keys->index->Find(name)));
   }
   const PlacementInput input = MakePlacementInput(*keys, {}, {});
-  plan_ = BuildLoadPlan(*keys, input, {.devices = {device}, .device_of = std::vector<uint16_t>(input.keys.size())});
+  plan_ = BuildLoadPlan(*keys, input, {.devices = {device}, .device_of = std::vector<uint16_t>(input.keys.size())},
+                        {.map_host_tensors = !options_.copy});
   keys_ = keys;
   report.devices = {{.device = device}};
   report.shards = {{.file = "model.safetensors"}};
@@ -61,6 +66,13 @@ absl::StatusOr<TransferResult> TransferCase::Run(const std::string& device, cons
         if (progress) progress(event);
       },
       report);
+}
+
+std::string TransferCase::SegmentBytes(const TransferResult& result, size_t segment) const {
+  std::string bytes(plan_->segments[segment].bytes, '\0');
+  const Segment& made = result.segments[segment];
+  if (!made.device->Read(*made.memory, 0, std::as_writable_bytes(std::span(bytes))).ok()) return "unreadable";
+  return bytes;
 }
 
 std::string TransferCase::Bytes(const TransferResult& result, const std::string& key) const {

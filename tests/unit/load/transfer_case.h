@@ -20,6 +20,8 @@ class TransferCase {
     FakeDevice::Options gpu;
     std::optional<FaultyReader::Faults> faults;
     uint64_t scratch_bytes = 64ull << 20;
+    bool fake_host = false;  // "cpu" is a fake device too, with poisoned memory
+    bool copy = false;       // tensors on "cpu" are copied
   };
   explicit TransferCase(const std::vector<TestTensor>& tensors) : TransferCase(tensors, Options()) {}
   TransferCase(const std::vector<TestTensor>& tensors, Options options);
@@ -29,6 +31,9 @@ class TransferCase {
                                      std::function<void(const LoadProgress&)> progress = {});
   // The bytes of a tensor where the transfer put them.
   std::string Bytes(const TransferResult& result, const std::string& key) const;
+
+  // All bytes of a segment, padding included.
+  std::string SegmentBytes(const TransferResult& result, size_t segment) const;
 
   FakeDevice& gpu() { return *gpu_; }
   MemoryState memory(const std::string& device) const { return devices_->Find(device)->account().state(); }

@@ -1,6 +1,7 @@
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
+#include "server/plan/segments.h"
 #include "tests/unit/plan/plan_case.h"
 
 namespace keyload {
@@ -83,14 +84,99 @@ TEST(BuildLoadPlan, DiskKeysAreLeftLazy) {
   EXPECT_EQ(plan->selected_bytes, 16);
 }
 
-TEST(BuildLoadPlan, GapsAddAtMostOneHundredth) {
+TEST(BuildLoadPlan, GapsAndSectorsAddAtMostOneTwentieth) {
   std::vector<CaseTensor> tensors = {{.name = "a", .dtype = DType::kU8, .elements = 5000},
-                                     {.name = "b", .dtype = DType::kU8, .elements = 4900, .gap_before = 99},
-                                     {.name = "c", .dtype = DType::kU8, .elements = 100, .gap_before = 99}};
+                                     {.name = "b", .dtype = DType::kU8, .elements = 4900, .gap_before = 250},
+                                     {.name = "c", .dtype = DType::kU8, .elements = 100, .gap_before = 250}};
   const auto keys = MakeKeyReport(tensors);
   uint64_t read = 0;
-  for (const Extent& extent : Build(*keys, "cuda:0")->extents) read += extent.length;
-  EXPECT_LE(read, 10'100);
+  const auto plan = Build(*keys, "cuda:0");
+  for (const Extent& extent : plan->extents) read += extent.length;
+  EXPECT_LE(read + plan->selected_bytes / kRoundingShare, plan->selected_bytes + plan->selected_bytes / kOverReadShare);
+}
+
+TEST(BuildLoadPlan, NeighboursInTheFileAreOneRunAndOneExtent) {
+  std::vector<CaseTensor> tensors;
+  for (int i = 0; i < 100; ++i) tensors.push_back({.name = "h." + std::to_string(i) + ".w", .elements = 4});
+  const auto keys = MakeKeyReport(tensors);
+  const auto plan = Build(*keys, "cuda:0");
+  ASSERT_EQ(plan->runs.size(), 1);
+  EXPECT_EQ(plan->runs[0].tensor_count, 100);
+  EXPECT_EQ(plan->extents.size(), 1);
+  EXPECT_EQ(plan->segments[0].bytes, 1792) << "1600 bytes without a hole";
+}
+
+TEST(BuildLoadPlan, HostRunsAreCongruentToTheFile) {
+  // The data begins at 1024; a run of 1 MiB from 1024 + 40 on.
+  const auto keys = MakeKeyReport({{.name = "a", .dtype = DType::kU8, .elements = 40},
+                                   {.name = "h.0.w", .dtype = DType::kU8, .elements = 3 * kMiB},
+                                   {.name = "h.1.w", .dtype = DType::kU8, .elements = 3 * kMiB}});
+  const PlacementInput input = MakePlacementInput(*keys, {}, {});
+  const auto plan = BuildLoadPlan(*keys, input, PlaceAll(input, "cpu"), {.map_host_tensors = false});
+  for (const TensorRun& run : plan->runs) {
+    EXPECT_EQ(run.segment_offset % 256, run.file_offset % 256);
+    if (run.bytes >= kMiB) {
+      EXPECT_EQ(run.segment_offset % 4096, run.file_offset % 4096);
+    }
+  }
+}
+
+TEST(BuildLoadPlan, ATensorThatWouldBeMisalignedStartsARunOfItsOwn) {
+  const auto keys = MakeKeyReport({{.name = "a", .dtype = DType::kU8, .elements = 4},
+                                   {.name = "b", .elements = 4},
+                                   {.name = "c", .dtype = DType::kU8, .elements = 2},
+                                   {.name = "d", .elements = 4}});
+  for (const char* device : {"cpu", "cuda:0"}) {
+    const PlacementInput input = MakePlacementInput(*keys, {}, {});
+    const auto plan = BuildLoadPlan(*keys, input, PlaceAll(input, device), {.map_host_tensors = false});
+    const uint64_t alignment = device == std::string("cpu") ? 4 : 16;
+    for (const PlannedTensor& tensor : plan->tensors) {
+      const uint64_t needed = device == std::string("cpu") && tensor.dtype == DType::kU8 ? 1 : alignment;
+      EXPECT_EQ(tensor.segment_offset % needed, 0) << device << " " << tensor.key;
+    }
+    EXPECT_EQ(plan->runs.size(), device == std::string("cpu") ? 2u : 3u);
+  }
+}
+
+TEST(BuildLoadPlan, ConvertedNeighboursAreOneRun) {
+  const auto keys = MakeKeyReport({{.name = "a", .elements = 16}, {.name = "b", .elements = 16}});
+  const auto plan = Build(*keys, "cuda:0", {.wanted = DType::kBF16});
+  ASSERT_EQ(plan->runs.size(), 1);
+  EXPECT_EQ(plan->runs[0].bytes, 64);
+  EXPECT_EQ(plan->runs[0].stored_bytes, 128);
+}
+
+TEST(BuildLoadPlan, AnExpertIsAUnitOfItsOwn) {
+  std::vector<CaseTensor> tensors = {{.name = "h.0.norm", .dtype = DType::kU8, .elements = 64}};
+  for (const char* name : {"h.0.experts.0.w", "h.0.experts.1.w", "h.0.z"}) {
+    tensors.push_back({.name = name, .dtype = DType::kU8, .elements = 2 * kMiB});
+  }
+  const auto keys = MakeKeyReport(tensors);
+  const auto plan = Build(*keys, "cuda:0");
+  ASSERT_EQ(plan->segments.size(), 3);
+  EXPECT_EQ(plan->tensors[0].segment, plan->tensors[3].segment) << "the rest of the layer";
+  EXPECT_NE(plan->tensors[1].segment, plan->tensors[2].segment);
+  EXPECT_EQ(plan->segments[plan->tensors[1].segment].tensor_bytes, 2 * kMiB);
+}
+
+TEST(BuildLoadPlan, ShardsThatMustNotBeMappedAreCopied) {
+  const auto keys = MakeKeyReport({{.name = "a", .elements = 4}, {.name = "b", .elements = 4, .shard = 1}});
+  const PlacementInput input = MakePlacementInput(*keys, {}, {});
+  const auto plan = BuildLoadPlan(*keys, input, PlaceAll(input, "cpu"),
+                                  {.may_map_shard = [](const Shard& shard) { return shard.file == "shard-1"; }});
+  EXPECT_EQ(plan->mapped_bytes, 16);
+  EXPECT_EQ(plan->segments[plan->tensors[0].segment].kind, SegmentKind::kFile);
+  EXPECT_EQ(plan->tensors[0].shard, 1);
+}
+
+TEST(EvictionUnit, IsTheModuleUpToItsLastNumber) {
+  EXPECT_EQ(EvictionUnit("model.layers.3.mlp.experts.17.down_proj.weight"), "model.layers.3.mlp.experts.17");
+  EXPECT_EQ(EvictionUnit("model.layers.3.self_attn.q_proj.weight"), "model.layers.3");
+  EXPECT_EQ(EvictionUnit("model.embed_tokens.weight"), "model.embed_tokens");
+  EXPECT_EQ(EvictionUnit("h.0"), "h") << "the last component names the tensor";
+  EXPECT_EQ(EvictionUnit("weight"), "");
+  EXPECT_EQ(EvictionUnit("3.weight"), "3");
+  EXPECT_EQ(EvictionUnit("a..w"), "a.");
 }
 
 TEST(BuildLoadPlan, ASecondStoredCopyOfATiedTensorIsAloneInItsSegment) {
