@@ -4,11 +4,12 @@
 #include <sys/mman.h>
 #include <sys/stat.h>
 #include <sys/syscall.h>
+#include <sys/sysmacros.h>
 #include <unistd.h>
 
 #include <algorithm>
 #include <cerrno>
-#include <deque>
+#include <fstream>
 #include <limits>
 #include <utility>
 
@@ -21,15 +22,24 @@ namespace keyload {
 namespace {
 
 constexpr uint64_t kWarmPiece = 1u << 20;
-constexpr size_t kPiecesUnderWay = 4;
+constexpr uint64_t kPiecesUnderWay = 4;
+constexpr uint64_t kReadAheadElse = 8u << 20;
+constexpr uint64_t kLongestReadAhead = 1u << 30;
 constexpr uint64_t kMincoreWindow = 64u << 20;
 constexpr int kCachestat = 451;  // the system call's number, the same on all machines
 
 UniqueFd OpenAgain(int fd) {
-  UniqueFd again(::open(absl::StrCat("/proc/self/fd/", fd).c_str(), O_RDONLY | O_CLOEXEC));
-  // Keeps the kernel from reading further than it is asked to.
-  if (again) ::posix_fadvise(again.get(), 0, 0, POSIX_FADV_RANDOM);
-  return again;
+  return UniqueFd(::open(absl::StrCat("/proc/self/fd/", fd).c_str(), O_RDONLY | O_CLOEXEC));
+}
+
+// How far the kernel reads ahead in the file; much where it does not tell.
+uint64_t ReadAheadBytes(int fd) {
+  struct stat status;
+  uint64_t kib;
+  if (::fstat(fd, &status) != 0) return kReadAheadElse;
+  std::ifstream setting(
+      absl::StrCat("/sys/class/bdi/", major(status.st_dev), ":", minor(status.st_dev), "/read_ahead_kb"));
+  return setting >> kib && kib <= kLongestReadAhead / 1024 ? kib * 1024 : kReadAheadElse;
 }
 
 // cachestat(2), which C libraries do not wrap yet: pages in the cache, or nothing where it is refused.
@@ -81,40 +91,49 @@ bool CanBeInFile(ByteRange range) {
 uint64_t PageBytes() { return static_cast<uint64_t>(::sysconf(_SC_PAGESIZE)); }
 
 PageCacheWarmer::PageCacheWarmer(int fd, std::string file)
-    : given_(fd), own_(OpenAgain(fd)), file_(std::move(file)), buffer_(std::make_unique<std::byte[]>(kWarmPiece)) {}
+    : given_(fd),
+      own_(OpenAgain(fd)),
+      read_ahead_(ReadAheadBytes(fd)),
+      file_(std::move(file)),
+      buffer_(std::make_unique<std::byte[]>(kWarmPiece)) {}
 
 absl::Status PageCacheWarmer::Warm(ByteRange range, const RequestContext& context, ReadCounts& counts) {
   if (!CanBeInFile(range)) return FileEndsEarly(file_, range.offset, range.length);
-  std::deque<ByteRange> under_way;
-  const uint64_t end = range.offset + range.length;
-  for (uint64_t begin = range.offset; begin < end || !under_way.empty();) {
+  KEYLOAD_RETURN_IF_ERROR(context.Check());
+  const uint64_t cached = ResidentBytes(fd(), {&range, 1}).value_or(0);
+  const uint64_t read_before = counts.read;
+  const absl::Status status = WarmPart(range, range, context, counts);
+  counts.cached += std::min(cached, counts.read - read_before);
+  return status;
+}
+
+absl::Status PageCacheWarmer::WarmPart(ByteRange part, ByteRange whole, const RequestContext& context,
+                                       ReadCounts& counts) {
+  if (!CanBeInFile(part)) return FileEndsEarly(file_, part.offset, part.length);
+  const bool exactly = MustReadExactly(whole);
+  if (own_) ::posix_fadvise(own_.get(), 0, 0, exactly ? POSIX_FADV_RANDOM : POSIX_FADV_NORMAL);
+  const uint64_t end = part.offset + part.length;
+  uint64_t told = part.offset;
+  for (uint64_t begin = part.offset; begin < end;) {
     KEYLOAD_RETURN_IF_ERROR(context.Check());
-    if (begin < end && under_way.size() < kPiecesUnderWay) {
-      const uint64_t piece_end = std::min(end, begin / kWarmPiece * kWarmPiece + kWarmPiece);
-      const ByteRange rest = ReadCached({begin, piece_end - begin}, counts);
-      if (rest.length > 0) under_way.push_back(rest);
-      begin = piece_end;
-    } else {
-      KEYLOAD_RETURN_IF_ERROR(ReadAll(under_way.front(), counts));
-      under_way.pop_front();
+    const uint64_t length = std::min(end - begin, kWarmPiece);
+    // Without read-ahead the kernel is told a few pieces before they are read.
+    for (; exactly && told < end && told - begin < kPiecesUnderWay * kWarmPiece; told += kWarmPiece) {
+      ::posix_fadvise(fd(), static_cast<off_t>(told), static_cast<off_t>(std::min(end - told, kWarmPiece)),
+                      POSIX_FADV_WILLNEED);
     }
+    KEYLOAD_RETURN_IF_ERROR(ReadAll({begin, length}, counts));
+    begin += length;
   }
   return absl::OkStatus();
 }
 
-ByteRange PageCacheWarmer::ReadCached(ByteRange piece, ReadCounts& counts) {
-  const iovec buffer = {buffer_.get(), piece.length};
-  const ssize_t got = ::preadv2(fd(), &buffer, 1, static_cast<off_t>(piece.offset), RWF_NOWAIT);
-  if (got > 0) {
-    const uint64_t cached = static_cast<uint64_t>(got);
-    counts.read += cached;
-    counts.cached += cached;
-    piece = {piece.offset + cached, piece.length - cached};
-  }
-  if (piece.length > 0) {
-    ::posix_fadvise(fd(), static_cast<off_t>(piece.offset), static_cast<off_t>(piece.length), POSIX_FADV_WILLNEED);
-  }
-  return piece;
+bool PageCacheWarmer::MustReadExactly(ByteRange whole) const {
+  struct stat status;
+  if (!own_ || ::fstat(own_.get(), &status) != 0) return true;
+  const uint64_t size = static_cast<uint64_t>(status.st_size);
+  const uint64_t end = whole.offset + whole.length;
+  return size > end && std::min(size - end, 2 * read_ahead_) > whole.length / 20;
 }
 
 absl::Status PageCacheWarmer::ReadAll(ByteRange piece, ReadCounts& counts) {

@@ -28,26 +28,33 @@ bool CanBeInFile(ByteRange range);
 
 uint64_t PageBytes();
 
-// Brings ranges of one file into the page cache: by reads of at most 1 MiB into one buffer, a few of them under way at
-// a time, and never through a mapping, so that it works as well on network file systems. What lies outside of a range
-// is not read, but for the rest of its first and last page. Not thread-safe; make one per thread.
+// Brings ranges of one file into the page cache: by reads of 1 MiB into one buffer, in order, and never through a
+// mapping, so that it works as well on network file systems. Not thread-safe; make one per thread.
+//
+// The kernel's own read-ahead fills the cache with large folios, which are many times faster to map and to read than
+// single pages, but goes up to two of its windows beyond the end. So it is let do that where it reads at most 5 % more,
+// as at the end of the file; elsewhere nothing is read but the range and the rest of its first and last page.
 class PageCacheWarmer {
  public:
   // `fd` must be open for reading and outlive this; `file` is for messages.
   PageCacheWarmer(int fd, std::string file);
 
   // Blocks on the disk. LOAD_CANCELLED and DEADLINE_EXCEEDED between pieces; CHECKPOINT_TRUNCATED with file and offset;
-  // IO_ERROR. `counts` is added to, also on failure: what was read, and the part of it that was there before.
+  // IO_ERROR. `counts` is added to, also on failure: what was read, and the part of it that was there before, where
+  // ResidentBytes tells.
   absl::Status Warm(ByteRange range, const RequestContext& context, ReadCounts& counts);
+  // The same for a part of `whole`, all of which the caller wants, part by part. Does not count what was there before.
+  absl::Status WarmPart(ByteRange part, ByteRange whole, const RequestContext& context, ReadCounts& counts);
 
  private:
-  // Reads what the page cache holds at the start of `piece` and starts the reading of the rest, which it returns.
-  ByteRange ReadCached(ByteRange piece, ReadCounts& counts);
+  // Whether the kernel's read-ahead would read too much behind `whole`.
+  bool MustReadExactly(ByteRange whole) const;
   absl::Status ReadAll(ByteRange piece, ReadCounts& counts);
   int fd() const { return own_ ? own_.get() : given_; }
 
   const int given_;
   const UniqueFd own_;  // the same file opened again, so that advice for it is not advice for other readers
+  const uint64_t read_ahead_;
   const std::string file_;
   const std::unique_ptr<std::byte[]> buffer_;
 };

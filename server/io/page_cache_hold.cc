@@ -112,7 +112,7 @@ class PageHolder {
     for (const Run& run : runs) {
       for (uint64_t begin = run.begin; begin < run.end;) {
         const Run window = {begin, std::min(run.end, RoundDown(begin, kHoldMapping) + kHoldMapping)};
-        KEYLOAD_RETURN_IF_ERROR(HoldWindow(window, context, counts));
+        KEYLOAD_RETURN_IF_ERROR(HoldWindow(window, {run.begin, run.end - run.begin}, context, counts));
         begin = window.end;
       }
     }
@@ -120,7 +120,7 @@ class PageHolder {
   }
 
  private:
-  absl::Status HoldWindow(const Run& window, const RequestContext& context, ReadCounts& counts) {
+  absl::Status HoldWindow(const Run& window, ByteRange run, const RequestContext& context, ReadCounts& counts) {
     const uint64_t map_begin = RoundDown(window.begin, PageBytes());
     const size_t map_length = RoundUp(window.end, PageBytes()) - map_begin;
     std::byte* address = nullptr;
@@ -137,7 +137,7 @@ class PageHolder {
     while (status.ok() && pages_.refusal_.empty() && locked < map_length) {
       const size_t piece = std::min(map_length - locked, kHoldPiece);
       const uint64_t piece_begin = map_begin + locked;
-      status = HoldPiece(address + locked, {piece_begin, piece_begin + piece}, window, context, counts);
+      status = HoldPiece(address + locked, {piece_begin, piece_begin + piece}, window, run, context, counts);
       if (status.ok() && pages_.refusal_.empty()) locked += piece;
     }
     if (address != nullptr && locked < map_length) ::munmap(address + locked, map_length - locked);
@@ -146,9 +146,9 @@ class PageHolder {
     return status;
   }
 
-  // Reads and locks the pages `piece` of `window`, or sets the refusal.
-  absl::Status HoldPiece(std::byte* address, const Run& piece, const Run& window, const RequestContext& context,
-                         ReadCounts& counts) {
+  // Reads and locks the pages `piece` of `window`, which is a part of `run`, or sets the refusal.
+  absl::Status HoldPiece(std::byte* address, const Run& piece, const Run& window, ByteRange run,
+                         const RequestContext& context, ReadCounts& counts) {
     const uint64_t bytes = piece.end - piece.begin;
     if (std::optional<std::string> refusal = pages_.budget_->Take(bytes)) {
       pages_.refusal_ = *std::move(refusal);
@@ -156,7 +156,7 @@ class PageHolder {
     }
     const uint64_t begin = std::max(piece.begin, window.begin);
     const uint64_t end = std::min(piece.end, window.end);
-    absl::Status status = warmer_.Warm({begin, end - begin}, context, counts);
+    absl::Status status = warmer_.WarmPart({begin, end - begin}, run, context, counts);
     if (status.ok()) status = Lock(address, bytes, end);
     if (status.ok() && pages_.refusal_.empty()) {
       pages_.held_ += bytes;
@@ -188,7 +188,11 @@ absl::StatusOr<HeldPages> HoldInPageCache(HoldBudget& budget, int fd, const std:
                                           std::span<const ByteRange> ranges, const RequestContext& context,
                                           ReadCounts& counts) {
   KEYLOAD_ASSIGN_OR_RETURN(const std::vector<Run> runs, JoinRanges(ranges, file));
-  return PageHolder(budget, fd, file).Hold(runs, context, counts);
+  const uint64_t cached = ResidentBytes(fd, ranges).value_or(0);
+  const uint64_t read_before = counts.read;
+  absl::StatusOr<HeldPages> held = PageHolder(budget, fd, file).Hold(runs, context, counts);
+  counts.cached += std::min(cached, counts.read - read_before);
+  return held;
 }
 
 }  // namespace keyload

@@ -73,7 +73,7 @@ TEST(HoldInPageCacheTest, BeyondTheBudgetNothingIsReadAndTheReasonIsGiven) {
   EXPECT_EQ(held->held_bytes(), 16 * kMiB);
   EXPECT_EQ(held->refused_bytes(), 3 * kMiB);
   EXPECT_EQ(held->refusal(), "the budget of 17.0 MiB is used up");
-  EXPECT_EQ(file.resident(file.all()), 16 * kMiB);
+  EXPECT_GE(file.resident(file.all()), 16 * kMiB);
 }
 
 TEST(HoldInPageCacheTest, ModelsShareTheBudget) {
