@@ -111,8 +111,9 @@ std::string PhasesText(const v1::LoadReport& report) {
   return "\n" + table.Render();
 }
 
-// How the bytes of each shard came; nothing before they have.
+// How the bytes of each shard came; nothing where none did.
 std::string ShardsText(const v1::LoadReport& report) {
+  if (report.bytes().read() + report.bytes().mapped() == 0) return "";
   Table table({{"shard"},
                {"tensors", Table::kRight},
                {"selected", Table::kRight},

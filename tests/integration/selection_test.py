@@ -94,6 +94,19 @@ class StrictTest(daemon.DaemonTest):
                               *self.pair("--max-missing", 1, "--max-unexpected", 1, "--max-mismatched", 1))
         self.assertEqual((report["outcome"], report["keys"]["loaded"]), ("INCOMPLETE", 6))
 
+    def test_keys_are_listed_by_state(self):
+        self.succeed("load", "m", "--from", self.source, *self.pair("--exclude", "layers.1.*"))
+        states = {"missing": {"head.weight"}, "unexpected": {"layers.7.weight"}, "mismatched": {"layers.0.weight"},
+                  "not-selected": {"layers.1.weight"}, "resident": {f"layers.{i}.weight" for i in range(2, 7)},
+                  "lazy": set(), "ignored": set(), "initialized": set()}
+        for state, keys in states.items():
+            listed = self.succeed("keys", "m", "--state", state)["keys"]
+            self.assertEqual({key["key"] for key in listed}, keys, state)
+            self.assertEqual({key["state"] for key in listed} - {state.upper().replace("-", "_")}, set())
+        both = self.succeed("keys", "m", "--state", "missing", "--state", "mismatched")["keys"]
+        self.assertEqual([key["key"] for key in both], ["head.weight", "layers.0.weight"])
+        self.assertEqual(self.keyload("keys", "m", "--state", "elsewhere").code, 2)
+
     def test_a_single_limit_rejects(self):
         result = self.keyload("load", "m", "--from", self.source, *self.pair("--max-mismatched", 0))
         self.assert_rejected(result)

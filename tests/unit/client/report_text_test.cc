@@ -63,6 +63,7 @@ TEST(ReportText, CountsLazyKeysOfALazyLoad) {
   report.mutable_keys()->set_expected(104);
   report.mutable_keys()->set_lazy(104);
   report.add_shards()->set_file("model.safetensors");
+  report.mutable_shards(0)->set_engine("buffered");
   const std::string text = ReportText(report, {});
   EXPECT_THAT(text, HasSubstr("0 loaded, 104 lazy, 0 missing"));
   EXPECT_THAT(text, Not(HasSubstr("model.safetensors")));  // nothing was read from it
@@ -81,6 +82,7 @@ TEST(ReportText, ShowsOverReadOfWhatWasNotMapped) {
 
 TEST(ReportText, ShowsTheEngineOfTenShards) {
   v1::LoadReport report = Report(v1::LoadReport::OUTCOME_COMPLETE);
+  report.mutable_bytes()->set_read(12 << 20);
   for (int i = 0; i < 12; ++i) {
     v1::ShardUse& shard = *report.add_shards();
     shard.set_file("shard-" + std::to_string(i));
