@@ -34,7 +34,7 @@ class Case:
     label: str
     run: collections.abc.Callable[[Context], Sample]
     peer: bool = False
-    reference: bool = False  # neither a peer nor keyload: what the hardware does
+    reference: bool = False  # what others are compared with: the hardware, a full load; no ratio of its own
     most_runs: int = 1000    # for slow ones
 
 

@@ -67,7 +67,7 @@ def _small_and_large(data: str, title: str) -> tuple[Group, ...]:
         Group(f"{data}-owned", f"{title}, warm page cache, into memory of their own (O)",
               (*peers.owned(data, "warm"), *keyload_loads.copied(data, "warm"))),
         Group(f"{data}-mapped", f"{title}, warm page cache, mapped views (M)",
-              (*peers.mapped(data, "warm", "handle"), *keyload_loads.mapped(data, "warm"))),
+              (*peers.mapped(data, "warm", "handle"), *keyload_loads.mapped(data, "warm", "report"))),
     )
 
 
@@ -87,7 +87,7 @@ GROUPS = (
     Group("large-cold", "48 large tensors, cold, into memory of their own (O)",
           (_direct(2), _direct(16), *peers.owned("large", "cold"), *keyload_loads.copied("large", "cold"))),
     Group("large-cold-mapped", "48 large tensors, cold, mapped views, every byte hashed (M)",
-          (*peers.mapped("large", "cold", "usable"), *keyload_loads.mapped("large", "cold"))),
+          (*peers.mapped("large", "cold", "usable"), *keyload_loads.mapped("large", "cold", "usable"))),
     Group("small-subset", "2 % of the small tensors: five of 256 experts in every layer",
           _subset("small", SMALL_SUBSET)),
     Group("large-subset", "2 % of the large tensors: one of 48",

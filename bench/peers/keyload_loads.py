@@ -27,6 +27,7 @@ class Load:
     huge: bool = False    # the daemon starts with huge pages for the whole set
     verify: str = ""      # after the first run every tensor is read back; "some": only those that are resident
     mapped: bool = False  # another process then maps the files and hashes every byte: the report and that are `usable`
+    clock: str = "report"
 
 
 def fill(command: Command, context: Context) -> Command:
@@ -88,13 +89,14 @@ def measure(context: Context, id: str, load: Load) -> Sample:
             files = map(str, context.data[load.data].files)
             hashed = processes.run([str(context.python), "-B", str(HASH_MAPPED), *files])
             sample["usable"] = sample["report"] + float(hashed.out)
+        sample["seconds"] = sample[load.clock]
         if load.verify:
             sample |= verify(context, daemon, id, load.data, load.verify == "some")
     return sample
 
 
-def keyload(id: str, label: str, load: Load) -> Case:
-    return Case(id, label, lambda context: measure(context, id, load))
+def keyload(id: str, label: str, load: Load, reference: bool = False) -> Case:
+    return Case(id, label, lambda context: measure(context, id, load), reference=reference)
 
 
 def copied(data: str, state: str) -> tuple[Case, ...]:
@@ -113,13 +115,13 @@ def copied(data: str, state: str) -> tuple[Case, ...]:
     )
 
 
-def mapped(data: str, state: str) -> tuple[Case, ...]:
+def mapped(data: str, state: str, clock: str) -> tuple[Case, ...]:
     load = ("load", "m", "--from", f"<{data}>")
     return (
         keyload(f"{data}-{state}-mapped", "keyload, mapped, daemon fresh",
-                Load(load, data, state, mapped=True, verify="all")),
+                Load(load, data, state, mapped=True, clock=clock, verify="all")),
         keyload(f"{data}-{state}-mapped-again", "keyload, mapped, headers known",
-                Load(load, data, state, before=(load, ("unload", "m")), mapped=True, verify="all")),
+                Load(load, data, state, before=(load, ("unload", "m")), mapped=True, clock=clock, verify="all")),
     )
 
 
@@ -151,7 +153,7 @@ def subset(data: str, glob: str) -> tuple[Case, ...]:
     plan = ("plan", "m", "--from", f"<{data}>")
     prefix = f"{data}-subset"
     return (
-        keyload(f"{prefix}-full", "keyload --copy, all, daemon fresh", Load(full, data)),
+        keyload(f"{prefix}-full", "keyload --copy, all, daemon fresh", Load(full, data), reference=True),
         keyload(f"{prefix}-part", "keyload --copy, 2 %, daemon fresh", Load(part, data, verify="some")),
         keyload(f"{prefix}-part-known", "keyload --copy, 2 %, headers known",
                 Load(part, data, before=(plan,), verify="some")),

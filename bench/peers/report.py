@@ -30,8 +30,8 @@ def _row(results: Results, case: str, best: tuple[str, float] | None) -> list[st
     times = summaries.summary(results, case)
     if times is None:
         return [entry["label"], *[""] * (len(COLUMNS) - 1)]
-    command = median(results, case, "command") if entry["kind"] == "keyload" else None
-    ratio = best[1] / times.median if best and entry["kind"] != "peer" else None
+    command = None if entry["kind"] == "peer" else median(results, case, "command")
+    ratio = best[1] / times.median if best and entry["kind"] == "keyload" else None
     return [entry["label"], seconds_text(times.low), f"**{seconds_text(times.median)}**", seconds_text(times.high),
             seconds_text(command), seconds_text(median(results, case, "usable")),
             seconds_text(median(results, case, "cpu")), bytes_text(median(results, case, "rchar")),
@@ -51,7 +51,7 @@ def _group(results: Results, group: Group) -> str:
         for word, reason in (("left out", entry.get("skipped")), ("failed", entry.get("failed"))):
             if reason:
                 lines += [f"- {entry['label']}: {word}: {reason.splitlines()[0]}"]
-    return "\n".join(lines) + "\n"
+    return "\n".join(lines).rstrip() + "\n"
 
 
 def _said(results: Results) -> str:
