@@ -45,12 +45,14 @@ ModelRegistry::Claim::~Claim() {
 
 ModelRegistry::~ModelRegistry() {
   // Models tell the table that they are gone: it must be whole until the last one is.
-  std::vector<ModelHandle> models;  // goes after the lock
+  std::vector<ModelHandle> models;  // go after the lock
+  std::vector<std::shared_ptr<void>> presences;
   MutexLock lock(mutex_);
   for (auto& [name, entry] : entries_) {
     if (!IsPublished(entry.state)) continue;
     Transition(entry, ModelState::kUnloading);
     models.push_back(std::move(entry.model));
+    presences.push_back(std::move(entry.presence));
   }
 }
 
@@ -72,24 +74,43 @@ absl::StatusOr<ModelRegistry::Claim> ModelRegistry::Begin(std::string_view name)
   return Claim(this, std::string(name), it->second.generation);
 }
 
+absl::StatusOr<ModelRegistry::Claim> ModelRegistry::BeginReplace(std::string_view name) {
+  MutexLock lock(mutex_);
+  const auto it = entries_.find(name);
+  if (it == entries_.end()) return ModelError(Reason::kModelNotFound, name, "is not loaded");
+  if (!IsPublished(it->second.state)) return BusyError(name, it->second.state);
+  Transition(it->second, ModelState::kReplacing);
+  return Claim(this, std::string(name), ++last_generation_);
+}
+
 void ModelRegistry::Publish(Claim claim, ResidentModel::Content content) {
   const std::string name = std::exchange(claim.name_, {});
   std::exchange(claim.registry_, nullptr);
-  // The deleter tells Unload that the memory is free, whoever was the last user.
-  ModelHandle model(new ResidentModel(std::move(content)), [this, name](const ResidentModel* gone) {
-    delete gone;
-    Freed(name);
-  });
+  auto model = std::make_unique<ResidentModel>(std::move(content));
+  ModelHandle before;  // goes after the lock
   MutexLock lock(mutex_);
   Entry& entry = entries_.find(name)->second;
+  if (entry.presence == nullptr) {
+    entry.presence =
+        std::shared_ptr<void>(this, [name](void* registry) { static_cast<ModelRegistry*>(registry)->Freed(name); });
+  }
+  // Unload hears that the memory is free when the last user of the last generation is done, whoever that is.
+  before = std::exchange(entry.model,
+                         ModelHandle(model.release(), [presence = entry.presence](const ResidentModel* gone) mutable {
+                           delete gone;
+                           presence.reset();
+                         }));
+  entry.generation = claim.generation_;
   entry.last_use = absl::Now();
-  Transition(entry, PublishedState(model->report().keys));
-  entry.model = std::move(model);
+  Transition(entry, PublishedState(entry.model->LiveKeys()));
 }
 
 void ModelRegistry::Abandon(const std::string& name) {
   MutexLock lock(mutex_);
   const auto it = entries_.find(name);
+  if (it->second.state == ModelState::kReplacing) {
+    return Transition(it->second, PublishedState(it->second.model->LiveKeys()));
+  }
   Transition(it->second, ModelState::kFailed);
   Transition(it->second, ModelState::kUnloaded);
   entries_.erase(it);
@@ -102,16 +123,23 @@ void ModelRegistry::Freed(const std::string& name) {
   entries_.erase(it);
 }
 
+void ModelRegistry::Refresh(Entry& entry) {
+  if (!IsPublished(entry.state)) return;
+  const ModelState now = PublishedState(entry.model->LiveKeys());
+  if (now != entry.state) Transition(entry, now);
+}
+
 absl::StatusOr<ModelHandle> ModelRegistry::Use(std::string_view name) {
   MutexLock lock(mutex_);
   const auto it = entries_.find(name);
   if (it == entries_.end()) return ModelError(Reason::kModelNotFound, name, "is not loaded");
-  if (!IsPublished(it->second.state)) return BusyError(name, it->second.state);
+  if (it->second.model == nullptr) return BusyError(name, it->second.state);
   it->second.last_use = absl::Now();
   return it->second.model;
 }
 
-ModelInfo ModelRegistry::ToInfo(const std::string& name, const Entry& entry) {
+ModelInfo ModelRegistry::ToInfo(const std::string& name, Entry& entry) {
+  Refresh(entry);
   return {.name = name,
           .state = entry.state,
           .generation = entry.generation,
@@ -119,22 +147,23 @@ ModelInfo ModelRegistry::ToInfo(const std::string& name, const Entry& entry) {
           .last_use = entry.last_use};
 }
 
-absl::StatusOr<ModelInfo> ModelRegistry::Info(std::string_view name) const {
+absl::StatusOr<ModelInfo> ModelRegistry::Info(std::string_view name) {
   MutexLock lock(mutex_);
   const auto it = entries_.find(name);
   if (it == entries_.end()) return ModelError(Reason::kModelNotFound, name, "is not loaded");
   return ToInfo(it->first, it->second);
 }
 
-std::vector<ModelInfo> ModelRegistry::List() const {
+std::vector<ModelInfo> ModelRegistry::List() {
   std::vector<ModelInfo> infos;
   MutexLock lock(mutex_);
-  for (const auto& [name, entry] : entries_) infos.push_back(ToInfo(name, entry));
+  for (auto& [name, entry] : entries_) infos.push_back(ToInfo(name, entry));
   return infos;
 }
 
 absl::StatusOr<ModelRegistry::Unloaded> ModelRegistry::Unload(std::string_view name, const RequestContext& context) {
   ModelHandle model;
+  std::shared_ptr<void> presence;
   Unloaded unloaded;
   uint64_t generation = 0;
   {
@@ -144,9 +173,11 @@ absl::StatusOr<ModelRegistry::Unloaded> ModelRegistry::Unload(std::string_view n
     if (!IsPublished(it->second.state)) return BusyError(name, it->second.state);
     Transition(it->second, ModelState::kUnloading);
     model = std::move(it->second.model);
+    presence = std::move(it->second.presence);
     generation = it->second.generation;
   }
-  unloaded = {.was_loaded = true, .freed_bytes = model->resident_bytes()};
+  unloaded = {.was_loaded = true, .freed_bytes = model->residency().totals().allocated_bytes};
+  presence.reset();
   model.reset();  // outside the lock: this may free the memory here
   MutexLock lock(mutex_);
   while (true) {

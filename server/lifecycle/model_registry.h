@@ -30,7 +30,7 @@ struct ModelInfo {
 class ModelRegistry {
  public:
   // Claims `name` for one load: it is LOADING until Publish, or FAILED and then gone when the claim is destroyed
-  // without.
+  // without. A claim on a loaded model keeps it REPLACING, and what it was when the claim is destroyed.
   class Claim {
    public:
     Claim() = default;
@@ -54,22 +54,25 @@ class ModelRegistry {
 
   // MODEL_EXISTS when it is loaded, MODEL_BUSY while it is loading or unloading.
   absl::StatusOr<Claim> Begin(std::string_view name);
-  // Makes `content` what the name stands for. Ends the claim.
+  // Claims the loaded model for a change that Publish makes; it can be used meanwhile. MODEL_NOT_FOUND; MODEL_BUSY
+  // while it is loading, replaced or unloading.
+  absl::StatusOr<Claim> BeginReplace(std::string_view name);
+  // Makes `content` what the name stands for, at once for all who ask from now on. Ends the claim.
   void Publish(Claim claim, ResidentModel::Content content);
 
   // The loaded model; the handle keeps its memory. MODEL_NOT_FOUND; MODEL_BUSY while it is loading or unloading.
   absl::StatusOr<ModelHandle> Use(std::string_view name);
   // State of one name, or of all in order; MODEL_NOT_FOUND.
-  absl::StatusOr<ModelInfo> Info(std::string_view name) const;
-  std::vector<ModelInfo> List() const;
+  absl::StatusOr<ModelInfo> Info(std::string_view name);
+  std::vector<ModelInfo> List();
 
   struct Unloaded {
     bool was_loaded = false;
     uint64_t freed_bytes = 0;
   };
   // Withdraws the model and waits until its last user is done and the memory is free. An unknown name is fine.
-  // MODEL_BUSY while it is loading or already unloading; LOAD_CANCELLED or DEADLINE_EXCEEDED end the wait, not the
-  // unloading.
+  // MODEL_BUSY while it is loading, replaced or already unloading; LOAD_CANCELLED or DEADLINE_EXCEEDED end the wait,
+  // not the unloading.
   absl::StatusOr<Unloaded> Unload(std::string_view name, const RequestContext& context);
 
  private:
@@ -77,15 +80,18 @@ class ModelRegistry {
     ModelState state = ModelState::kUnloaded;
     uint64_t generation = 0;
     ModelHandle model;
+    std::shared_ptr<void> presence;  // every generation that is in use holds it too; its end is Freed
     absl::Time last_use;
   };
 
   void Transition(Entry& entry, ModelState to) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
   void Abandon(const std::string& name);
   void Freed(const std::string& name);
-  static ModelInfo ToInfo(const std::string& name, const Entry& entry);
+  // A published entry's state as what is resident makes it now.
+  void Refresh(Entry& entry) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
+  ModelInfo ToInfo(const std::string& name, Entry& entry) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
 
-  mutable Mutex mutex_;
+  Mutex mutex_;
   CondVar changed_;
   std::map<std::string, Entry, std::less<>> entries_ ABSL_GUARDED_BY(mutex_);
   uint64_t last_generation_ ABSL_GUARDED_BY(mutex_) = 0;

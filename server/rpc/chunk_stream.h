@@ -52,6 +52,9 @@ class ChunkStream : public grpc::ServerWriteReactor<Response>, public LiveCall {
       this->Finish(ToGrpcStatus(MakeError(Reason::kLoadQueueFull, "too many requests are waiting; try again later")));
   }
 
+  // Stops when the client goes away.
+  const RequestContext& request_context() const { return request_context_; }
+
   const RpcContext rpc_;
 
  private:

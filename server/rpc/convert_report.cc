@@ -137,6 +137,8 @@ v1::ModelState ToProto(ModelState state) {
       return v1::MODEL_STATE_PARTIAL;
     case ModelState::kResident:
       return v1::MODEL_STATE_RESIDENT;
+    case ModelState::kReplacing:
+      return v1::MODEL_STATE_REPLACING;
     case ModelState::kUnloading:
       return v1::MODEL_STATE_UNLOADING;
     case ModelState::kFailed:
@@ -197,9 +199,9 @@ v1::Model ToProto(const ModelInfo& info) {
   const ResidentModel::Content& content = info.model->content();
   message.mutable_source()->set_path(content.source_path);
   if (content.keys->manifest != nullptr) message.set_architecture(content.keys->manifest->architecture);
-  *message.mutable_keys() = ToProto(content.report.keys);
+  *message.mutable_keys() = ToProto(info.model->LiveKeys());
   Fill(content.report.device_map, message.mutable_device_map());
-  Fill(content.report.devices, message.mutable_devices());
+  Fill(info.model->LiveDevices(), message.mutable_devices());
   *message.mutable_load_time() = ToProto(content.load_time);
   *message.mutable_last_use_time() = ToProto(info.last_use);
   message.set_last_load(content.report.load);

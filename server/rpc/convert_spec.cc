@@ -22,8 +22,6 @@ absl::Status NotSupported(std::string_view field, std::string_view what = "") {
 // Everything that the contract names and this server does not do yet.
 absl::Status RefuseUnsupported(const v1::LoadSpec& spec) {
   if (!spec.request_id().empty()) return NotSupported("request_id");
-  if (spec.residency() == v1::RESIDENCY_LAZY) return NotSupported("residency", "LAZY");
-  if (spec.reserve() != v1::RESERVE_UNSPECIFIED) return NotSupported("reserve");
   if (spec.missing() == v1::MISSING_POLICY_ZEROS) return NotSupported("missing", "ZEROS");
   if (spec.missing() == v1::MISSING_POLICY_INIT) return NotSupported("missing", "INIT");
   if (spec.if_exists() == v1::IF_EXISTS_EXTEND) return NotSupported("if_exists", "EXTEND");
@@ -45,6 +43,7 @@ absl::Status RefuseUnknownEnums(const v1::LoadSpec& spec) {
                      {{"field", std::string(field)}});
   };
   if (!v1::Residency_IsValid(spec.residency())) return unknown("residency", spec.residency());
+  if (!v1::Reserve_IsValid(spec.reserve())) return unknown("reserve", spec.reserve());
   if (!v1::MissingPolicy_IsValid(spec.missing())) return unknown("missing", spec.missing());
   if (!v1::PageCache_IsValid(spec.page_cache())) return unknown("page_cache", spec.page_cache());
   if (!v1::IfExists_IsValid(spec.if_exists())) return unknown("if_exists", spec.if_exists());
@@ -84,21 +83,16 @@ DeviceMapSpec DeviceMapFrom(const v1::DeviceMapSpec& message) {
   return spec;
 }
 
-Limits LimitsFrom(const v1::Limits& message) {
-  Limits limits;
-  if (message.has_max_missing()) limits.max_missing = message.max_missing();
-  if (message.has_max_unexpected()) limits.max_unexpected = message.max_unexpected();
-  if (message.has_max_mismatched()) limits.max_mismatched = message.max_mismatched();
-  return limits;
-}
-
-// Two specs ask for the same content if they agree in everything but how the answer is given.
+// Two specs may share a model if they agree in everything but the keys selected, how and when bytes become resident,
+// and how the answer is given.
 std::string Fingerprint(v1::LoadSpec spec) {
   spec.clear_limits();
   spec.clear_if_exists();
   spec.clear_name_limit();
-  // Of these only the default passes, and it may be said or left out.
+  spec.clear_select();
   spec.clear_residency();
+  spec.clear_reserve();
+  // Of these only the default passes, and it may be said or left out.
   spec.clear_missing();
   spec.clear_page_cache();
   if (spec.host_storage() == v1::HOST_STORAGE_MAPPED) spec.clear_host_storage();
@@ -113,6 +107,14 @@ std::string Fingerprint(v1::LoadSpec spec) {
 }
 
 }  // namespace
+
+Limits FromProto(const v1::Limits& message) {
+  Limits limits;
+  if (message.has_max_missing()) limits.max_missing = message.max_missing();
+  if (message.has_max_unexpected()) limits.max_unexpected = message.max_unexpected();
+  if (message.has_max_mismatched()) limits.max_mismatched = message.max_mismatched();
+  return limits;
+}
 
 KeySelectionSpec FromProto(const v1::KeySelection& message) {
   return {.include = {message.include().begin(), message.include().end()},
@@ -152,9 +154,11 @@ absl::StatusOr<LoadSpec> FromProto(const v1::LoadSpec& message) {
     }
   }
   if (message.host_storage() == v1::HOST_STORAGE_COPIED) spec.host_storage = HostStorage::kCopied;
-  spec.limits = LimitsFrom(message.limits());
+  if (message.residency() == v1::RESIDENCY_LAZY) spec.residency = LoadSpec::Residency::kLazy;
+  spec.reserve_now = message.reserve() == v1::RESERVE_NOW;
+  spec.limits = FromProto(message.limits());
   spec.if_exists = message.if_exists() == v1::IF_EXISTS_FAIL ? IfExists::kFail : IfExists::kReuse;
-  spec.name_limit = message.name_limit() == 0 ? 100 : message.name_limit();
+  spec.name_limit = message.name_limit() == 0 ? kDefaultNameLimit : message.name_limit();
   spec.fingerprint = Fingerprint(message);
   return spec;
 }

@@ -11,5 +11,6 @@ namespace keyload {
 absl::StatusOr<LoadSpec> FromProto(const v1::LoadSpec& message);
 
 KeySelectionSpec FromProto(const v1::KeySelection& message);
+Limits FromProto(const v1::Limits& message);
 
 }  // namespace keyload

@@ -69,16 +69,22 @@ class ReadTensorsStream : public ChunkStream<v1::ReadTensorsResponse> {
   absl::StatusOr<bool> Next(v1::ReadTensorsResponse& response) override {
     if (model_ == nullptr) KEYLOAD_RETURN_IF_ERROR(Prepare());
     if (next_ == keys_.size()) return false;
-    const ListedKey& key = keys_[next_];
-    if (offset_ == 0) *response.mutable_tensor() = ToProto(key);
+    ListedKey& key = keys_[next_];
+    if (offset_ == 0) {
+      KEYLOAD_ASSIGN_OR_RETURN(bytes_,
+                               rpc_.service->OpenTensor(*model_, static_cast<uint32_t>(key.index), request_context()));
+      if (model_->TensorOf(static_cast<uint32_t>(key.index)) != ResidentModel::kInFile)
+        key.state = ListedState::kResident;
+      *response.mutable_tensor() = ToProto(key);
+    }
     response.set_offset(offset_);
     const uint64_t length = std::min(kReadBytes, key.bytes - offset_);
     std::string& data = *response.mutable_data();
     data.resize(length);
-    KEYLOAD_ASSIGN_OR_RETURN(const uint32_t holder, model_->Holder(static_cast<uint32_t>(key.index)));
-    KEYLOAD_RETURN_IF_ERROR(model_->Read(holder, offset_, std::as_writable_bytes(std::span(data))));
+    KEYLOAD_RETURN_IF_ERROR(bytes_->Read(offset_, std::as_writable_bytes(std::span(data))));
     offset_ += length;
     if (offset_ == key.bytes) {
+      bytes_.reset();
       offset_ = 0;
       ++next_;
     }
@@ -102,8 +108,9 @@ class ReadTensorsStream : public ChunkStream<v1::ReadTensorsResponse> {
   }
 
   const v1::ReadTensorsRequest request_;
-  ModelHandle model_;            // keeps the memory that is read
-  std::vector<ListedKey> keys_;  // views into *model_
+  ModelHandle model_;
+  std::vector<ListedKey> keys_;       // views into *model_
+  std::optional<TensorBytes> bytes_;  // of keys_[next_]; keeps them while they are sent
   size_t next_ = 0;
   uint64_t offset_ = 0;  // in keys_[next_]
 };

@@ -24,6 +24,10 @@ class ModelLoaderServiceImpl final : public v1::ModelLoaderService::CallbackServ
                                                            const v1::ListKeysRequest* request) override;
   grpc::ServerWriteReactor<v1::ReadTensorsResponse>* ReadTensors(grpc::CallbackServerContext* context,
                                                                  const v1::ReadTensorsRequest* request) override;
+  grpc::ServerUnaryReactor* Materialize(grpc::CallbackServerContext* context, const v1::MaterializeRequest* request,
+                                        v1::MaterializeResponse* response) override;
+  grpc::ServerUnaryReactor* Evict(grpc::CallbackServerContext* context, const v1::EvictRequest* request,
+                                  v1::EvictResponse* response) override;
   grpc::ServerUnaryReactor* UnloadModel(grpc::CallbackServerContext* context, const v1::UnloadModelRequest* request,
                                         v1::UnloadModelResponse* response) override;
   grpc::ServerReadReactor<v1::UploadDocumentRequest>* UploadDocument(grpc::CallbackServerContext* context,
@@ -44,10 +48,6 @@ class ModelLoaderServiceImpl final : public v1::ModelLoaderService::CallbackServ
                                        v1::CancelLoadResponse*) override;
   grpc::ServerWriteReactor<v1::WatchModelsResponse>* WatchModels(grpc::CallbackServerContext* context,
                                                                  const v1::WatchModelsRequest*) override;
-  grpc::ServerUnaryReactor* Materialize(grpc::CallbackServerContext* context, const v1::MaterializeRequest*,
-                                        v1::MaterializeResponse*) override;
-  grpc::ServerUnaryReactor* Evict(grpc::CallbackServerContext* context, const v1::EvictRequest*,
-                                  v1::EvictResponse*) override;
   grpc::ServerUnaryReactor* AcquireLease(grpc::CallbackServerContext* context, const v1::AcquireLeaseRequest*,
                                          v1::AcquireLeaseResponse*) override;
   grpc::ServerUnaryReactor* RenewLease(grpc::CallbackServerContext* context, const v1::RenewLeaseRequest*,

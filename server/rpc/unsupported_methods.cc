@@ -42,16 +42,6 @@ grpc::ServerUnaryReactor* ModelLoaderServiceImpl::CancelLoad(grpc::CallbackServe
   return FinishNow(context, NotSupported("CancelLoad"));
 }
 
-grpc::ServerUnaryReactor* ModelLoaderServiceImpl::Materialize(grpc::CallbackServerContext* context,
-                                                              const v1::MaterializeRequest*, v1::MaterializeResponse*) {
-  return FinishNow(context, NotSupported("Materialize"));
-}
-
-grpc::ServerUnaryReactor* ModelLoaderServiceImpl::Evict(grpc::CallbackServerContext* context, const v1::EvictRequest*,
-                                                        v1::EvictResponse*) {
-  return FinishNow(context, NotSupported("Evict"));
-}
-
 grpc::ServerUnaryReactor* ModelLoaderServiceImpl::AcquireLease(grpc::CallbackServerContext* context,
                                                                const v1::AcquireLeaseRequest*,
                                                                v1::AcquireLeaseResponse*) {

@@ -34,10 +34,14 @@ bool ExceedsLimits(const KeyCounts& counts, const Limits& limits);
 // Where tensors on "cpu" live: in their file where that is possible, or always in memory segments.
 enum class HostStorage { kMapped, kCopied };
 
+// Names in each list of a report, where the request leaves it open.
+inline constexpr uint32_t kDefaultNameLimit = 100;
+
 enum class IfExists { kReuse, kFail };
 
 // One request to load or plan a model.
 struct LoadSpec {
+  enum class Residency { kEager, kLazy };
   std::string model;
   CheckpointSource source;
   KeySelectionSpec select;
@@ -49,10 +53,12 @@ struct LoadSpec {
   std::vector<PlacementDevice> plan_for;  // planning only: hardware that this node lacks
   std::optional<DType> dtype;
   HostStorage host_storage = HostStorage::kMapped;
+  Residency residency = Residency::kEager;
+  bool reserve_now = false;  // kLazy only: all memory of the plan is reserved until the model is unloaded
   Limits limits;
   IfExists if_exists = IfExists::kReuse;
-  uint32_t name_limit = 100;
-  std::string fingerprint;  // equal for requests that ask for the same content
+  uint32_t name_limit = kDefaultNameLimit;
+  std::string fingerprint;  // equal for requests that may share a model: the same but for the keys selected
 };
 
 }  // namespace keyload

@@ -3,7 +3,6 @@
 #include <algorithm>
 #include <utility>
 
-#include "absl/strings/str_format.h"
 #include "absl/time/clock.h"
 #include "server/base/error.h"
 #include "server/base/log.h"
@@ -51,6 +50,8 @@ absl::Status LoaderService::Validate(const LoadSpec& spec, bool plan_only) const
   if (!IsModelName(spec.model)) return BadField("spec.model", "must match [a-zA-Z0-9][a-zA-Z0-9._-]{0,127}");
   if (spec.source.path.empty()) return BadField("spec.source.path", "is empty");
   if (spec.name_limit > kMaxNameLimit) return BadField("spec.name_limit", StrCat("is over ", kMaxNameLimit));
+  if (spec.reserve_now && spec.residency != LoadSpec::Residency::kLazy)
+    return BadField("spec.reserve", "is for LAZY loads only: an eager load always reserves first");
   if (!plan_only && !spec.plan_for.empty()) return BadField("spec.device_map.plan_for", "is for PlanLoad only");
   const ExpectedSpec& expected = spec.expected;
   const int manifests = (expected.manifest != nullptr ? 1 : 0) + (expected.manifest_digest.empty() ? 0 : 1) +
@@ -107,6 +108,8 @@ absl::StatusOr<LoadReport> LoaderService::Reuse(const LoadSpec& spec) const {
     }
   }
   LoadReport report = model->report();
+  report.keys = model->LiveKeys();
+  report.devices = model->LiveDevices();
   if (ExceedsLimits(report.keys, spec.limits)) report.outcome = Outcome::kRejected;
   return report;
 }
@@ -120,7 +123,8 @@ absl::StatusOr<ModelRegistry::Unloaded> LoaderService::Unload(std::string_view m
 }
 
 std::vector<std::string> LoaderService::Capabilities() const {
-  std::vector<std::string> capabilities = {"load", "plan", "read_tensors", "upload_document"};
+  std::vector<std::string> capabilities = {"load",        "plan", "read_tensors", "upload_document",
+                                           "host_copies", "lazy", "materialize",  "evict"};
   if (DTypeConversionAvailable()) capabilities.emplace_back("dtype_conversion");
   const auto& devices = deps_.transfer.devices->devices();
   if (std::any_of(devices.begin(), devices.end(), [](const auto& device) { return device->info().simulated; })) {
@@ -151,7 +155,7 @@ void LoaderService::StartLoad(LoadSpec spec, const RequestContext& context, std:
   job->context = context;
   job->observer = observer;
   job->claim = *std::move(claim);
-  job->load = absl::StrFormat("load-%06d", ++last_load_);
+  job->load = NextLoadName();
   job->start_time = absl::Now();
   ++active_loads_;
   observer->OnAccepted(job->load, /*joined=*/false);
@@ -196,7 +200,7 @@ absl::StatusOr<LoadReport> LoaderService::RunLoad(Job& job) {
 
   LoadReport report = plan.report;
   if (status.ok() && report.outcome != Outcome::kRejected) {
-    status = TransferAndPublish(job, keys, std::move(plan), std::move(reservations), report);
+    status = LoadAndPublish(job, keys, std::move(plan), std::move(reservations), report);
   }
   if (!status.ok()) {
     const Reason reason = ErrorReason(status);
@@ -221,8 +225,13 @@ absl::Status LoaderService::PlanAndReserve(Job& job, const PreparedKeys& keys, P
     plan.report.start_time = job.start_time;
     plan.report.outcome = ExceedsLimits(plan.report.keys, job.spec.limits) ? Outcome::kRejected : Outcome::kPlanned;
     if (plan.report.outcome == Outcome::kRejected) return absl::OkStatus();
-    job.clock.Enter("reserve");
-    absl::StatusOr<std::vector<MemoryReservation>> reserved = ReserveForPlan(*plan.plan, *deps_.transfer.devices);
+    absl::StatusOr<std::vector<MemoryReservation>> reserved = std::vector<MemoryReservation>();
+    if (job.spec.residency == LoadSpec::Residency::kEager || job.spec.reserve_now) {
+      job.clock.Enter("reserve");
+      reserved = ReserveForPlan(*plan.plan, *deps_.transfer.devices);
+    } else {
+      for (DeviceUse& use : plan.report.devices) use.reserved_bytes = 0;
+    }
     if (reserved.ok()) {
       reservations = *std::move(reserved);
       LoadReport planned = plan.report;
@@ -247,19 +256,33 @@ absl::Status LoaderService::PlanAndReserve(Job& job, const PreparedKeys& keys, P
   }
 }
 
-absl::Status LoaderService::TransferAndPublish(Job& job, const PreparedKeys& keys, PreparedPlan plan,
-                                               std::vector<MemoryReservation> reservations, LoadReport& report) {
+absl::StatusOr<LoadedTensors> LoaderService::LoadTensors(Job& job, const PreparedKeys& keys, const LoadPlan& plan,
+                                                         std::vector<MemoryReservation> reservations,
+                                                         LoadReport& report) {
+  DeviceSet& devices = *deps_.transfer.devices;
+  LoadedTensors loaded;
+  if (job.spec.residency == LoadSpec::Residency::kLazy) {
+    KEYLOAD_ASSIGN_OR_RETURN(loaded.transferred.segments, AllocateSegments(*SubPlan(plan, {}), devices, reservations));
+    loaded.reserved = std::move(reservations);
+    return loaded;
+  }
   job.clock.Enter("transfer");
-  KEYLOAD_ASSIGN_OR_RETURN(std::vector<Segment> segments,
-                           AllocateSegments(*plan.plan, *deps_.transfer.devices, reservations));
-  absl::StatusOr<TransferResult> transferred = Transfer(
-      *plan.plan, *keys.keys->index, std::move(segments), deps_.transfer, job.context,
-      [&](const LoadProgress& progress) { job.observer->OnProgress(progress); }, report);
+  KEYLOAD_ASSIGN_OR_RETURN(std::vector<Segment> segments, AllocateSegments(plan, devices, reservations));
+  KEYLOAD_ASSIGN_OR_RETURN(loaded.transferred,
+                           Transfer(
+                               plan, *keys.keys->index, std::move(segments), deps_.transfer, job.context,
+                               [&](const LoadProgress& progress) { job.observer->OnProgress(progress); }, report));
+  return loaded;
+}
+
+absl::Status LoaderService::LoadAndPublish(Job& job, const PreparedKeys& keys, PreparedPlan plan,
+                                           std::vector<MemoryReservation> reservations, LoadReport& report) {
+  absl::StatusOr<LoadedTensors> loaded = LoadTensors(job, keys, *plan.plan, std::move(reservations), report);
   job.clock.Enter("publish");
-  KEYLOAD_RETURN_IF_ERROR(transferred.status());
+  KEYLOAD_RETURN_IF_ERROR(loaded.status());
   report.generation = job.claim.generation();
   ResidentModel::Content content =
-      MakeModelContent(job.spec, keys, plan, *std::move(transferred), deps_.transfer.make_reader, report);
+      MakeModelContent(job.spec, keys, plan, *std::move(loaded), deps_.transfer.make_reader, report);
   job.clock.Write(report);
   content.report = report;
   deps_.registry->Publish(std::move(job.claim), std::move(content));

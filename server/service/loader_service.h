@@ -8,6 +8,7 @@
 
 #include "absl/functional/any_invocable.h"
 #include "absl/status/statusor.h"
+#include "absl/strings/str_format.h"
 #include "server/base/executor.h"
 #include "server/base/mutex.h"
 #include "server/base/request_context.h"
@@ -16,6 +17,7 @@
 #include "server/service/document_store.h"
 #include "server/service/load_spec.h"
 #include "server/service/prepare.h"
+#include "server/service/publish.h"
 
 namespace keyload {
 
@@ -29,6 +31,13 @@ class LoadObserver {
   virtual void OnProgress(const LoadProgress& progress) = 0;
   // A report, also for CANCELLED and FAILED; a status when the load never got a plan.
   virtual void OnEnd(absl::StatusOr<LoadReport> result) = 0;
+};
+
+// Which keys of a loaded model a call is about.
+struct ModelSelection {
+  std::string model;
+  KeySelectionSpec select;
+  std::string key_list_digest;  // names added to select.keys
 };
 
 // The use cases of the daemon, without gRPC. Thread-safe.
@@ -52,6 +61,19 @@ class LoaderService {
   // Decides everything and stops there. Blocks on files: call it from an executor.
   absl::StatusOr<LoadReport> Plan(const LoadSpec& spec, const RequestContext& context);
 
+  // Makes the selected keys resident, each once however many ask; see MakeResident. What is placed on "disk" stays
+  // lazy. `clock` began when the call came. Blocks: call it on loads(). REJECTED when a limit is passed, else COMPLETE
+  // or, with keys missing or mismatched, INCOMPLETE; counts are over the selection, bytes those of this call.
+  // MODEL_NOT_FOUND, MODEL_BUSY, DRAINING, and what SelectTensors and MakeResident return.
+  absl::StatusOr<LoadReport> Materialize(const ModelSelection& selection, const Limits& limits,
+                                         const RequestContext& context, PhaseClock& clock);
+  // Makes the selected keys lazy again; see Residency::Evict. The model's generation stays. Blocks while memory is
+  // given back. MODEL_NOT_FOUND, MODEL_BUSY and what SelectTensors returns.
+  absl::StatusOr<Residency::Evicted> Evict(const ModelSelection& selection);
+  // The bytes of a key of `model` to read; a lazy key is made resident first, unless it is placed on "disk". Blocks.
+  // REQUIRES: model.CheckHasBytes(key).ok().
+  absl::StatusOr<TensorBytes> OpenTensor(const ResidentModel& model, uint32_t key, const RequestContext& context);
+
   // Frees a model; see ModelRegistry::Unload. Blocks: call it from an executor.
   absl::StatusOr<ModelRegistry::Unloaded> Unload(std::string_view model, const RequestContext& context);
 
@@ -61,6 +83,7 @@ class LoaderService {
   std::vector<std::pair<std::string, uint64_t>> LimitValues() const;
 
   ModelRegistry& registry() { return *deps_.registry; }
+  Executor& loads() { return *deps_.loads; }
   DocumentStore& documents() { return *deps_.documents; }
   DeviceSet& devices() { return *deps_.transfer.devices; }
   const ModelRoots& roots() const { return *deps_.roots; }
@@ -74,14 +97,18 @@ class LoaderService {
  private:
   struct Job;
 
+  std::string NextLoadName() { return absl::StrFormat("load-%06d", ++last_load_); }
   absl::Status Validate(const LoadSpec& spec, bool plan_only) const;
   absl::StatusOr<LoadReport> Reuse(const LoadSpec& spec) const;
   void RunJob(Job& job);
   absl::StatusOr<LoadReport> RunLoad(Job& job);
   absl::Status PlanAndReserve(Job& job, const PreparedKeys& keys, PreparedPlan& plan,
                               std::vector<MemoryReservation>& reservations);
-  absl::Status TransferAndPublish(Job& job, const PreparedKeys& keys, PreparedPlan plan,
-                                  std::vector<MemoryReservation> reservations, LoadReport& report);
+  // The tensors that the plan loads, or for a lazy load the memory that it keeps for them.
+  absl::StatusOr<LoadedTensors> LoadTensors(Job& job, const PreparedKeys& keys, const LoadPlan& plan,
+                                            std::vector<MemoryReservation> reservations, LoadReport& report);
+  absl::Status LoadAndPublish(Job& job, const PreparedKeys& keys, PreparedPlan plan,
+                              std::vector<MemoryReservation> reservations, LoadReport& report);
 
   const Dependencies deps_;
   std::atomic<bool> draining_ = false;

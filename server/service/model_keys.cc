@@ -9,11 +9,11 @@
 namespace keyload {
 namespace {
 
-ListedState StateOf(const ModelKey& key, const TensorPlace& place) {
+ListedState StateOf(const ModelKey& key, bool resident) {
   switch (key.state) {
     case KeyState::kFound:
     case KeyState::kTied:
-      return place.state == TensorPlace::State::kLazy ? ListedState::kLazy : ListedState::kResident;
+      return resident ? ListedState::kResident : ListedState::kLazy;
     case KeyState::kMissing:
       return ListedState::kMissing;
     case KeyState::kMismatched:
@@ -25,25 +25,35 @@ ListedState StateOf(const ModelKey& key, const TensorPlace& place) {
   }
 }
 
-ListedKey Describe(const ResidentModel& model, uint32_t index) {
+ListedKey Describe(const ResidentModel& model, const std::vector<Residency::State>& states, uint32_t index) {
   const ResidentModel::Content& content = model.content();
   const KeyReport& report = *content.keys;
   const ModelKey& key = report.keys[index];
-  const uint32_t holder = key.state == KeyState::kTied ? static_cast<uint32_t>(key.tied_to) : index;
-  const TensorPlace& place = content.places[holder];
+  const uint32_t holder = model.HolderOf(index);
   const ModelKey& holding = report.keys[holder];
   ListedKey listed = {.key = key.name,
-                      .state = StateOf(key, place),
-                      .dtype = place.state == TensorPlace::State::kNone ? key.dtype : place.dtype,
+                      .state = ListedState::kLazy,
+                      .dtype = key.dtype,
                       .shape = key.shape,
-                      .bytes = place.state == TensorPlace::State::kNone ? key.bytes : place.bytes,
+                      .bytes = key.bytes,
                       .tied_to = holder == index ? std::string_view() : holding.name,
                       .index = index};
+  bool resident = false;
   if (holding.stored >= 0) {
     const StoredTensor& stored = report.index->tensors()[holding.stored];
     listed.shard = report.index->shards()[stored.shard].file;
     listed.file_offset = stored.offset;
+    const uint32_t tensor = content.tensor_of_key[holder];
+    if (tensor == ResidentModel::kInFile) {
+      listed.dtype = stored.dtype;
+      listed.bytes = stored.bytes;
+    } else if (tensor != ResidentModel::kNoTensor) {
+      listed.dtype = content.plan->tensors[tensor].dtype;
+      listed.bytes = content.plan->tensors[tensor].bytes;
+      resident = states[tensor] == Residency::State::kResident;
+    }
   }
+  listed.state = StateOf(key, resident);
   if (const uint16_t device = content.device_of_key[holder]; device != ResidentModel::kNoDevice) {
     listed.device = content.devices[device];
   }
@@ -68,10 +78,12 @@ ListedKey DescribeUnexpected(const KeyReport& report, const UnexpectedKey& key) 
 
 std::vector<ListedKey> ListKeys(const ResidentModel& model, const KeySelection& selection) {
   const KeyReport& report = *model.content().keys;
+  const std::vector<Residency::State> states = model.residency().states();
   std::vector<ListedKey> listed;
   for (uint32_t i = 0; i < report.keys.size(); ++i) {
     const ModelKey& key = report.keys[i];
-    if (key.state != KeyState::kNonPersistent && selection.Selects(key.name)) listed.push_back(Describe(model, i));
+    if (key.state != KeyState::kNonPersistent && selection.Selects(key.name))
+      listed.push_back(Describe(model, states, i));
   }
   for (const UnexpectedKey& key : report.unexpected) {
     if (selection.Selects(key.name)) listed.push_back(DescribeUnexpected(report, key));
@@ -88,7 +100,7 @@ absl::StatusOr<std::vector<ListedKey>> KeysToRead(const ResidentModel& model, co
       return MakeError(Reason::kKeyNotFound, StrCat("model ", model.content().name, " has no key ", name),
                        {{"model", model.content().name}, {"key", name}});
     }
-    KEYLOAD_RETURN_IF_ERROR(model.Holder(static_cast<uint32_t>(index)).status());
+    KEYLOAD_RETURN_IF_ERROR(model.CheckHasBytes(static_cast<uint32_t>(index)));
   }
   std::vector<ListedKey> keys = ListKeys(model, selection);
   std::erase_if(keys, [](const ListedKey& key) {

@@ -9,21 +9,13 @@
 namespace keyload {
 namespace {
 
-void PlaceLoaded(const LoadPlan& plan, std::vector<TensorPlace>& places) {
-  for (const PlannedTensor& tensor : plan.tensors) {
-    places[tensor.key] = {.state = TensorPlace::State::kResident,
-                          .dtype = tensor.dtype,
-                          .segment = tensor.segment,
-                          .offset = tensor.segment_offset,
-                          .bytes = tensor.bytes};
-  }
-}
-
 // An equal second copy of a tied tensor is gone; its key shares the first one's place.
-void ShareEqualCopies(const LoadPlan& plan, const TransferResult& transferred, std::vector<TensorPlace>& places) {
-  for (const TiedDuplicate& duplicate : transferred.equal_duplicates) {
-    places[plan.tensors[duplicate.tensor].key] = places[plan.tensors[duplicate.provider].key];
-  }
+std::vector<uint32_t> TensorOfKey(size_t keys, const LoadPlan& plan, const std::vector<TiedDuplicate>& dropped) {
+  std::vector<uint32_t> tensor_of_key(keys, ResidentModel::kNoTensor);
+  for (uint32_t i = 0; i < plan.tensors.size(); ++i) tensor_of_key[plan.tensors[i].key] = i;
+  for (const TiedDuplicate& copy : dropped) tensor_of_key[plan.tensors[copy.tensor].key] = copy.provider;
+  for (const uint32_t key : plan.lazy_keys) tensor_of_key[key] = ResidentModel::kInFile;
+  return tensor_of_key;
 }
 
 void ReportConflicts(const KeyReport& keys, const LoadPlan& plan, const TransferResult& transferred,
@@ -41,41 +33,31 @@ void ReportConflicts(const KeyReport& keys, const LoadPlan& plan, const Transfer
 }  // namespace
 
 ResidentModel::Content MakeModelContent(const LoadSpec& spec, const PreparedKeys& prepared, PreparedPlan& plan,
-                                        TransferResult transferred, const ReaderFactory& make_reader,
-                                        LoadReport& report) {
+                                        LoadedTensors loaded, const ReaderFactory& make_reader, LoadReport& report) {
   const KeyReport& keys = *prepared.keys;
   ResidentModel::Content content;
   content.name = spec.model;
   content.fingerprint = spec.fingerprint;
   content.source_path = spec.source.path;
   content.keys = prepared.keys;
-  content.places.resize(keys.keys.size());
-  PlaceLoaded(*plan.plan, content.places);
-  ShareEqualCopies(*plan.plan, transferred, content.places);
-  ReportConflicts(keys, *plan.plan, transferred, report);
-
-  content.readers = std::move(transferred.readers);
-  content.readers.resize(keys.index->shards().size());
-  for (const uint32_t key : plan.plan->lazy_keys) {
-    const StoredTensor& stored = keys.index->tensors()[keys.keys[key].stored];
-    content.places[key] = {.state = TensorPlace::State::kLazy,
-                           .dtype = stored.dtype,
-                           .segment = 0,
-                           .offset = stored.offset,
-                           .bytes = stored.bytes};
-    if (content.readers[stored.shard] == nullptr)
-      content.readers[stored.shard] = make_reader(keys.index->shards()[stored.shard]);
-  }
-  content.segments = std::move(transferred.segments);
-
+  content.plan = plan.plan;
+  content.tensor_of_key = TensorOfKey(keys.keys.size(), *plan.plan, loaded.transferred.equal_duplicates);
+  ReportConflicts(keys, *plan.plan, loaded.transferred, report);
+  const bool lazy = spec.residency == LoadSpec::Residency::kLazy;
+  content.residency = std::make_shared<Residency>(
+      Residency::Content{.plan = plan.plan,
+                         .segments = std::move(loaded.transferred.segments),
+                         .state = lazy ? Residency::State::kLazy : Residency::State::kResident,
+                         .dropped = std::move(loaded.transferred.equal_duplicates),
+                         .reserved = std::move(loaded.reserved)});
+  content.make_reader = make_reader;
   content.devices = plan.placement.devices;
   content.device_of_key.assign(keys.keys.size(), ResidentModel::kNoDevice);
   for (size_t placed = 0; placed < plan.placed_keys.size(); ++placed) {
     content.device_of_key[plan.placed_keys[placed]] = plan.placement.device_of[placed];
   }
-
-  report.keys.loaded = plan.plan->tensors.size();
-  report.keys.lazy = plan.plan->lazy_keys.size();
+  report.keys.loaded = lazy ? 0 : plan.plan->tensors.size();
+  report.keys.lazy = plan.plan->lazy_keys.size() + (lazy ? plan.plan->tensors.size() : 0);
   report.outcome = report.keys.missing + report.keys.mismatched > 0 ? Outcome::kIncomplete : Outcome::kComplete;
   content.load_time = absl::Now();
   return content;

@@ -8,10 +8,15 @@
 
 namespace keyload {
 
-// Joins what was planned and what the transfer made into the content of a model, and finishes the report: loaded, lazy
-// and conflicting keys, warnings about conflicts, and the outcome COMPLETE or INCOMPLETE.
+// What the tensors of a plan have to begin with.
+struct LoadedTensors {
+  TransferResult transferred;               // of a lazy load only the segments, without memory
+  std::vector<MemoryReservation> reserved;  // per device of the plan: kept for a lazy model
+};
+
+// Joins what was planned and what was loaded into the content of a model, and finishes the report: loaded, lazy and
+// conflicting keys, warnings about conflicts, and the outcome COMPLETE or INCOMPLETE.
 ResidentModel::Content MakeModelContent(const LoadSpec& spec, const PreparedKeys& prepared, PreparedPlan& plan,
-                                        TransferResult transferred, const ReaderFactory& make_reader,
-                                        LoadReport& report);
+                                        LoadedTensors loaded, const ReaderFactory& make_reader, LoadReport& report);
 
 }  // namespace keyload

@@ -6,7 +6,7 @@
 namespace keyload {
 namespace {
 
-std::string_view WhyNotResident(const ModelKey& key) {
+std::string_view WhyWithoutBytes(const ModelKey& key) {
   switch (key.state) {
     case KeyState::kMissing:
     case KeyState::kMissingIgnored:
@@ -22,55 +22,95 @@ std::string_view WhyNotResident(const ModelKey& key) {
   }
 }
 
-}  // namespace
-
-ResidentModel::ResidentModel(Content content) : content_(std::move(content)) {
-  by_name_.reserve(content_.keys->keys.size());
-  for (uint32_t i = 0; i < content_.keys->keys.size(); ++i) by_name_.emplace(content_.keys->keys[i].name, i);
+absl::Status CheckFile(const Shard& shard, std::string_view model) {
+  KEYLOAD_ASSIGN_OR_RETURN(const FileIdentity now, IdentifyFile(shard.fd->get(), shard.file));
+  if (now == shard.identity) return absl::OkStatus();
+  return MakeError(Reason::kCheckpointChanged, StrCat(shard.file, ": the file changed since the load was planned"),
+                   {{"file", shard.file}, {"model", std::string(model)}});
 }
 
-uint64_t ResidentModel::resident_bytes() const {
-  uint64_t bytes = 0;
-  for (const Segment& segment : content_.segments) bytes += segment.memory != nullptr ? segment.memory->bytes() : 0;
-  return bytes;
+}  // namespace
+
+absl::Status TensorBytes::Read(uint64_t offset, std::span<std::byte> destination) const {
+  if (destination.empty()) return absl::OkStatus();
+  if (segment_.kind == SegmentKind::kMemory)
+    return segment_.device->Read(*segment_.memory, begin_ + offset, destination);
+  KEYLOAD_RETURN_IF_ERROR(CheckFile(keys_->index->shards()[segment_.shard], model_));
+  const iovec buffer = {destination.data(), destination.size()};
+  ReadCounts counts;
+  return reader_->ReadVector(begin_ + offset, {&buffer, 1}, counts);
+}
+
+ResidentModel::ResidentModel(Content content) : content_(std::move(content)) {}
+
+KeyCounts ResidentModel::LiveKeys() const {
+  const Residency::Totals totals = content_.residency->totals();
+  KeyCounts keys = content_.report.keys;
+  keys.loaded = totals.resident_keys;
+  keys.lazy = totals.lazy_keys + content_.plan->lazy_keys.size();
+  return keys;
+}
+
+std::vector<DeviceUse> ResidentModel::LiveDevices() const {
+  const Residency::Totals totals = content_.residency->totals();
+  std::vector<DeviceUse> devices = content_.report.devices;
+  for (DeviceUse& use : devices) {
+    for (size_t i = 0; i < content_.plan->devices.size(); ++i) {
+      if (content_.plan->devices[i] != use.device) continue;
+      use.tensors = totals.devices[i].tensors;
+      use.tensor_bytes = totals.devices[i].tensor_bytes;
+      use.reserved_bytes = totals.devices[i].memory_bytes;
+    }
+  }
+  return devices;
 }
 
 int64_t ResidentModel::FindKey(std::string_view name) const {
+  std::call_once(names_once_, [this] {
+    const std::vector<ModelKey>& keys = content_.keys->keys;
+    by_name_.reserve(keys.size());
+    for (uint32_t i = 0; i < keys.size(); ++i) by_name_.emplace(keys[i].name, i);
+  });
   const auto it = by_name_.find(name);
   return it == by_name_.end() ? -1 : static_cast<int64_t>(it->second);
 }
 
-absl::StatusOr<uint32_t> ResidentModel::Holder(uint32_t key) const {
+uint32_t ResidentModel::HolderOf(uint32_t key) const {
   const ModelKey& wanted = content_.keys->keys[key];
-  const uint32_t holder = wanted.state == KeyState::kTied ? static_cast<uint32_t>(wanted.tied_to) : key;
-  if (content_.places[holder].state == TensorPlace::State::kNone) {
-    return MakeError(Reason::kKeyNotResident,
-                     StrCat("model ", content_.name, ": ", wanted.name, " ", WhyNotResident(wanted)),
-                     {{"model", content_.name}, {"key", std::string(wanted.name)}});
-  }
-  return holder;
+  return wanted.state == KeyState::kTied ? static_cast<uint32_t>(wanted.tied_to) : key;
 }
 
-absl::Status ResidentModel::Read(uint32_t key, uint64_t offset, std::span<std::byte> destination) const {
-  const TensorPlace& place = content_.places[key];
-  if (destination.empty()) return absl::OkStatus();
-  const bool resident = place.state == TensorPlace::State::kResident;
-  if (resident && content_.segments[place.segment].kind == SegmentKind::kMemory) {
-    const Segment& segment = content_.segments[place.segment];
-    return segment.device->Read(*segment.memory, place.offset + offset, destination);
+absl::Status ResidentModel::CheckHasBytes(uint32_t key) const {
+  if (TensorOf(key) != kNoTensor) return absl::OkStatus();
+  const ModelKey& wanted = content_.keys->keys[key];
+  return MakeError(Reason::kKeyNotResident,
+                   StrCat("model ", content_.name, ": ", wanted.name, " ", WhyWithoutBytes(wanted)),
+                   {{"model", content_.name}, {"key", std::string(wanted.name)}});
+}
+
+std::optional<TensorBytes> ResidentModel::Open(uint32_t key) const {
+  const uint32_t tensor = TensorOf(key);
+  TensorBytes bytes;
+  if (tensor == kInFile) {
+    const StoredTensor& stored = content_.keys->index->tensors()[content_.keys->keys[HolderOf(key)].stored];
+    bytes.segment_ = {.kind = SegmentKind::kFile, .device = nullptr, .memory = nullptr, .shard = stored.shard};
+    bytes.begin_ = stored.offset;
+  } else {
+    std::optional<Segment> segment = content_.residency->Pin(tensor);
+    if (!segment) return std::nullopt;
+    bytes.segment_ = *std::move(segment);
+    bytes.begin_ = content_.plan->tensors[tensor].segment_offset;
   }
-  // A tied key may share the place of a key in another shard.
-  const uint32_t shard_index = resident ? content_.segments[place.segment].shard
-                                        : content_.keys->index->tensors()[content_.keys->keys[key].stored].shard;
-  const Shard& shard = content_.keys->index->shards()[shard_index];
-  KEYLOAD_ASSIGN_OR_RETURN(const FileIdentity now, IdentifyFile(shard.fd->get(), shard.file));
-  if (now != shard.identity) {
-    return MakeError(Reason::kCheckpointChanged, StrCat(shard.file, ": the file changed since it was loaded"),
-                     {{"file", shard.file}, {"model", content_.name}});
+  bytes.model_ = content_.name;
+  bytes.keys_ = content_.keys;
+  if (bytes.segment_.kind == SegmentKind::kFile) {
+    bytes.reader_ = content_.make_reader(content_.keys->index->shards()[bytes.segment_.shard]);
   }
-  const iovec buffer = {destination.data(), destination.size()};
-  ReadCounts counts;
-  return content_.readers[shard_index]->ReadVector(place.offset + offset, {&buffer, 1}, counts);
+  return bytes;
+}
+
+absl::Status ResidentModel::CheckUnchanged(uint32_t shard) const {
+  return CheckFile(content_.keys->index->shards()[shard], content_.name);
 }
 
 }  // namespace keyload

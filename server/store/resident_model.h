@@ -1,79 +1,93 @@
 #pragma once
 
 #include <cstdint>
+#include <functional>
 #include <memory>
+#include <mutex>
+#include <optional>
 #include <span>
 #include <string>
 #include <string_view>
 #include <vector>
 
 #include "absl/container/flat_hash_map.h"
-#include "absl/status/status.h"
+#include "absl/status/statusor.h"
 #include "absl/time/time.h"
-#include "server/device/device.h"
 #include "server/io/shard_reader.h"
 #include "server/keys/reconcile.h"
 #include "server/plan/load_plan.h"
 #include "server/report/load_report.h"
+#include "server/store/residency.h"
 
 namespace keyload {
 
-// One allocation of a model, or one of its files.
-struct Segment {
-  SegmentKind kind = SegmentKind::kMemory;
-  Device* device = nullptr;              // lives as long as the daemon
-  std::shared_ptr<DeviceMemory> memory;  // kMemory; null while no tensor of the segment is resident
-  uint32_t shard = 0;                    // kFile
+// The bytes of one key, held as they are: memory lives as long as this. Thread-safe.
+class TensorBytes {
+ public:
+  // Copies `destination.size()` bytes from `offset` on. Blocks. REQUIRES: the range lies in the tensor.
+  // CHECKPOINT_TRUNCATED, CHECKPOINT_CHANGED, IO_ERROR for what stays in its file.
+  absl::Status Read(uint64_t offset, std::span<std::byte> destination) const;
+
+ private:
+  friend class ResidentModel;
+  Segment segment_;                        // whose memory is null for what stays in its file
+  std::shared_ptr<const KeyReport> keys_;  // holds the index
+  std::shared_ptr<ShardReader> reader_;    // of segment_.shard
+  std::string model_;
+  uint64_t begin_ = 0;  // in the segment or the file
 };
 
-// Where the bytes of one key are.
-struct TensorPlace {
-  enum class State : uint8_t { kNone, kResident, kLazy };
-  State state = State::kNone;
-  DType dtype = DType::kF32;
-  uint32_t segment = 0;  // kResident
-  uint64_t offset = 0;   // in the segment; kLazy and kFile: in the file
-  uint64_t bytes = 0;
-};
-
-// A loaded model: its key table, the memory that holds it, and the report of its load. Immutable and thread-safe;
-// destroying it frees its memory on every device.
+// A loaded model of one generation: its key table and the report of its load, which never change, and its residency,
+// which does. Thread-safe; destroying the last generation frees the memory on every device.
 class ResidentModel {
  public:
+  // What TensorOf says of a key without a planned tensor.
+  static constexpr uint32_t kNoTensor = UINT32_MAX;    // missing, mismatched, not selected ...
+  static constexpr uint32_t kInFile = UINT32_MAX - 1;  // placed on "disk"
+  static constexpr uint16_t kNoDevice = UINT16_MAX;
+
   struct Content {
     std::string name;
-    std::string fingerprint;  // of the request that made it; equal requests have equal ones
+    std::string fingerprint;  // of the request that made it; requests that may share the model have equal ones
     std::string source_path;  // as requested
     std::shared_ptr<const KeyReport> keys;
-    std::vector<TensorPlace> places;  // per KeyReport::keys
-    std::vector<Segment> segments;
-    std::vector<std::shared_ptr<ShardReader>> readers;  // per shard of the index; null where no byte stays in the file
-    std::vector<uint16_t> device_of_key;                // index into `devices`; kNoDevice where a key has no place
+    std::shared_ptr<const LoadPlan> plan;
+    std::shared_ptr<Residency> residency;  // of the plan's tensors
+    std::vector<uint32_t> tensor_of_key;   // per KeyReport::keys: index into plan->tensors, kInFile or kNoTensor
+    std::vector<uint16_t> device_of_key;   // index into `devices`; kNoDevice where a key has no place
     std::vector<std::string> devices;
+    std::function<std::unique_ptr<ShardReader>(const Shard&)> make_reader;  // for what stays in its file
     LoadReport report;
     absl::Time load_time;
   };
-  static constexpr uint16_t kNoDevice = 0xffff;
 
   explicit ResidentModel(Content content);
 
   const Content& content() const { return content_; }
   const LoadReport& report() const { return content_.report; }
-  uint64_t resident_bytes() const;  // allocated on devices; what is mapped does not count
+  Residency& residency() const { return *content_.residency; }
+
+  // The report's counts with `loaded` and `lazy` as they are now, and its devices with what is there now.
+  KeyCounts LiveKeys() const;
+  std::vector<DeviceUse> LiveDevices() const;
 
   // Index into keys->keys, or -1.
   int64_t FindKey(std::string_view name) const;
-  // The key that holds the bytes of `key`: itself, or who supplies a tied key. KEY_NOT_RESIDENT (missing, mismatched,
-  // not selected ...).
-  absl::StatusOr<uint32_t> Holder(uint32_t key) const;
-  // Copies `destination.size()` bytes of `key` from `offset` on, from wherever they are; a lazy key is read from its
-  // file. Blocks. REQUIRES: Holder(key) == key and the range lies in the tensor. CHECKPOINT_TRUNCATED,
-  // CHECKPOINT_CHANGED, IO_ERROR.
-  absl::Status Read(uint32_t key, uint64_t offset, std::span<std::byte> destination) const;
+  // The key that holds the bytes of `key`: itself, or who supplies a tied key.
+  uint32_t HolderOf(uint32_t key) const;
+  // Index into plan->tensors of what holds the bytes of `key`, or kInFile or kNoTensor.
+  uint32_t TensorOf(uint32_t key) const { return content_.tensor_of_key[HolderOf(key)]; }
+  // KEY_NOT_RESIDENT, with the reason why, when `key` has no bytes: missing, mismatched, not selected ...
+  absl::Status CheckHasBytes(uint32_t key) const;
+  // The bytes of `key` where they are now; nullopt for a lazy one. REQUIRES: CheckHasBytes(key).ok().
+  std::optional<TensorBytes> Open(uint32_t key) const;
+  // CHECKPOINT_CHANGED when a file is not the one that was planned, as far as stat can tell.
+  absl::Status CheckUnchanged(uint32_t shard) const;
 
  private:
   Content content_;
-  absl::flat_hash_map<std::string_view, uint32_t> by_name_;
+  mutable std::once_flag names_once_;  // a load that nobody asks by name never pays for the table
+  mutable absl::flat_hash_map<std::string_view, uint32_t> by_name_;
 };
 
 }  // namespace keyload

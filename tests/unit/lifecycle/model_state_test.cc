@@ -11,9 +11,12 @@ namespace {
 TEST(ModelState, AllowsExactlyTheTransitionsOfItsPicture) {
   using enum ModelState;
   const std::set<std::pair<ModelState, ModelState>> legal = {
-      {kUnloaded, kLoading},   {kLoading, kLazy},   {kLoading, kPartial},   {kLoading, kResident},
-      {kLoading, kFailed},     {kLazy, kUnloading}, {kPartial, kUnloading}, {kResident, kUnloading},
-      {kUnloading, kUnloaded}, {kFailed, kLoading}, {kFailed, kUnloaded},
+      {kUnloaded, kLoading},   {kLoading, kLazy},       {kLoading, kPartial},   {kLoading, kResident},
+      {kLoading, kFailed},     {kLazy, kPartial},       {kLazy, kResident},     {kPartial, kLazy},
+      {kPartial, kResident},   {kResident, kLazy},      {kResident, kPartial},  {kLazy, kReplacing},
+      {kPartial, kReplacing},  {kResident, kReplacing}, {kReplacing, kLazy},    {kReplacing, kPartial},
+      {kReplacing, kResident}, {kLazy, kUnloading},     {kPartial, kUnloading}, {kResident, kUnloading},
+      {kUnloading, kUnloaded}, {kFailed, kLoading},     {kFailed, kUnloaded},
   };
   for (int from = 0; from < kModelStateCount; ++from) {
     for (int to = 0; to < kModelStateCount; ++to) {

@@ -50,10 +50,7 @@ INSTANTIATE_TEST_SUITE_P(
     All, UnsupportedField,
     testing::Values(
         Change{"RequestId", "request_id", [](auto& spec) { spec.set_request_id("r"); }},
-        Change{"Lazy", "residency", [](auto& spec) { spec.set_residency(v1::RESIDENCY_LAZY); }},
         Change{"UnknownResidency", "residency", [](auto& spec) { spec.set_residency(static_cast<v1::Residency>(77)); }},
-        Change{"ReserveNow", "reserve", [](auto& spec) { spec.set_reserve(v1::RESERVE_NOW); }},
-        Change{"ReserveOnDemand", "reserve", [](auto& spec) { spec.set_reserve(v1::RESERVE_ON_DEMAND); }},
         Change{"UnknownReserve", "reserve", [](auto& spec) { spec.set_reserve(static_cast<v1::Reserve>(77)); }},
         Change{"Zeros", "missing", [](auto& spec) { spec.set_missing(v1::MISSING_POLICY_ZEROS); }},
         Change{"Init", "missing", [](auto& spec) { spec.set_missing(v1::MISSING_POLICY_INIT); }},
@@ -78,7 +75,7 @@ INSTANTIATE_TEST_SUITE_P(
                [](auto& spec) { spec.mutable_expected()->mutable_manifest()->add_conversions(); }}),
     TestName);
 
-// Says a default aloud, or how the answer is given.
+// Says a default aloud, which keys and when, or how the answer is given.
 class SameContent : public testing::TestWithParam<Change> {};
 
 TEST_P(SameContent, HasTheSameFingerprint) {
@@ -95,6 +92,12 @@ INSTANTIATE_TEST_SUITE_P(
                     Change{"NameLimit", "", [](auto& spec) { spec.set_name_limit(7); }},
                     Change{"IfExists", "", [](auto& spec) { spec.set_if_exists(v1::IF_EXISTS_FAIL); }},
                     Change{"Eager", "", [](auto& spec) { spec.set_residency(v1::RESIDENCY_EAGER); }},
+                    Change{"Lazy", "", [](auto& spec) { spec.set_residency(v1::RESIDENCY_LAZY); }},
+                    Change{"Reserve", "", [](auto& spec) { spec.set_reserve(v1::RESERVE_NOW); }},
+                    Change{"Include", "", [](auto& spec) { spec.mutable_select()->add_include("a"); }},
+                    Change{"Exclude", "", [](auto& spec) { spec.mutable_select()->add_exclude("a"); }},
+                    Change{"Keys", "", [](auto& spec) { spec.mutable_select()->add_keys("a"); }},
+                    Change{"KeyList", "", [](auto& spec) { spec.mutable_select()->set_key_list_digest("sha256:1"); }},
                     Change{"LeaveMissing", "", [](auto& spec) { spec.set_missing(v1::MISSING_POLICY_LEAVE); }},
                     Change{"KeepCache", "", [](auto& spec) { spec.set_page_cache(v1::PAGE_CACHE_KEEP); }}),
     TestName);
@@ -116,10 +119,6 @@ INSTANTIATE_TEST_SUITE_P(
         Change{"Path", "", [](auto& spec) { spec.mutable_source()->set_path("/n"); }},
         Change{"Weights", "", [](auto& spec) { spec.mutable_source()->set_weights("fp16"); }},
         Change{"NoWeights", "", [](auto& spec) { spec.mutable_source()->set_allow_no_weights(true); }},
-        Change{"Include", "", [](auto& spec) { spec.mutable_select()->add_include("a"); }},
-        Change{"Exclude", "", [](auto& spec) { spec.mutable_select()->add_exclude("a"); }},
-        Change{"Keys", "", [](auto& spec) { spec.mutable_select()->add_keys("a"); }},
-        Change{"KeyList", "", [](auto& spec) { spec.mutable_select()->set_key_list_digest("sha256:1"); }},
         Change{"From", "", [](auto& spec) { spec.mutable_expected()->set_from(v1::ExpectedKeys::FROM_CHECKPOINT); }},
         Change{"ManifestDigest", "", [](auto& spec) { spec.mutable_expected()->set_manifest_digest("sha256:1"); }},
         Change{"ManifestPath", "", [](auto& spec) { spec.mutable_expected()->set_manifest_path("/m"); }},
@@ -136,6 +135,17 @@ INSTANTIATE_TEST_SUITE_P(
         Change{"Fallback", "", [](auto& spec) { spec.mutable_device_map()->set_fallback_allocation(true); }},
         Change{"DType", "", [](auto& spec) { spec.set_dtype("BF16"); }}),
     TestName);
+
+TEST(ConvertSpec, ResidencyIsTakenOver) {
+  v1::LoadSpec message = Message();
+  EXPECT_EQ(FromProto(message)->residency, LoadSpec::Residency::kEager);
+  message.set_residency(v1::RESIDENCY_LAZY);
+  message.set_reserve(v1::RESERVE_ON_DEMAND);
+  EXPECT_EQ(FromProto(message)->residency, LoadSpec::Residency::kLazy);
+  EXPECT_FALSE(FromProto(message)->reserve_now);
+  message.set_reserve(v1::RESERVE_NOW);
+  EXPECT_TRUE(FromProto(message)->reserve_now);
+}
 
 TEST(ConvertSpec, TheOrderOfMapEntriesDoesNotCount) {
   v1::LoadSpec forward = Message();

@@ -181,16 +181,16 @@ INSTANTIATE_TEST_SUITE_P(All, BadLoadRequest,
 TEST(LoadStream, AnUnsupportedFieldEndsTheLoadAndNotTheStream) {
   LoaderServer server;
   server.WriteSmall();
-  v1::LoadSpec lazy = server.Spec();
-  lazy.set_residency(v1::RESIDENCY_LAZY);
+  v1::LoadSpec detached = server.Spec();
+  detached.set_detach(true);
   TestContext context;
   const auto stream = server.stub().Load(&context);
-  ASSERT_TRUE(stream->Write(StartRequest("lazy", lazy)));
-  ASSERT_TRUE(stream->Write(StartRequest("eager", server.Spec())));
+  ASSERT_TRUE(stream->Write(StartRequest("detached", detached)));
+  ASSERT_TRUE(stream->Write(StartRequest("plain", server.Spec())));
   stream->WritesDone();
   const std::vector<v1::LoadResponse> events = ReadAll(*stream);
-  EXPECT_EQ(EndOf(events, "lazy").error().reason(), "FIELD_NOT_SUPPORTED");
-  EXPECT_EQ(EndOf(events, "eager").report().outcome(), Outcome::OUTCOME_COMPLETE);
+  EXPECT_EQ(EndOf(events, "detached").error().reason(), "FIELD_NOT_SUPPORTED");
+  EXPECT_EQ(EndOf(events, "plain").report().outcome(), Outcome::OUTCOME_COMPLETE);
   EXPECT_TRUE(stream->Finish().ok());
 }
 

@@ -91,6 +91,7 @@ LoaderNode::LoaderNode(const Options& options)
 
 LoaderNode::~LoaderNode() {
   gpu_->ReleaseCopies();
+  reads_.Release();
   loads_.reset();
   io_.reset();
 }
@@ -103,7 +104,7 @@ void LoaderNode::WaitForIdleReader() {
 
 std::unique_ptr<ShardReader> LoaderNode::MakeReader(const Shard& shard) {
   ++readers_made_;
-  std::unique_ptr<ShardReader> reader = MakeFileReader(shard.fd, shard.file);
+  std::unique_ptr<ShardReader> reader = reads_.Guard(MakeFileReader(shard.fd, shard.file));
   MutexLock lock(mutex_);
   const auto faults = faults_.find(shard.file);
   if (faults == faults_.end()) return reader;
@@ -113,6 +114,11 @@ std::unique_ptr<ShardReader> LoaderNode::MakeReader(const Shard& shard) {
 void LoaderNode::SetFaults(const std::string& file, const FaultyReader::Faults& faults) {
   MutexLock lock(mutex_);
   faults_[file] = faults;
+}
+
+void LoaderNode::ClearFaults() {
+  MutexLock lock(mutex_);
+  faults_.clear();
 }
 
 LoadSpec LoaderNode::Spec(const std::string& model) const {
@@ -130,14 +136,27 @@ LoaderNode::Started LoaderNode::Start(LoadSpec spec, absl::Time deadline) {
   return started;
 }
 
+absl::StatusOr<LoadReport> LoaderNode::Materialize(const KeySelectionSpec& select, const RequestContext& context,
+                                                   const Limits& limits) {
+  PhaseClock clock;
+  return service_->Materialize({.model = "m", .select = select, .key_list_digest = ""}, limits, context, clock);
+}
+
+absl::StatusOr<Residency::Evicted> LoaderNode::Evict(const KeySelectionSpec& select) {
+  return service_->Evict({.model = "m", .select = select, .key_list_digest = ""});
+}
+
 std::string LoaderNode::ReadKey(const std::string& model, const std::string& key) {
   const absl::StatusOr<ModelHandle> handle = registry_.Use(model);
   if (!handle.ok() || (*handle)->FindKey(key) < 0) return "";
-  const absl::StatusOr<uint32_t> holder = (*handle)->Holder(static_cast<uint32_t>((*handle)->FindKey(key)));
-  if (!holder.ok()) return "";
-  std::string bytes((*handle)->content().places[*holder].bytes, '\0');
-  const absl::Status read = (*handle)->Read(*holder, 0, std::as_writable_bytes(std::span(bytes)));
-  return read.ok() ? bytes : "";
+  const auto index = static_cast<uint32_t>((*handle)->FindKey(key));
+  if (!(*handle)->CheckHasBytes(index).ok()) return "";
+  const uint32_t tensor = (*handle)->TensorOf(index);
+  std::string bytes(tensor == ResidentModel::kInFile ? (*handle)->content().keys->keys[index].bytes
+                                                     : (*handle)->content().plan->tensors[tensor].bytes,
+                    '\0');
+  const absl::StatusOr<TensorBytes> opened = service_->OpenTensor(**handle, index, {});
+  return opened.ok() && opened->Read(0, std::as_writable_bytes(std::span(bytes))).ok() ? bytes : "";
 }
 
 std::shared_ptr<const Manifest> ManifestOf(const std::vector<std::string>& keys, const Shape& shape,

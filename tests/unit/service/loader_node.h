@@ -14,6 +14,7 @@
 #include "tests/support/checkpoint_builder.h"
 #include "tests/support/fake_device.h"
 #include "tests/support/faulty_reader.h"
+#include "tests/support/read_gate.h"
 
 namespace keyload {
 
@@ -68,8 +69,11 @@ class LoaderNode {
   void WaitForIdleReader();
   // Readers that loads have asked for: no reader, no read.
   int readers_made() const { return readers_made_; }
+  // Through which all shards are read.
+  ReadGate& reads() { return reads_; }
   // From now on the bytes of the shard `file` fail like this.
   void SetFaults(const std::string& file, const FaultyReader::Faults& faults);
+  void ClearFaults();
 
   // A request for the checkpoint in dir(), on the GPU.
   LoadSpec Spec(const std::string& model = "m") const;
@@ -80,6 +84,10 @@ class LoaderNode {
   };
   Started Start(LoadSpec spec, absl::Time deadline = absl::InfiniteFuture());
   absl::StatusOr<LoadReport> Load(LoadSpec spec) { return Start(std::move(spec)).observer->WaitForEnd(); }
+  // Makes keys of "m" resident, or lazy again; what the service answers.
+  absl::StatusOr<LoadReport> Materialize(const KeySelectionSpec& select, const RequestContext& context = {},
+                                         const Limits& limits = {});
+  absl::StatusOr<Residency::Evicted> Evict(const KeySelectionSpec& select);
   // The bytes of one key; empty when it cannot be read.
   std::string ReadKey(const std::string& model, const std::string& key);
 
@@ -94,6 +102,7 @@ class LoaderNode {
   DocumentStore documents_;
   ModelRoots roots_;
   std::atomic<int> readers_made_ = 0;
+  ReadGate reads_;
   Mutex mutex_;
   std::map<std::string, FaultyReader::Faults> faults_ ABSL_GUARDED_BY(mutex_);
   std::unique_ptr<Executor> io_;

@@ -1,0 +1,65 @@
+// The calls of LoaderService about a model that is loaded.
+
+#include <utility>
+
+#include "absl/time/clock.h"
+#include "server/base/error.h"
+#include "server/base/log.h"
+#include "server/service/loader_service.h"
+#include "server/service/materialize.h"
+
+namespace keyload {
+
+absl::StatusOr<LoadReport> LoaderService::Materialize(const ModelSelection& selection, const Limits& limits,
+                                                      const RequestContext& context, PhaseClock& clock) {
+  if (draining_) return MakeError(Reason::kDraining, "the server is shutting down");
+  const absl::Time start_time = absl::Now();
+  clock.Enter("plan");
+  KEYLOAD_ASSIGN_OR_RETURN(const ModelHandle model, deps_.registry->Use(selection.model));
+  KEYLOAD_ASSIGN_OR_RETURN(const KeySelection keys,
+                           CompileSelection(selection.select, selection.key_list_digest, *deps_.documents));
+  KEYLOAD_ASSIGN_OR_RETURN(SelectedTensors selected, SelectTensors(*model, keys, kDefaultNameLimit));
+  LoadReport& report = selected.report;
+  report.load = NextLoadName();
+  report.model = selection.model;
+  report.generation = model->report().generation;
+  report.expected_from = model->report().expected_from;
+  report.start_time = start_time;
+  if (ExceedsLimits(report.keys, limits)) {
+    report.outcome = Outcome::kRejected;
+  } else {
+    KEYLOAD_RETURN_IF_ERROR(Annotate(MakeResident(*model, selected.tensors, deps_.transfer, context, clock, report),
+                                     report.load, {{"load", report.load}}));
+    report.outcome = report.keys.missing + report.keys.mismatched > 0 ? Outcome::kIncomplete : Outcome::kComplete;
+  }
+  clock.Enter("publish");
+  CountResident(*model, selected);
+  clock.Write(report);
+  LogLoad(report);
+  return std::move(report);
+}
+
+absl::StatusOr<Residency::Evicted> LoaderService::Evict(const ModelSelection& selection) {
+  KEYLOAD_ASSIGN_OR_RETURN(const ModelHandle model, deps_.registry->Use(selection.model));
+  KEYLOAD_ASSIGN_OR_RETURN(const KeySelection keys,
+                           CompileSelection(selection.select, selection.key_list_digest, *deps_.documents));
+  KEYLOAD_ASSIGN_OR_RETURN(const SelectedTensors selected, SelectTensors(*model, keys, /*name_limit=*/0));
+  const Residency::Evicted evicted = model->residency().Evict(selected.tensors);
+  Log(LogLevel::kInfo, "evict",
+      {{"model", selection.model}, {"tensors", evicted.tensors}, {"freed_bytes", evicted.bytes}});
+  return evicted;
+}
+
+absl::StatusOr<TensorBytes> LoaderService::OpenTensor(const ResidentModel& model, uint32_t key,
+                                                      const RequestContext& context) {
+  while (true) {
+    if (std::optional<TensorBytes> bytes = model.Open(key)) return *std::move(bytes);
+    // Lazy, or evicted since.
+    const uint32_t tensor = model.TensorOf(key);
+    PhaseClock clock;
+    LoadReport report;
+    KEYLOAD_RETURN_IF_ERROR(MakeResident(model, {&tensor, 1}, deps_.transfer, context, clock, report));
+  }
+}
+
+}  // namespace keyload

@@ -1,0 +1,138 @@
+#pragma once
+
+#include <cstdint>
+#include <memory>
+#include <optional>
+#include <span>
+#include <vector>
+
+#include "absl/container/flat_hash_map.h"
+#include "absl/status/statusor.h"
+#include "server/base/mutex.h"
+#include "server/base/request_context.h"
+#include "server/plan/load_plan.h"
+#include "server/store/segment.h"
+
+namespace keyload {
+
+// Which of a model's planned tensors are in memory, and that memory. All generations of one model share it: a tensor
+// and a segment keep their numbers. Thread-safe; no lock is held across I/O.
+//
+//   LAZY ─▶ LOADING ─▶ RESIDENT ─▶ LAZY      a claim takes LAZY tensors; what it does not commit is LAZY again
+//
+// A segment has memory from the first tensor that is loaded into it until no tensor of it is LOADING or RESIDENT.
+class Residency {
+ public:
+  enum class State : uint8_t {
+    kLazy,
+    kLoading,  // one caller is loading it
+    kResident,
+    kDropped,  // an equal second copy of a tied tensor: its key shares the provider's
+  };
+
+  struct Content {
+    std::shared_ptr<const LoadPlan> plan;
+    std::vector<Segment> segments;            // as plan->segments; of lazy ones only the memory is absent
+    State state = State::kResident;           // of every tensor: kLazy or kResident
+    std::vector<TiedDuplicate> dropped;       // second copies that are kDropped
+    std::vector<MemoryReservation> reserved;  // per plan->devices: kept for what is lazy, until the model is gone
+  };
+  explicit Residency(Content content);
+
+  // Tensors that one caller loads, so that each is read once however many want it. Movable; confine to one caller; must
+  // not outlive the Residency.
+  class Claim {
+   public:
+    Claim(Claim&& other) noexcept;
+    Claim& operator=(Claim&&) = delete;
+    ~Claim();  // what was not committed is lazy again
+
+    const std::vector<uint32_t>& tensors() const { return tensors_; }  // taken, by engine, shard and file offset
+    bool awaits_others() const { return awaits_others_; }  // somebody else is loading some of what was asked for
+    // What Allocate took, per device of the plan.
+    uint64_t allocated_bytes(size_t device) const {
+      return device < allocated_bytes_.size() ? allocated_bytes_[device] : 0;
+    }
+    // Gives every segment that the tensors lie in its memory, zeroed, unless it has some already; what the model has
+    // reserved is taken first. The table is as long as the plan's, with memory where the tensors lie only.
+    // DEVICE_OUT_OF_MEMORY leaves everything as it was.
+    absl::StatusOr<std::vector<Segment>> Allocate();
+    // The tensors are resident from now on.
+    void Commit();
+
+   private:
+    friend class Residency;
+    explicit Claim(Residency* residency) : residency_(residency) {}
+    Residency* residency_;
+    std::vector<uint32_t> tensors_;
+    bool awaits_others_ = false;
+    std::vector<uint64_t> allocated_bytes_;
+  };
+  // Takes those of `tensors` that are lazy. Never blocks.
+  Claim Begin(std::span<const uint32_t> tensors);
+  // Blocks until nobody is loading any of `tensors`; they may be resident then, or lazy again. LOAD_CANCELLED,
+  // DEADLINE_EXCEEDED.
+  absl::Status WaitForOthers(std::span<const uint32_t> tensors, const RequestContext& context);
+
+  struct Evicted {
+    uint64_t tensors = 0;
+    uint64_t bytes = 0;  // of the segments that were given up; freed when the last reader of them is done
+  };
+  // Makes those of `tensors` that are resident lazy. What somebody is loading stays.
+  Evicted Evict(std::span<const uint32_t> tensors);
+
+  // The segment of a resident tensor, whose memory lives as long as the copy; nullopt when the tensor is not resident.
+  std::optional<Segment> Pin(uint32_t tensor) const;
+  // Every tensor's state at one moment.
+  std::vector<State> states() const;
+  std::shared_ptr<const LoadPlan> plan() const;
+
+  struct DeviceTotals {
+    uint64_t tensors = 0;       // resident, without dropped ones
+    uint64_t tensor_bytes = 0;  // of those
+    uint64_t memory_bytes = 0;  // allocated and reserved
+  };
+  struct Totals {
+    uint64_t resident_keys = 0;  // a dropped copy's key counts with its provider
+    uint64_t lazy_keys = 0;
+    uint64_t allocated_bytes = 0;
+    std::vector<DeviceTotals> devices;  // per plan()->devices
+  };
+  Totals totals() const;
+
+ private:
+  struct Kept {
+    uint16_t device;
+    MemoryReservation reservation;
+  };
+  // Memory for the segments `lacking`, out of a kept reservation that has enough, else out of new ones.
+  absl::StatusOr<std::vector<std::unique_ptr<DeviceMemory>>> AllocateMemory(const LoadPlan& plan,
+                                                                            const std::vector<Segment>& segments,
+                                                                            std::span<const uint32_t> lacking)
+      ABSL_EXCLUSIVE_LOCKS_REQUIRED(allocation_mutex_);
+  // Reserves again what was taken out of kept_, as far as it is still free.
+  void KeepAgain(const std::vector<Device*>& devices, const std::vector<uint64_t>& bytes)
+      ABSL_EXCLUSIVE_LOCKS_REQUIRED(allocation_mutex_);
+  void SetLoading(uint32_t tensor) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
+  void SetResident(uint32_t tensor) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
+  // Ends the use of the segment by one tensor. After the last the memory goes into `freed`, to be given back outside
+  // the lock; its bytes are returned.
+  uint64_t Leave(uint32_t tensor, std::vector<std::shared_ptr<DeviceMemory>>& freed)
+      ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
+  uint64_t KeysOf(uint32_t tensor) const ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
+  void Abandon(std::span<const uint32_t> tensors);
+
+  mutable Mutex allocation_mutex_;  // before mutex_; held while memory is allocated, so that a segment gets it once
+  std::vector<Kept> kept_ ABSL_GUARDED_BY(allocation_mutex_);
+
+  mutable Mutex mutex_;
+  CondVar changed_;
+  std::shared_ptr<const LoadPlan> plan_ ABSL_GUARDED_BY(mutex_);
+  std::vector<Segment> segments_ ABSL_GUARDED_BY(mutex_);
+  std::vector<uint32_t> users_ ABSL_GUARDED_BY(mutex_);  // per segment: tensors that are loading or resident
+  std::vector<State> states_ ABSL_GUARDED_BY(mutex_);
+  absl::flat_hash_map<uint32_t, uint32_t> dropped_copies_ ABSL_GUARDED_BY(mutex_);  // per provider
+  Totals totals_ ABSL_GUARDED_BY(mutex_);
+};
+
+}  // namespace keyload
