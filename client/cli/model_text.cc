@@ -45,7 +45,8 @@ std::string ModelsText(const std::vector<v1::Model>& models) {
   for (const v1::Model& model : models) {
     table.AddRow({model.name(), EnumWord(model.state()), KeyRatio(model.keys()), std::to_string(model.keys().lazy()),
                   std::to_string(model.keys().missing()), FormatByteSize(TensorBytes(model)),
-                  FormatByteSize(model.page_cache_bytes()), DeviceNames(model), TimeText(model.load_time())});
+                  model.page_cache_bytes() == 0 ? "-" : FormatByteSize(model.page_cache_bytes()), DeviceNames(model),
+                  TimeText(model.load_time())});
   }
   return table.Render();
 }
@@ -58,7 +59,9 @@ std::string ModelText(const v1::Model& model) {
   out += absl::StrFormat("keys      %s loaded, %d lazy, %d missing, %d unexpected, %d mismatched\n",
                          KeyRatio(model.keys()), model.keys().lazy(), model.keys().missing(), model.keys().unexpected(),
                          model.keys().mismatched());
-  out += absl::StrFormat("cached    %s of its files in the page cache\n", FormatByteSize(model.page_cache_bytes()));
+  if (model.page_cache_bytes() > 0) {  // 0 is also what a server says that did not measure it
+    out += absl::StrFormat("cached    %s of its files in the page cache\n", FormatByteSize(model.page_cache_bytes()));
+  }
   out += absl::StrFormat("loaded    %s, last used %s\n", TimeText(model.load_time()), TimeText(model.last_use_time()));
   if (model.leases() > 0) out += absl::StrFormat("leases    %d\n", model.leases());
   return out + DeviceUseText(model.devices()) + DeviceMapText(model.device_map());

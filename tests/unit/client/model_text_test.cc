@@ -8,6 +8,7 @@ namespace {
 
 using testing::ContainsRegex;
 using testing::HasSubstr;
+using testing::Not;
 
 v1::Model PartialModel() {
   v1::Model model;
@@ -30,6 +31,13 @@ TEST(ModelText, ShowsWhatIsResidentLazyAndCached) {
   EXPECT_THAT(text, HasSubstr("4/104 loaded, 100 lazy, 0 missing"));
   EXPECT_THAT(text, HasSubstr("3.0 MiB of its files in the page cache"));
   EXPECT_THAT(text, ContainsRegex("cuda:0 +4  1.0 MiB"));
+}
+
+TEST(ModelText, SaysNothingOfAPageCacheThatWasNotMeasured) {
+  v1::Model model = PartialModel();
+  model.clear_page_cache_bytes();
+  EXPECT_THAT(ModelText(model), Not(HasSubstr("page cache")));
+  EXPECT_THAT(ModelsText({model}), ContainsRegex("1.0 MiB +-  cuda:0"));
 }
 
 TEST(ModelsText, HasOneRowPerModelWithItsResidency) {
