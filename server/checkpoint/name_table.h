@@ -7,6 +7,7 @@
 #include <vector>
 
 #include "absl/hash/hash.h"
+#include "server/base/strings.h"
 
 namespace keyload {
 
@@ -20,12 +21,12 @@ class NameTable {
   // Position of `name`, or -1. name_at(position) is the list's name there.
   template <typename NameAt>
   int64_t Find(std::string_view name, const NameAt& name_at) const {
-    return int64_t{slots_[SlotOf(name, absl::HashOf(name), name_at)].position_plus_1} - 1;
+    return int64_t{slots_[SlotOf(name, absl::HashOf(ToAbsl(name)), name_at)].position_plus_1} - 1;
   }
   // Adds `name`; false when it is there already.
   template <typename NameAt>
   bool Insert(std::string_view name, uint32_t position, const NameAt& name_at) {
-    const uint64_t hash = absl::HashOf(name);
+    const uint64_t hash = absl::HashOf(ToAbsl(name));
     Slot& slot = slots_[SlotOf(name, hash, name_at)];
     if (slot.position_plus_1 != 0) return false;
     slot = {.tag = Tag(hash), .position_plus_1 = position + 1};

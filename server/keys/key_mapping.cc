@@ -1,5 +1,6 @@
 #include "server/keys/key_mapping.h"
 
+#include "absl/container/flat_hash_map.h"
 #include "absl/container/flat_hash_set.h"
 #include "absl/strings/str_format.h"
 #include "server/base/error.h"
@@ -39,14 +40,15 @@ absl::Status AppendIndexOnly(const CheckpointIndex& index, const RenameRules& re
 }  // namespace
 
 ModelNames::ModelNames(const Manifest& manifest, std::string_view base_prefix)
-    : prefix_(base_prefix.empty() ? "" : absl::StrFormat("%s.", base_prefix)) {
-  by_name_.reserve(manifest.tensors.size());
-  for (uint32_t i = 0; i < manifest.tensors.size(); ++i) by_name_.emplace(manifest.tensors[i].name, i);
+    : tensors_(manifest.tensors),
+      by_name_(manifest.tensors.size()),
+      prefix_(base_prefix.empty() ? "" : absl::StrFormat("%s.", base_prefix)) {
+  const auto name_at = [this](uint32_t i) { return std::string_view(tensors_[i].name); };
+  for (uint32_t i = 0; i < tensors_.size(); ++i) by_name_.Insert(tensors_[i].name, i, name_at);
 }
 
 int64_t ModelNames::Find(std::string_view name) const {
-  const auto found = by_name_.find(name);
-  return found == by_name_.end() ? -1 : int64_t{found->second};
+  return by_name_.Find(name, [this](uint32_t i) { return std::string_view(tensors_[i].name); });
 }
 
 int64_t ModelNames::FindWithPrefix(std::string_view name) {

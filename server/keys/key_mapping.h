@@ -5,8 +5,8 @@
 #include <string_view>
 #include <vector>
 
-#include "absl/container/flat_hash_map.h"
 #include "absl/status/status.h"
+#include "server/checkpoint/name_table.h"
 #include "server/keys/name_arena.h"
 #include "server/keys/reconcile.h"
 #include "server/keys/rename_rules.h"
@@ -24,7 +24,8 @@ class ModelNames {
   int64_t FindWithPrefix(std::string_view name);
 
  private:
-  absl::flat_hash_map<std::string_view, uint32_t> by_name_;
+  const std::vector<TensorSpec>& tensors_;
+  NameTable by_name_;
   std::string prefix_;  // with its dot; empty: none
   std::string scratch_;
 };

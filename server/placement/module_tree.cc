@@ -50,6 +50,8 @@ class TreeBuilder {
   absl::Status AddNames() {
     const absl::flat_hash_set<std::string_view> no_split(model_.no_split_classes.begin(),
                                                          model_.no_split_classes.end());
+    // Without a list of modules a guess: most have a tensor or two.
+    trie_.Reserve(std::max(model_.modules.size(), model_.tensors.size() / 2) + 1);
     for (const ModuleSpec& module : model_.modules) {
       KEYLOAD_RETURN_IF_ERROR(CheckDepth(module.name));
       const uint32_t node = trie_.Insert(module.name);

@@ -24,6 +24,11 @@ class NameTrie {
 
   NameTrie() : nodes_(1) {}
 
+  // Room for `count` nodes in all.
+  void Reserve(size_t count) {
+    nodes_.reserve(count);
+    children_.reserve(count);
+  }
   // The node of `name`; it and its ancestors are inserted where they are absent. Looks up only the components that the
   // name before did not begin with, so names in registration order are cheap.
   uint32_t Insert(std::string_view name);

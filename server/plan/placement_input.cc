@@ -40,7 +40,11 @@ PlacementInput MakePlacementInput(const KeyReport& report, const DTypeRequest& d
                                   const std::vector<std::string>& no_split_classes) {
   PlacementInput input;
   const DTypeRule rule(dtype);
-  std::vector<int64_t> placed_at(report.keys.size(), -1);
+  std::vector<int64_t> placed_at(report.tied_groups.empty() ? 0 : report.keys.size(), -1);
+  const size_t most = report.keys.size() - report.counts.not_selected;
+  input.keys.reserve(most);
+  input.dtypes.reserve(most);
+  input.model.tensors.reserve(most);
   for (uint32_t i = 0; i < report.keys.size(); ++i) {
     const ModelKey& key = report.keys[i];
     if (!TakesPlace(key)) continue;
@@ -51,7 +55,7 @@ PlacementInput MakePlacementInput(const KeyReport& report, const DTypeRequest& d
     // What converts has whole bytes per element.
     const uint64_t bytes =
         on_device == from ? from_bytes : from_bytes / (DTypeBits(from) / 8) * (DTypeBits(on_device) / 8);
-    placed_at[i] = static_cast<int64_t>(input.keys.size());
+    if (!placed_at.empty()) placed_at[i] = static_cast<int64_t>(input.keys.size());
     input.keys.push_back(i);
     input.dtypes.push_back(on_device);
     input.model.tensors.push_back({.name = key.name, .bytes = bytes, .buffer = key.kind != TensorKind::kParameter});
