@@ -35,9 +35,10 @@ def _transformers(id: str, engine: str, data: str) -> tuple[Case, ...]:
 
 def _four(data: str) -> tuple[Case, ...]:
     return (
-        sharing.four_peers(f"four-{data}-clone", "safetensors load_file + clone", "safetensors-clone", data, "handle"),
+        sharing.four_peers(f"four-{data}-clone", "safetensors load_file + clone", "safetensors-clone", data, "handle",
+                           owned=True),
         sharing.four_peers(f"four-{data}-mmap", "safetensors load_file (mmap), every byte hashed", "safetensors-mmap",
-                           data, "usable"),
+                           data, "usable", owned=False),
         sharing.clients_materialize(f"four-{data}-keyload", "keyload load --lazy --copy, 4 times materialize", data, 4,
                                     "*"),
     )

@@ -15,6 +15,7 @@ import grpc_tools
 import xxhash
 from grpc_tools import protoc
 
+KEYS_A_REQUEST = 20_000  # a request must stay below the server's 4 MiB
 SOURCE_ROOT = pathlib.Path(__file__).resolve().parents[2]
 
 
@@ -43,18 +44,20 @@ def main() -> None:
     unlimited = [("grpc.max_receive_message_length", -1)]
     with grpc.insecure_channel(arguments.address, options=unlimited) as channel:
         stub = services.ModelLoaderServiceStub(channel)
-        select = messages.KeySelection()
+        selections = [messages.KeySelection()]
         if arguments.some:
             listed = messages.ListKeysRequest(model=arguments.model, states=[messages.KEY_STATE_RESIDENT])
             keys = [key.key for part in stub.ListKeys(listed) for key in part.keys]
-            select.keys.extend(keys)
+            selections = [messages.KeySelection(keys=keys[first:first + KEYS_A_REQUEST])
+                          for first in range(0, len(keys), KEYS_A_REQUEST)]
             expected = {key: expected[key] for key in keys}
         sums, key = {}, ""
-        for part in stub.ReadTensors(messages.ReadTensorsRequest(model=arguments.model, select=select)):
-            if part.tensor.key:
-                key = part.tensor.key
-                sums[key] = xxhash.xxh3_64()
-            sums[key].update(part.data)
+        for select in selections:
+            for part in stub.ReadTensors(messages.ReadTensorsRequest(model=arguments.model, select=select)):
+                if part.tensor.key:
+                    key = part.tensor.key
+                    sums[key] = xxhash.xxh3_64()
+                sums[key].update(part.data)
     wrong = [name for name, sum_ in expected.items() if name not in sums or sums[name].hexdigest() != sum_]
     if wrong or len(sums) != len(expected) or not expected:
         sys.exit(f"{len(wrong)} of {len(expected)} tensors differ, {len(sums)} read: {wrong[:3]}")

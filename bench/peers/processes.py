@@ -68,6 +68,11 @@ def memory_bytes(process: int) -> dict[str, int]:
             "shared": (fields["RssFile"] + fields["RssShmem"] + huge) * 1024}
 
 
+def available_bytes() -> int:
+    """What the machine can give to processes without swapping."""
+    return _fields("/proc/meminfo")["MemAvailable"] * 1024
+
+
 def reset_peak(process: int) -> None:
     pathlib.Path(f"/proc/{process}/clear_refs").write_text("5")
 

@@ -8,17 +8,21 @@ import peers
 import processes
 from cases import Case, Context, Sample, prepare
 from keyload_daemon import Daemon, NotAvailable
-from keyload_loads import sample_of
+from keyload_loads import sample_of, verify
 
 CGROUP = pathlib.Path("/sys/fs/cgroup/memory")  # version 1
 CGROUP_BYTES = 1 << 30
+PROCESS_BYTES = 300_000_000  # Python with torch
 
 
-def four_peers(id: str, label: str, engine: str, data: str, clock: str) -> Case:
+def four_peers(id: str, label: str, engine: str, data: str, clock: str, owned: bool) -> Case:
     """Four processes that load the same files. The time is the slowest one's, after imports."""
 
     def run(context: Context) -> Sample:
         set_ = context.data[data]
+        needed = set_.bytes + (4 * set_.bytes if owned else 0) + 4 * PROCESS_BYTES
+        if processes.available_bytes() < needed:
+            raise NotAvailable(f"needs {needed / 1e9:.0f} GB of available memory")
         prepare(set_, "warm")
         command = peers.load_command(context, engine, set_.directory, "--checksums", str(set_.checksums))
         running = [processes.Running(command, peers.environment()) for _ in range(4)]
@@ -44,10 +48,11 @@ def clients_materialize(id: str, label: str, data: str, count: int, include: str
             seconds = time.perf_counter() - begin
             moved = processes.difference(processes.io_bytes(daemon.pid), before)
             memory = processes.memory_bytes(daemon.pid)
-            return {"seconds": seconds, "command": seconds, **moved, **memory,
+            cpu = processes.cpu_seconds(daemon.pid) - cpu
+            checked = verify(context, daemon, id, data, only_some=True)
+            return {"seconds": seconds, "command": seconds, **moved, **memory, **checked,
                     "bytes_selected": answers[0].document["bytes"]["selected"],
-                    "private": memory["rss"],
-                    "cpu": processes.cpu_seconds(daemon.pid) - cpu + sum(a.finished.cpu_seconds for a in answers)}
+                    "private": memory["rss"], "cpu": cpu + sum(a.finished.cpu_seconds for a in answers)}
 
     return Case(id, label, run)
 
