@@ -19,9 +19,8 @@ KEYS_A_REQUEST = 20_000  # a request must stay below the server's 4 MiB
 SOURCE_ROOT = pathlib.Path(__file__).resolve().parents[2]
 
 
-def _contract():
-    """The contract's Python messages and stubs, generated into a temporary directory."""
-    directory = tempfile.mkdtemp(prefix="keyload-contract-")
+def _contract(directory: str):
+    """The contract's Python messages and stubs, generated into `directory`, which is not needed afterwards."""
     well_known = pathlib.Path(grpc_tools.__file__).parent / "_proto"
     code = protoc.main(["", f"-I{SOURCE_ROOT / 'proto'}", f"-I{well_known}", f"--python_out={directory}",
                         f"--grpc_python_out={directory}", "keyload/v1/model_loader.proto"])
@@ -39,7 +38,8 @@ def main() -> None:
     parser.add_argument("checksums", type=pathlib.Path)
     parser.add_argument("--some", action="store_true")
     arguments = parser.parse_args()
-    messages, services = _contract()
+    with tempfile.TemporaryDirectory(prefix="keyload-contract-") as directory:
+        messages, services = _contract(directory)
     expected = json.loads(arguments.checksums.read_text())
     unlimited = [("grpc.max_receive_message_length", -1)]
     with grpc.insecure_channel(arguments.address, options=unlimited) as channel:
