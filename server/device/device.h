@@ -29,6 +29,10 @@ class DeviceMemory {
   virtual uint64_t bytes() const = 0;
   // Where the host may write it directly; empty on devices that need copies.
   virtual std::span<std::byte> host() = 0;
+  // A descriptor of new host memory that has no pages yet, 0 all over: writing to it, at the same offsets, makes them
+  // for half of what touching host() costs, and fails where touching would kill. -1 where there is none. Lives as long
+  // as the memory.
+  virtual int fresh_fd() const { return -1; }
 };
 
 // What newly allocated memory holds.

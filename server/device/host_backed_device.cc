@@ -1,5 +1,7 @@
 #include "server/device/host_backed_device.h"
 
+#include <sys/mman.h>
+
 #include <algorithm>
 #include <cstring>
 #include <utility>
@@ -13,14 +15,16 @@ namespace keyload {
 class HostBackedDevice::Memory : public DeviceMemory {
  public:
   // Owns `mapping` and the `bytes` that the device has charged for it.
-  Memory(HostBackedDevice& device, SegmentMapping mapping, uint64_t bytes)
-      : device_(device), mapping_(std::move(mapping)), bytes_(bytes) {}
+  Memory(HostBackedDevice& device, SegmentMapping mapping, uint64_t bytes, bool fresh)
+      : device_(device), mapping_(std::move(mapping)), bytes_(bytes), fresh_(fresh) {}
   ~Memory() override { device_.Release(std::move(mapping_), bytes_); }
 
   uint64_t bytes() const override { return bytes_; }
   std::span<std::byte> host() override {
     return device_.backing_ == Backing::kMemfd ? std::span<std::byte>(address(), bytes_) : std::span<std::byte>();
   }
+  // Huge pages cannot be written to by descriptor.
+  int fresh_fd() const override { return fresh_ && !mapping_.huge() ? mapping_.fd() : -1; }
   std::byte* address() const { return mapping_.address(); }
   const HostBackedDevice* device() const { return &device_; }
 
@@ -28,6 +32,7 @@ class HostBackedDevice::Memory : public DeviceMemory {
   HostBackedDevice& device_;
   SegmentMapping mapping_;
   const uint64_t bytes_;
+  const bool fresh_;
 };
 
 HostBackedDevice::HostBackedDevice(const Options& options)
@@ -51,6 +56,7 @@ absl::StatusOr<std::unique_ptr<DeviceMemory>> HostBackedDevice::Allocate(MemoryR
     TrimIdle(room - std::min(room, bytes));
     if (!account_.Commit(reservation, bytes)) return OutOfMemory(bytes, "the reservation is another device's");
   }
+  const bool fresh = !idle.has_value();
   absl::StatusOr<SegmentMapping> mapping = Map(bytes, contents, std::move(idle));
   MutexLock lock(mutex_);
   if (!mapping.ok()) {
@@ -59,7 +65,7 @@ absl::StatusOr<std::unique_ptr<DeviceMemory>> HostBackedDevice::Allocate(MemoryR
   }
   if (mapping->huge()) huge_used_ += mapping->bytes();
   ShowBacking();
-  return std::make_unique<Memory>(*this, *std::move(mapping), bytes);
+  return std::make_unique<Memory>(*this, *std::move(mapping), bytes, fresh);
 }
 
 absl::StatusOr<SegmentMapping> HostBackedDevice::Map(uint64_t bytes, Contents contents,
@@ -88,6 +94,8 @@ void HostBackedDevice::Release(SegmentMapping mapping, uint64_t bytes) {
   const uint64_t huge = mapping.huge() ? mapped : 0;
   const bool keep = mapped > 0 && mapped <= reuse_bytes_;
   if (!keep) mapping = SegmentMapping();
+  // What was written by descriptor has pages, but not in this process: the next user should not meet them one by one.
+  if (keep) ::madvise(mapping.address(), mapped, MADV_POPULATE_READ);
   MutexLock lock(mutex_);
   huge_used_ -= huge;
   const MemoryState state = account_.state();

@@ -29,6 +29,7 @@ class SegmentMapping {
   bool Resize(uint64_t bytes);
 
   std::byte* address() const { return address_; }
+  int fd() const { return fd_.get(); }       // -1 without a memfd
   uint64_t bytes() const { return bytes_; }  // a multiple of the page size
   bool huge() const { return page_bytes_ == kHugePageBytes; }
 

@@ -96,7 +96,7 @@ absl::StatusOr<std::vector<Segment>> AllocateSegments(const LoadPlan& plan, cons
                                                       std::vector<MemoryReservation>& reservations,
                                                       std::span<const Segment> present) {
   const std::vector<bool> used = UsedSegments(plan);
-  std::vector<bool> filled = FilledSegments(plan);
+  std::vector<bool> filled = FilledSegments(plan);  // and may hold anything
   std::vector<Segment> segments;
   segments.reserve(plan.segments.size());
   for (size_t i = 0; i < plan.segments.size(); ++i) {
@@ -110,7 +110,7 @@ absl::StatusOr<std::vector<Segment>> AllocateSegments(const LoadPlan& plan, cons
                                segment.device->Allocate(reservations[planned.device], planned.bytes,
                                                         filled[i] ? Contents::kUnspecified : Contents::kZeroed));
     }
-    if (segment.memory == nullptr || HasMemory(present, i)) filled[i] = false;
+    if (segment.memory == nullptr || HasMemory(present, i) || segment.memory->fresh_fd() >= 0) filled[i] = false;
     segments.push_back(std::move(segment));
   }
   ZeroPadding(plan, filled, segments);

@@ -12,7 +12,7 @@ namespace {
 using Clock = TransferMeasures::Clock;
 
 constexpr BlockLimits kBlockLimits;
-constexpr uint64_t kWorkerScratch = 64ull << 10;
+constexpr uint64_t kWorkerScratch = 256ull << 10;
 constexpr size_t kReadAheadBlocks = 8;  // as many as are asked of the disk at a time
 
 size_t Workers(const TransferResources& resources) {
@@ -22,7 +22,7 @@ size_t Workers(const TransferResources& resources) {
 }  // namespace
 
 struct TransferRun::Worker {
-  std::vector<Piece> pieces;
+  std::vector<BlockPiece> pieces;
   std::vector<iovec> buffers;
   std::vector<SectorPart> parts;
   SectorRead sectors;
@@ -151,16 +151,18 @@ absl::Status TransferRun::RunBlock(size_t index, Worker& worker) {
     if (worker.scratch == nullptr) {
       return MakeError(Reason::kDeviceOutOfMemory, "cpu: no memory for a read buffer", {{"device", "cpu"}});
     }
-    if (!FindPieces(block, worker.pieces)) return ReadThroughSlab(index, worker);
-    KEYLOAD_RETURN_IF_ERROR(ReadStraight(index, worker));
+    const Way way = FindPieces(block, worker.pieces);
+    if (way == Way::kSlab) return ReadThroughSlab(index, worker);
+    KEYLOAD_RETURN_IF_ERROR(way == Way::kFresh ? ReadFresh(index, worker) : ReadStraight(index, worker));
   }
   CountDone(block);
   return absl::OkStatus();
 }
 
-bool TransferRun::FindPieces(const Block& block, std::vector<Piece>& pieces) const {
+TransferRun::Way TransferRun::FindPieces(const Block& block, std::vector<BlockPiece>& pieces) const {
   pieces.clear();
   bool straight = true;
+  bool fresh = true;
   for (uint32_t i = block.first_run; i < block.end_run; ++i) {
     const TensorRun& run = plan_.runs[i];
     const uint64_t begin = std::max(run.file_offset, block.offset);
@@ -169,17 +171,20 @@ bool TransferRun::FindPieces(const Block& block, std::vector<Piece>& pieces) con
     const auto scaled = [&](uint64_t bytes) {
       return run.converts() ? bytes / (DTypeBits(run.stored_dtype) / 8) * (DTypeBits(run.dtype) / 8) : bytes;
     };
-    Piece piece = {.run = &run,
-                   .file_offset = begin,
-                   .length = end - begin,
-                   .target_offset = run.segment_offset + scaled(begin - run.file_offset),
-                   .target_length = scaled(end - begin),
-                   .target = segments_[run.segment].memory->host()};
+    DeviceMemory& memory = *segments_[run.segment].memory;
+    BlockPiece piece = {.run = &run,
+                        .file_offset = begin,
+                        .length = end - begin,
+                        .target_offset = run.segment_offset + scaled(begin - run.file_offset),
+                        .target_length = scaled(end - begin),
+                        .target = memory.host(),
+                        .fresh_fd = memory.fresh_fd()};
     if (!piece.target.empty()) piece.target = piece.target.subspan(piece.target_offset, piece.target_length);
     straight = straight && !run.converts() && !piece.target.empty();
+    fresh = fresh && piece.fresh_fd >= 0;
     pieces.push_back(piece);
   }
-  return straight;
+  return !straight ? Way::kSlab : fresh ? Way::kFresh : Way::kStraight;
 }
 
 absl::Status TransferRun::Populate(const Block& block) {
@@ -194,7 +199,7 @@ absl::Status TransferRun::ReadStraight(size_t index, Worker& worker) {
   const Block& block = blocks_[index];
   worker.buffers.clear();
   uint64_t position = block.offset;
-  for (const Piece& piece : worker.pieces) {
+  for (const BlockPiece& piece : worker.pieces) {
     while (position < piece.file_offset) {
       const uint64_t gap = std::min(piece.file_offset - position, kWorkerScratch);
       worker.buffers.push_back({worker.scratch.get(), gap});
@@ -203,11 +208,43 @@ absl::Status TransferRun::ReadStraight(size_t index, Worker& worker) {
     worker.buffers.push_back({piece.target.data(), piece.target.size()});
     position += piece.length;
   }
-  KEYLOAD_ASSIGN_OR_RETURN(bool done, ReadCached(block, worker.buffers, worker));
+  KEYLOAD_ASSIGN_OR_RETURN(bool done, ReadCached(block, block.offset, worker.buffers, worker));
   if (!done) {
     KEYLOAD_ASSIGN_OR_RETURN(done, ReadSectors(block, worker));
   }
   return done ? absl::OkStatus() : ReadCold(index, worker.buffers);
+}
+
+// What is cached goes through scratch memory that stays in the cache of the core; what is cold through a slab.
+absl::Status TransferRun::ReadFresh(size_t index, Worker& worker) {
+  const Block& block = blocks_[index];
+  const uint64_t end = block.offset + block.length;
+  for (uint64_t position = block.offset; position < end; position += kWorkerScratch) {
+    const std::span<std::byte> bytes(worker.scratch.get(), std::min(kWorkerScratch, end - position));
+    const iovec buffer = {bytes.data(), bytes.size()};
+    KEYLOAD_ASSIGN_OR_RETURN(const bool cached, ReadCached(block, position, {&buffer, 1}, worker));
+    if (!cached && position == block.offset) {
+      KEYLOAD_ASSIGN_OR_RETURN(const std::span<std::byte> slab, slabs_.Take(context_));
+      const absl::Status status = ReadFreshCold(index, slab, worker.pieces);
+      slabs_.PutBack(slab);
+      return status;
+    }
+    if (!cached) KEYLOAD_RETURN_IF_ERROR(ReadThroughCache(block, position, {&buffer, 1}));
+    KEYLOAD_RETURN_IF_ERROR(WriteFresh(position, bytes, worker.pieces));
+  }
+  return absl::OkStatus();
+}
+
+absl::Status TransferRun::ReadFreshCold(size_t index, std::span<std::byte> slab, std::span<const BlockPiece> pieces) {
+  const Block& block = blocks_[index];
+  const uint64_t begin = SectorBegin(block.offset);
+  const iovec sectors = {slab.data(), SectorEnd(block.offset + block.length) - begin};
+  if (ReadDirect(block, {&sectors, 1})) {
+    return WriteFresh(block.offset, slab.subspan(block.offset - begin, block.length), pieces);
+  }
+  const iovec buffer = {slab.data(), block.length};
+  KEYLOAD_RETURN_IF_ERROR(ReadCold(index, {&buffer, 1}));
+  return WriteFresh(block.offset, slab.first(block.length), pieces);
 }
 
 absl::Status TransferRun::ReadThroughSlab(size_t index, Worker& worker) {
@@ -216,7 +253,7 @@ absl::Status TransferRun::ReadThroughSlab(size_t index, Worker& worker) {
   const auto state = std::make_shared<BlockState>(*this, block, slab);
   std::span<std::byte> stored = slab.first(block.length);
   const iovec buffer = {stored.data(), stored.size()};
-  absl::StatusOr<bool> done = ReadCached(block, {&buffer, 1}, worker);
+  absl::StatusOr<bool> done = ReadCached(block, block.offset, {&buffer, 1}, worker);
   if (done.ok() && !*done) {
     const uint64_t begin = SectorBegin(block.offset);
     const iovec sectors = {slab.data(), SectorEnd(block.offset + block.length) - begin};
@@ -230,10 +267,11 @@ absl::Status TransferRun::ReadThroughSlab(size_t index, Worker& worker) {
   return status;
 }
 
-absl::StatusOr<bool> TransferRun::ReadCached(const Block& block, std::span<const iovec> buffers, Worker& worker) {
+absl::StatusOr<bool> TransferRun::ReadCached(const Block& block, uint64_t offset, std::span<const iovec> buffers,
+                                             Worker& worker) {
   const auto start = Clock::now();
   ReadCounts counts;
-  absl::StatusOr<bool> cached = ReaderOf(block).ReadCached(block.offset, buffers, counts);
+  absl::StatusOr<bool> cached = ReaderOf(block).ReadCached(offset, buffers, counts);
   worker.cold = cached.ok() && !*cached;
   if (worker.cold) {
     StartWorker(MostWorkers(resources_));  // a refusal only means fewer reads at a time
@@ -246,7 +284,7 @@ absl::StatusOr<bool> TransferRun::ReadCached(const Block& block, std::span<const
 // Reads a cold block to its places on the host; false when it must be read in another way.
 absl::StatusOr<bool> TransferRun::ReadSectors(const Block& block, Worker& worker) {
   worker.parts.clear();
-  for (const Piece& piece : worker.pieces) {
+  for (const BlockPiece& piece : worker.pieces) {
     worker.parts.push_back({.file_offset = piece.file_offset, .target = piece.target});
   }
   worker.sectors.Prepare(block.offset, block.length, worker.parts);
@@ -275,23 +313,26 @@ bool TransferRun::ReadDirect(const Block& block, std::span<const iovec> buffers)
 
 absl::Status TransferRun::ReadCold(size_t index, std::span<const iovec> buffers) {
   const Block& block = blocks_[index];
-  ShardReader& reader = ReaderOf(block);
-  const auto start = Clock::now();
   // Said beforehand, the kernel reads what is wanted and no more; else it would read on behind it.
-  reader.WillNeed(block.offset, block.length);
+  ReaderOf(block).WillNeed(block.offset, block.length);
   if (index + kReadAheadBlocks < blocks_.size()) {
     const Block& ahead = blocks_[index + kReadAheadBlocks];
     if (plan_.extents[ahead.extent].engine != Engine::kMapped) ReaderOf(ahead).WillNeed(ahead.offset, ahead.length);
   }
+  return ReadThroughCache(block, block.offset, buffers);
+}
+
+absl::Status TransferRun::ReadThroughCache(const Block& block, uint64_t offset, std::span<const iovec> buffers) {
+  const auto start = Clock::now();
   ReadCounts counts;
-  const absl::Status status = reader.ReadVector(block.offset, buffers, counts);
+  const absl::Status status = ReaderOf(block).ReadVector(offset, buffers, counts);
   measures_.AddRead(plan_.extents[block.extent].shard, Engine::kBuffered, counts, start);
   return status;
 }
 
 absl::Status TransferRun::Deliver(const std::shared_ptr<BlockState>& state, std::span<const std::byte> stored,
-                                  std::span<std::byte> converted, std::span<const Piece> pieces) {
-  for (const Piece& piece : pieces) {
+                                  std::span<std::byte> converted, std::span<const BlockPiece> pieces) {
+  for (const BlockPiece& piece : pieces) {
     std::span<const std::byte> source = stored.subspan(piece.file_offset - state->block.offset, piece.length);
     if (piece.run->converts()) {
       const std::span<std::byte> target = piece.target.empty() ? converted.first(piece.target_length) : piece.target;
@@ -307,7 +348,7 @@ absl::Status TransferRun::Deliver(const std::shared_ptr<BlockState>& state, std:
   return absl::OkStatus();
 }
 
-void TransferRun::StartCopy(const std::shared_ptr<BlockState>& state, const Piece& piece,
+void TransferRun::StartCopy(const std::shared_ptr<BlockState>& state, const BlockPiece& piece,
                             std::span<const std::byte> source) {
   {
     MutexLock lock(mutex_);

@@ -8,6 +8,7 @@
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
 #include "server/base/mutex.h"
+#include "server/load/block_piece.h"
 #include "server/load/blocks.h"
 #include "server/load/measures.h"
 #include "server/load/sector_read.h"
@@ -33,15 +34,7 @@ class TransferRun {
   void Measure(const CheckpointIndex& index, LoadReport& report) const;
 
  private:
-  // Bytes of one run inside one block.
-  struct Piece {
-    const TensorRun* run;
-    uint64_t file_offset;
-    uint64_t length;
-    uint64_t target_offset;  // in the segment
-    uint64_t target_length;
-    std::span<std::byte> target;  // on the host; empty where a device needs a copy
-  };
+  enum class Way { kStraight, kFresh, kSlab };
   struct Worker;      // what one thread reuses from block to block
   struct BlockState;  // a block whose copies are in flight
 
@@ -50,16 +43,20 @@ class TransferRun {
   absl::Status RunBlock(size_t index, Worker& worker);
   absl::Status Populate(const Block& block);
   absl::Status ReadStraight(size_t index, Worker& worker);
+  absl::Status ReadFresh(size_t index, Worker& worker);
   absl::Status ReadThroughSlab(size_t index, Worker& worker);
-  absl::StatusOr<bool> ReadCached(const Block& block, std::span<const iovec> buffers, Worker& worker);
+  absl::Status ReadFreshCold(size_t index, std::span<std::byte> slab, std::span<const BlockPiece> pieces);
+  absl::StatusOr<bool> ReadCached(const Block& block, uint64_t offset, std::span<const iovec> buffers, Worker& worker);
   absl::StatusOr<bool> ReadSectors(const Block& block, Worker& worker);
   bool ReadDirect(const Block& block, std::span<const iovec> buffers);
   absl::Status ReadCold(size_t index, std::span<const iovec> buffers);
+  absl::Status ReadThroughCache(const Block& block, uint64_t offset, std::span<const iovec> buffers);
   absl::Status Deliver(const std::shared_ptr<BlockState>& state, std::span<const std::byte> stored,
-                       std::span<std::byte> converted, std::span<const Piece> pieces);
-  void StartCopy(const std::shared_ptr<BlockState>& state, const Piece& piece, std::span<const std::byte> source);
-  // The block's pieces into `pieces`; whether all of them can be read straight to their place.
-  bool FindPieces(const Block& block, std::vector<Piece>& pieces) const;
+                       std::span<std::byte> converted, std::span<const BlockPiece> pieces);
+  void StartCopy(const std::shared_ptr<BlockState>& state, const BlockPiece& piece, std::span<const std::byte> source);
+  // The block's pieces into `pieces`, and how they get to their place: by reads straight to it, by writes to memory
+  // that has no pages yet, or through a slab.
+  Way FindPieces(const Block& block, std::vector<BlockPiece>& pieces) const;
   ShardReader& ReaderOf(const Block& block) const { return *readers_[plan_.extents[block.extent].shard]; }
   void Fail(const absl::Status& status);
   void CountDone(const Block& block);

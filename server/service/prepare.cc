@@ -8,6 +8,7 @@
 
 #include "server/base/error.h"
 #include "server/base/strings.h"
+#include "server/io/file_system_kind.h"
 #include "server/service/plan_report.h"
 
 namespace keyload {
@@ -44,6 +45,11 @@ absl::StatusOr<std::shared_ptr<const Manifest>> FindManifest(const ExpectedSpec&
   KEYLOAD_ASSIGN_OR_RETURN(const std::string bytes, ReadWholeFile(file, documents.options().max_document_bytes));
   KEYLOAD_ASSIGN_OR_RETURN(const DocumentStore::Stored stored, documents.AddManifest(bytes));
   return documents.FindManifest(stored.digest);
+}
+
+bool MayMap(const Shard& shard) {
+  const absl::StatusOr<FileSystemKind> kind = FileSystemOf(shard.fd->get(), shard.file);
+  return kind.ok() && *kind == FileSystemKind::kLocal;
 }
 
 }  // namespace
@@ -88,8 +94,8 @@ absl::StatusOr<PreparedPlan> PreparePlan(const LoadSpec& spec, const PreparedKey
   PreparedPlan result;
   KEYLOAD_ASSIGN_OR_RETURN(result.placement, Place(input.model, spec.device_map, devices));
   clock.Enter("plan");
-  result.plan =
-      BuildLoadPlan(keys, input, result.placement, {.map_host_tensors = spec.host_storage == HostStorage::kMapped});
+  result.plan = BuildLoadPlan(keys, input, result.placement,
+                              {.map_host_tensors = spec.host_storage == HostStorage::kMapped, .may_map_shard = MayMap});
   result.report = MakePlanReport(spec, prepared, input, result.placement, *result.plan, devices, node);
   result.placed_keys = std::move(input.keys);
   return result;

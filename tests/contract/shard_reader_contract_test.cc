@@ -78,6 +78,53 @@ TEST_P(ShardReaderContractTest, NothingIsReadForNothing) {
   EXPECT_EQ(counts_.read, 0u);
 }
 
+TEST_P(ShardReaderContractTest, WhatIsCachedIsReadAtOnce) {
+  std::vector<std::byte> bytes(kFileSize - 17);
+  const iovec buffer = {bytes.data(), bytes.size()};
+  const absl::StatusOr<bool> cached = reader_->ReadCached(17, {&buffer, 1}, counts_);  // just written
+  ASSERT_TRUE(cached.ok()) << cached.status();
+  if (!*cached) {
+    EXPECT_EQ(counts_.read, 0u);
+    GTEST_SKIP() << "the file system does not tell";
+  }
+  EXPECT_TRUE(std::equal(bytes.begin(), bytes.end(), content_.begin() + 17));
+  EXPECT_EQ(counts_.read, bytes.size());
+}
+
+TEST_P(ShardReaderContractTest, ACachedReadPastTheEndIsTruncation) {
+  std::vector<std::byte> bytes(100);
+  const iovec buffer = {bytes.data(), bytes.size()};
+  const absl::StatusOr<bool> cached = reader_->ReadCached(kFileSize - 60, {&buffer, 1}, counts_);
+  if (cached.ok() && !*cached) GTEST_SKIP() << "the file system does not tell";
+  EXPECT_EQ(ErrorReason(cached.status()), Reason::kCheckpointTruncated) << cached.status();
+}
+
+TEST_P(ShardReaderContractTest, DirectReadsGiveTheBytesUpToTheEndInsideASector) {
+  constexpr uint64_t kBegin = 2'990'080;  // a multiple of kSectorBytes
+  static_assert(kBegin % kSectorBytes == 0 && kFileSize % kSectorBytes != 0);
+  alignas(kSectorBytes) static std::byte first[kSectorBytes];
+  alignas(kSectorBytes) static std::byte second[4 * kSectorBytes];
+  const iovec buffers[] = {{first, sizeof(first)}, {second, sizeof(second)}};
+  if (!reader_->ReadDirect(kBegin, buffers, kFileSize - kBegin, counts_)) GTEST_SKIP() << "no direct reads here";
+  EXPECT_TRUE(std::equal(first, first + sizeof(first), content_.begin() + kBegin));
+  EXPECT_TRUE(std::equal(content_.begin() + kBegin + sizeof(first), content_.end(), second));
+  EXPECT_EQ(counts_.read, kFileSize - kBegin);
+}
+
+TEST_P(ShardReaderContractTest, ADirectReadThatNeedsMoreThanTheFileFails) {
+  alignas(kSectorBytes) static std::byte bytes[4 * kSectorBytes];
+  const iovec buffer = {bytes, sizeof(bytes)};
+  EXPECT_FALSE(reader_->ReadDirect(2'990'080, {&buffer, 1}, kFileSize - 2'990'080 + 1, counts_));
+  EXPECT_FALSE(reader_->ReadDirect(uint64_t{1} << 62, {&buffer, 1}, 1, counts_));
+  EXPECT_FALSE(reader_->ReadDirect(std::numeric_limits<uint64_t>::max() - kSectorBytes + 1, {&buffer, 1}, 1, counts_));
+}
+
+TEST_P(ShardReaderContractTest, AnyRangeMayBeAskedFor) {
+  reader_->WillNeed(0, kFileSize);
+  reader_->WillNeed(17, 0);
+  reader_->WillNeed(std::numeric_limits<uint64_t>::max() - 1, 100);
+}
+
 TEST_P(ShardReaderContractTest, PopulateTakesAnyRangeOfTheFile) {
   EXPECT_TRUE(reader_->Populate(0, kFileSize, counts_).ok());
   EXPECT_TRUE(reader_->Populate(4'097, 1, counts_).ok());

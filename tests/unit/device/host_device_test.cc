@@ -1,6 +1,7 @@
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 #include <sys/resource.h>
+#include <unistd.h>
 
 #include <cstring>
 #include <limits>
@@ -50,6 +51,22 @@ TEST(HostDeviceTest, WhatLiesBehindTheLastByteOfUsedMemoryIsZeroed) {
   std::byte* const end = (*memory)->host().data() + (*memory)->bytes();
   EXPECT_EQ(std::to_integer<int>(end[-1]), kMark);
   EXPECT_EQ(std::vector<std::byte>(end, end + 100), std::vector<std::byte>(100));
+}
+
+TEST(HostDeviceTest, MemoryWithoutPagesCanBeWrittenByDescriptor) {
+  const auto device = MakeHostDevice({.capacity_bytes = 64 * kMiB, .reuse_bytes = 16 * kMiB});
+  {
+    const auto memory = Allocate(*device, 4 * kMiB, Contents::kUnspecified);
+    ASSERT_TRUE(memory.ok());
+    const int fd = (*memory)->fresh_fd();
+    if (fd < 0) GTEST_SKIP() << "huge pages have none";
+    ASSERT_EQ(::pwrite(fd, "x", 1, 4097), 1);
+    EXPECT_EQ(std::to_integer<int>((*memory)->host()[4096]), 0);
+    EXPECT_EQ(std::to_integer<int>((*memory)->host()[4097]), 'x');
+  }
+  const auto again = Allocate(*device, 4 * kMiB, Contents::kUnspecified);
+  ASSERT_TRUE(again.ok());
+  EXPECT_EQ((*again)->fresh_fd(), -1) << "it has pages";
 }
 
 TEST(HostDeviceTest, WithoutABudgetNothingIsKept) {
