@@ -20,8 +20,9 @@ struct BlockPiece {
   int fresh_fd = -1;            // DeviceMemory::fresh_fd
 };
 
-// Writes what `bytes`, which begin at `offset` of the file, hold of `pieces`, to their fresh_fd. REQUIRES: the pieces
-// ascend in the file and are not converted. DEVICE_OUT_OF_MEMORY.
-absl::Status WriteFresh(uint64_t offset, std::span<const std::byte> bytes, std::span<const BlockPiece> pieces);
+// Puts what `bytes`, which begin at `offset` of the file, hold of `pieces` to their place: written to their fresh_fd,
+// or copied to their target where there is none. REQUIRES: the pieces ascend in the file, are on the host and are not
+// converted. DEVICE_OUT_OF_MEMORY.
+absl::Status WriteToHost(uint64_t offset, std::span<const std::byte> bytes, std::span<const BlockPiece> pieces);
 
 }  // namespace keyload

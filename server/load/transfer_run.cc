@@ -15,6 +15,10 @@ constexpr BlockLimits kBlockLimits;
 constexpr uint64_t kWorkerScratch = 256ull << 10;
 constexpr size_t kReadAheadBlocks = 8;  // as many as are asked of the disk at a time
 
+uint64_t SectorBegin(uint64_t offset) { return offset / kSectorBytes * kSectorBytes; }
+
+uint64_t SectorEnd(uint64_t end) { return (end + kSectorBytes - 1) / kSectorBytes * kSectorBytes; }
+
 size_t Workers(const TransferResources& resources) {
   return resources.workers > 0 ? resources.workers : resources.io->threads();
 }
@@ -24,9 +28,7 @@ size_t Workers(const TransferResources& resources) {
 struct TransferRun::Worker {
   std::vector<BlockPiece> pieces;
   std::vector<iovec> buffers;
-  std::vector<SectorPart> parts;
-  SectorRead sectors;
-  ScratchMemory scratch;  // kWorkerScratch bytes: gaps land here, over one another, and the ends of direct reads
+  ScratchMemory scratch;  // kWorkerScratch bytes: gaps land here, over one another, and what is written to fresh memory
   bool cold = false;      // the last block was not in the page cache
 };
 
@@ -208,14 +210,11 @@ absl::Status TransferRun::ReadStraight(size_t index, Worker& worker) {
     worker.buffers.push_back({piece.target.data(), piece.target.size()});
     position += piece.length;
   }
-  KEYLOAD_ASSIGN_OR_RETURN(bool done, ReadCached(block, block.offset, worker.buffers, worker));
-  if (!done) {
-    KEYLOAD_ASSIGN_OR_RETURN(done, ReadSectors(block, worker));
-  }
-  return done ? absl::OkStatus() : ReadCold(index, worker.buffers);
+  KEYLOAD_ASSIGN_OR_RETURN(const bool cached, ReadCached(block, block.offset, worker.buffers, worker));
+  return cached ? absl::OkStatus() : ReadColdThroughSlab(index, worker.pieces);
 }
 
-// What is cached goes through scratch memory that stays in the cache of the core; what is cold through a slab.
+// What is cached goes through scratch memory that stays in the cache of the core.
 absl::Status TransferRun::ReadFresh(size_t index, Worker& worker) {
   const Block& block = blocks_[index];
   const uint64_t end = block.offset + block.length;
@@ -223,28 +222,21 @@ absl::Status TransferRun::ReadFresh(size_t index, Worker& worker) {
     const std::span<std::byte> bytes(worker.scratch.get(), std::min(kWorkerScratch, end - position));
     const iovec buffer = {bytes.data(), bytes.size()};
     KEYLOAD_ASSIGN_OR_RETURN(const bool cached, ReadCached(block, position, {&buffer, 1}, worker));
-    if (!cached && position == block.offset) {
-      KEYLOAD_ASSIGN_OR_RETURN(const std::span<std::byte> slab, slabs_.Take(context_));
-      const absl::Status status = ReadFreshCold(index, slab, worker.pieces);
-      slabs_.PutBack(slab);
-      return status;
-    }
+    if (!cached && position == block.offset) return ReadColdThroughSlab(index, worker.pieces);
     if (!cached) KEYLOAD_RETURN_IF_ERROR(ReadThroughCache(block, position, {&buffer, 1}));
-    KEYLOAD_RETURN_IF_ERROR(WriteFresh(position, bytes, worker.pieces));
+    KEYLOAD_RETURN_IF_ERROR(WriteToHost(position, bytes, worker.pieces));
   }
   return absl::OkStatus();
 }
 
-absl::Status TransferRun::ReadFreshCold(size_t index, std::span<std::byte> slab, std::span<const BlockPiece> pieces) {
-  const Block& block = blocks_[index];
-  const uint64_t begin = SectorBegin(block.offset);
-  const iovec sectors = {slab.data(), SectorEnd(block.offset + block.length) - begin};
-  if (ReadDirect(block, {&sectors, 1})) {
-    return WriteFresh(block.offset, slab.subspan(block.offset - begin, block.length), pieces);
-  }
-  const iovec buffer = {slab.data(), block.length};
-  KEYLOAD_RETURN_IF_ERROR(ReadCold(index, {&buffer, 1}));
-  return WriteFresh(block.offset, slab.first(block.length), pieces);
+// Of huge pages, a slab is filled by a disk so much faster than small pages are that the copy is worth it.
+absl::Status TransferRun::ReadColdThroughSlab(size_t index, std::span<const BlockPiece> pieces) {
+  KEYLOAD_ASSIGN_OR_RETURN(const std::span<std::byte> slab, slabs_.Take(context_));
+  const absl::StatusOr<std::span<std::byte>> stored = ReadColdTo(index, slab);
+  absl::Status status = stored.status();
+  if (status.ok()) status = WriteToHost(blocks_[index].offset, *stored, pieces);
+  slabs_.PutBack(slab);
+  return status;
 }
 
 absl::Status TransferRun::ReadThroughSlab(size_t index, Worker& worker) {
@@ -253,16 +245,14 @@ absl::Status TransferRun::ReadThroughSlab(size_t index, Worker& worker) {
   const auto state = std::make_shared<BlockState>(*this, block, slab);
   std::span<std::byte> stored = slab.first(block.length);
   const iovec buffer = {stored.data(), stored.size()};
-  absl::StatusOr<bool> done = ReadCached(block, block.offset, {&buffer, 1}, worker);
-  if (done.ok() && !*done) {
-    const uint64_t begin = SectorBegin(block.offset);
-    const iovec sectors = {slab.data(), SectorEnd(block.offset + block.length) - begin};
-    *done = ReadDirect(block, {&sectors, 1});
-    if (*done) stored = slab.subspan(block.offset - begin, block.length);
-  }
-  absl::Status status = done.status();
-  if (status.ok() && !*done) status = ReadCold(index, {&buffer, 1});
-  if (status.ok()) status = Deliver(state, stored, slab.subspan(kBlockLimits.buffered_bytes), worker.pieces);
+  const auto read = [&]() -> absl::Status {
+    KEYLOAD_ASSIGN_OR_RETURN(const bool cached, ReadCached(block, block.offset, {&buffer, 1}, worker));
+    if (!cached) {
+      KEYLOAD_ASSIGN_OR_RETURN(stored, ReadColdTo(index, slab));
+    }
+    return Deliver(state, stored, slab.subspan(kBlockLimits.buffered_bytes), worker.pieces);
+  };
+  absl::Status status = read();
   if (!status.ok()) failed_ = true;  // before the state's end counts the block as done
   return status;
 }
@@ -281,45 +271,32 @@ absl::StatusOr<bool> TransferRun::ReadCached(const Block& block, uint64_t offset
   return cached;
 }
 
-// Reads a cold block to its places on the host; false when it must be read in another way.
-absl::StatusOr<bool> TransferRun::ReadSectors(const Block& block, Worker& worker) {
-  worker.parts.clear();
-  for (const BlockPiece& piece : worker.pieces) {
-    worker.parts.push_back({.file_offset = piece.file_offset, .target = piece.target});
-  }
-  worker.sectors.Prepare(block.offset, block.length, worker.parts);
-  if (worker.sectors.scratch_bytes() <= kWorkerScratch) {
-    const bool done = ReadDirect(block, worker.sectors.Buffers(worker.scratch.get()));
-    if (done) worker.sectors.CopyOut(worker.scratch.get());
-    return done;
-  }
-  KEYLOAD_ASSIGN_OR_RETURN(const std::span<std::byte> slab, slabs_.Take(context_));
-  const bool done = ReadDirect(block, worker.sectors.Buffers(slab.data()));
-  if (done) worker.sectors.CopyOut(slab.data());
-  slabs_.PutBack(slab);
-  return done;
-}
-
-bool TransferRun::ReadDirect(const Block& block, std::span<const iovec> buffers) {
-  const uint64_t begin = SectorBegin(block.offset);
-  const uint64_t end = block.offset + block.length;
-  if (SectorEnd(end) - begin - block.length > block.wanted_bytes / kRoundingShare) return false;
-  const auto start = Clock::now();
-  ReadCounts counts;
-  const bool done = ReaderOf(block).ReadDirect(begin, buffers, end - begin, counts);
-  if (done) measures_.AddRead(plan_.extents[block.extent].shard, Engine::kDirect, counts, start);
-  return done;
-}
-
-absl::Status TransferRun::ReadCold(size_t index, std::span<const iovec> buffers) {
+// Reads a block that is not in the page cache; returns where in `slab` its bytes are.
+absl::StatusOr<std::span<std::byte>> TransferRun::ReadColdTo(size_t index, std::span<std::byte> slab) {
   const Block& block = blocks_[index];
+  if (ReadDirect(block, slab)) return slab.subspan(block.offset - SectorBegin(block.offset), block.length);
   // Said beforehand, the kernel reads what is wanted and no more; else it would read on behind it.
   ReaderOf(block).WillNeed(block.offset, block.length);
   if (index + kReadAheadBlocks < blocks_.size()) {
     const Block& ahead = blocks_[index + kReadAheadBlocks];
     if (plan_.extents[ahead.extent].engine != Engine::kMapped) ReaderOf(ahead).WillNeed(ahead.offset, ahead.length);
   }
-  return ReadThroughCache(block, block.offset, buffers);
+  const iovec buffer = {slab.data(), block.length};
+  KEYLOAD_RETURN_IF_ERROR(ReadThroughCache(block, block.offset, {&buffer, 1}));
+  return slab.first(block.length);
+}
+
+// Reads the whole sectors around `block` past the page cache; false when that is refused or adds too much.
+bool TransferRun::ReadDirect(const Block& block, std::span<std::byte> slab) {
+  const uint64_t begin = SectorBegin(block.offset);
+  const uint64_t end = block.offset + block.length;
+  const iovec sectors = {slab.data(), SectorEnd(end) - begin};
+  if (sectors.iov_len - block.length > block.wanted_bytes / kRoundingShare) return false;
+  const auto start = Clock::now();
+  ReadCounts counts;
+  const bool done = ReaderOf(block).ReadDirect(begin, {&sectors, 1}, end - begin, counts);
+  if (done) measures_.AddRead(plan_.extents[block.extent].shard, Engine::kDirect, counts, start);
+  return done;
 }
 
 absl::Status TransferRun::ReadThroughCache(const Block& block, uint64_t offset, std::span<const iovec> buffers) {

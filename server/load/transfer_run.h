@@ -11,7 +11,6 @@
 #include "server/load/block_piece.h"
 #include "server/load/blocks.h"
 #include "server/load/measures.h"
-#include "server/load/sector_read.h"
 #include "server/load/slab_pool.h"
 #include "server/load/transfer.h"
 
@@ -45,11 +44,10 @@ class TransferRun {
   absl::Status ReadStraight(size_t index, Worker& worker);
   absl::Status ReadFresh(size_t index, Worker& worker);
   absl::Status ReadThroughSlab(size_t index, Worker& worker);
-  absl::Status ReadFreshCold(size_t index, std::span<std::byte> slab, std::span<const BlockPiece> pieces);
+  absl::StatusOr<std::span<std::byte>> ReadColdTo(size_t index, std::span<std::byte> slab);
   absl::StatusOr<bool> ReadCached(const Block& block, uint64_t offset, std::span<const iovec> buffers, Worker& worker);
-  absl::StatusOr<bool> ReadSectors(const Block& block, Worker& worker);
-  bool ReadDirect(const Block& block, std::span<const iovec> buffers);
-  absl::Status ReadCold(size_t index, std::span<const iovec> buffers);
+  absl::Status ReadColdThroughSlab(size_t index, std::span<const BlockPiece> pieces);
+  bool ReadDirect(const Block& block, std::span<std::byte> slab);
   absl::Status ReadThroughCache(const Block& block, uint64_t offset, std::span<const iovec> buffers);
   absl::Status Deliver(const std::shared_ptr<BlockState>& state, std::span<const std::byte> stored,
                        std::span<std::byte> converted, std::span<const BlockPiece> pieces);

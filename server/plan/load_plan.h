@@ -127,10 +127,9 @@ struct PlanOptions {
 // Cuts the placed keys into segments, runs and extents. Pure; never blocks. `input` and `placement` belong together.
 //
 // Memory segments: tensors come in the order of the file. Neighbours in the file are neighbours in the segment, with
-// nothing between them, so that they make one run. A new run starts at a multiple of 256, or, on "cpu", at an offset
-// that is congruent to the file's modulo 256, and modulo 4096 for long runs: whole sectors then go straight to their
-// place. Elements are aligned as their dtype needs, and to 16 bytes on other devices, whose vector loads and matrix
-// instructions want that; a tensor that would not be where it is in its run starts a run of its own.
+// nothing between them, so that they make one run. A run starts at a multiple of 256. Elements are aligned as their
+// dtype needs, and to 16 bytes on other devices than "cpu", whose vector loads and matrix instructions want that; a
+// tensor that would not be where it is in its run starts a run of its own.
 std::shared_ptr<const LoadPlan> BuildLoadPlan(const KeyReport& report, const PlacementInput& input,
                                               const Placement& placement, const PlanOptions& options = {});
 

@@ -7,33 +7,21 @@
 namespace keyload {
 namespace {
 
-constexpr uint64_t kRunAlignment = 256;      // what CUDA guarantees of an allocation, and more than any element needs
-constexpr uint64_t kSectorAlignment = 4096;  // of the file offsets and addresses of direct reads
-constexpr uint64_t kLongRun = 256ull << 10;  // worth up to a sector of padding, at most 1/64
-constexpr uint64_t kVectorAlignment = 16;    // of every tensor on devices other than cpu
+constexpr uint64_t kRunAlignment = 256;    // what CUDA guarantees of an allocation, and more than any element needs
+constexpr uint64_t kVectorAlignment = 16;  // of every tensor on devices other than cpu
 constexpr uint64_t kSegmentTarget = 2ull << 20;  // below it, neighbouring units share a segment
 
 bool IsNumber(std::string_view component) {
   return !component.empty() && component.find_first_not_of("0123456789") == std::string_view::npos;
 }
 
-// The smallest offset from `end` on that is `phase` modulo `alignment`.
-uint64_t NextOffset(uint64_t end, uint64_t phase, uint64_t alignment) {
-  const uint64_t wanted = phase % alignment;
-  return end + (wanted + alignment - end % alignment) % alignment;
-}
+uint64_t AlignUp(uint64_t offset) { return (offset + kRunAlignment - 1) / kRunAlignment * kRunAlignment; }
 
 uint64_t Alignment(const PlannedTensor& tensor, bool host) {
   return std::max<uint64_t>(DTypeAlignment(tensor.dtype), host ? 1 : kVectorAlignment);
 }
 
-// Where the run that `first` starts would best lie in its segment, modulo kSectorAlignment.
-uint64_t Phase(const PlannedTensor& first, bool host) {
-  const bool as_in_file = host && first.dtype == first.stored_dtype && first.file_offset % Alignment(first, host) == 0;
-  return as_in_file ? first.file_offset % kSectorAlignment : 0;
-}
-
-// Whether `tensor` may follow `last`, at an offset of `position` modulo kSectorAlignment.
+// Whether `tensor` may follow `last`, which ends at `position` of their run.
 bool Continues(const PlannedTensor& last, const PlannedTensor& tensor, uint64_t position, bool host) {
   const bool converts = tensor.dtype != tensor.stored_dtype;
   return last.segment == tensor.segment && last.shard == tensor.shard &&
@@ -101,24 +89,22 @@ void SegmentLayout::LayOut(std::span<PlannedTensor> tensors) {
   for (PlannedTensor& tensor : tensors) tensor.segment = units_[tensor.segment].segment;
   for (size_t begin = 0; begin < tensors.size();) {
     const bool host = plan_.devices[plan_.segments[tensors[begin].segment].device] == "cpu";
-    const uint64_t phase = Phase(tensors[begin], host);
     uint64_t bytes = tensors[begin].bytes;
     size_t end = begin + 1;
-    while (end < tensors.size() && Continues(tensors[end - 1], tensors[end], phase + bytes, host)) {
+    while (end < tensors.size() && Continues(tensors[end - 1], tensors[end], bytes, host)) {
       bytes += tensors[end++].bytes;
     }
-    Place(tensors.subspan(begin, end - begin), phase, host);
+    Place(tensors.subspan(begin, end - begin));
     begin = end;
   }
   for (size_t i = first_segment; i < plan_.segments.size(); ++i) {
-    plan_.segments[i].bytes = NextOffset(plan_.segments[i].bytes, 0, kRunAlignment);
+    plan_.segments[i].bytes = AlignUp(plan_.segments[i].bytes);
   }
 }
 
-void SegmentLayout::Place(std::span<PlannedTensor> run, uint64_t phase, bool host) {
+void SegmentLayout::Place(std::span<PlannedTensor> run) {
   PlannedSegment& segment = plan_.segments[run.front().segment];
-  const uint64_t stored = run.back().file_offset + run.back().stored_bytes - run.front().file_offset;
-  uint64_t offset = NextOffset(segment.bytes, phase, host && stored >= kLongRun ? kSectorAlignment : kRunAlignment);
+  uint64_t offset = AlignUp(segment.bytes);
   for (PlannedTensor& tensor : run) {
     tensor.segment_offset = offset;
     offset += tensor.bytes;

@@ -34,7 +34,7 @@ class SegmentLayout {
   };
   uint32_t UnitOf(std::string_view name, uint16_t device);
   void GiveSegments();
-  void Place(std::span<PlannedTensor> run, uint64_t phase, bool host);
+  void Place(std::span<PlannedTensor> run);
 
   LoadPlan& plan_;
   std::vector<Unit> units_;

@@ -106,21 +106,6 @@ TEST(BuildLoadPlan, NeighboursInTheFileAreOneRunAndOneExtent) {
   EXPECT_EQ(plan->segments[0].bytes, 1792) << "1600 bytes without a hole";
 }
 
-TEST(BuildLoadPlan, HostRunsAreCongruentToTheFile) {
-  // The data begins at 1024; a run of 1 MiB from 1024 + 40 on.
-  const auto keys = MakeKeyReport({{.name = "a", .dtype = DType::kU8, .elements = 40},
-                                   {.name = "h.0.w", .dtype = DType::kU8, .elements = 3 * kMiB},
-                                   {.name = "h.1.w", .dtype = DType::kU8, .elements = 3 * kMiB}});
-  const PlacementInput input = MakePlacementInput(*keys, {}, {});
-  const auto plan = BuildLoadPlan(*keys, input, PlaceAll(input, "cpu"), {.map_host_tensors = false});
-  for (const TensorRun& run : plan->runs) {
-    EXPECT_EQ(run.segment_offset % 256, run.file_offset % 256);
-    if (run.bytes >= kMiB) {
-      EXPECT_EQ(run.segment_offset % 4096, run.file_offset % 4096);
-    }
-  }
-}
-
 TEST(BuildLoadPlan, ATensorThatWouldBeMisalignedStartsARunOfItsOwn) {
   const auto keys = MakeKeyReport({{.name = "a", .dtype = DType::kU8, .elements = 4},
                                    {.name = "b", .elements = 4},
