@@ -24,7 +24,6 @@ absl::Status RefuseUnsupported(const v1::LoadSpec& spec) {
   if (!spec.request_id().empty()) return NotSupported("request_id");
   if (spec.missing() == v1::MISSING_POLICY_ZEROS) return NotSupported("missing", "ZEROS");
   if (spec.missing() == v1::MISSING_POLICY_INIT) return NotSupported("missing", "INIT");
-  if (spec.if_exists() == v1::IF_EXISTS_EXTEND) return NotSupported("if_exists", "EXTEND");
   if (spec.if_exists() == v1::IF_EXISTS_REPLACE) return NotSupported("if_exists", "REPLACE");
   if (spec.detach()) return NotSupported("detach");
   if (spec.page_cache() != v1::PAGE_CACHE_UNSPECIFIED && spec.page_cache() != v1::PAGE_CACHE_KEEP)
@@ -157,7 +156,8 @@ absl::StatusOr<LoadSpec> FromProto(const v1::LoadSpec& message) {
   if (message.residency() == v1::RESIDENCY_LAZY) spec.residency = LoadSpec::Residency::kLazy;
   spec.reserve_now = message.reserve() == v1::RESERVE_NOW;
   spec.limits = FromProto(message.limits());
-  spec.if_exists = message.if_exists() == v1::IF_EXISTS_FAIL ? IfExists::kFail : IfExists::kReuse;
+  if (message.if_exists() == v1::IF_EXISTS_FAIL) spec.if_exists = IfExists::kFail;
+  if (message.if_exists() == v1::IF_EXISTS_EXTEND) spec.if_exists = IfExists::kExtend;
   spec.name_limit = message.name_limit() == 0 ? kDefaultNameLimit : message.name_limit();
   spec.fingerprint = Fingerprint(message);
   return spec;

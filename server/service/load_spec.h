@@ -37,7 +37,7 @@ enum class HostStorage { kMapped, kCopied };
 // Names in each list of a report, where the request leaves it open.
 inline constexpr uint32_t kDefaultNameLimit = 100;
 
-enum class IfExists { kReuse, kFail };
+enum class IfExists { kReuse, kExtend, kFail };
 
 // One request to load or plan a model.
 struct LoadSpec {

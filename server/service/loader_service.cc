@@ -7,6 +7,7 @@
 #include "server/base/error.h"
 #include "server/base/log.h"
 #include "server/base/strings.h"
+#include "server/service/extend.h"
 #include "server/service/publish.h"
 #include "server/tensor/convert.h"
 
@@ -40,6 +41,7 @@ struct LoaderService::Job {
   RequestContext context;
   std::shared_ptr<LoadObserver> observer;
   ModelRegistry::Claim claim;
+  ModelHandle extends;  // the model that the load makes wider; null: it makes a new one
   std::string load;
   absl::Time start_time;
   PhaseClock clock;
@@ -89,15 +91,25 @@ absl::StatusOr<LoadReport> LoaderService::Plan(const LoadSpec& spec, const Reque
   return report;
 }
 
+absl::Status LoaderService::CheckSameRequest(const LoadSpec& spec, const ResidentModel& model) {
+  const bool fail = spec.if_exists == IfExists::kFail;
+  if (!fail && model.content().fingerprint == spec.fingerprint) return absl::OkStatus();
+  return MakeError(Reason::kModelExists,
+                   StrCat("model ", spec.model, " is loaded already",
+                          fail ? "" : ", from another source or with other rules or another map"),
+                   {{"model", spec.model}});
+}
+
+absl::StatusOr<ModelRegistry::Claim> LoaderService::BeginExtend(const LoadSpec& spec, ModelHandle& model) {
+  KEYLOAD_ASSIGN_OR_RETURN(ModelRegistry::Claim claim, deps_.registry->BeginReplace(spec.model));
+  KEYLOAD_ASSIGN_OR_RETURN(model, deps_.registry->Use(spec.model));
+  KEYLOAD_RETURN_IF_ERROR(CheckSameRequest(spec, *model));
+  return claim;
+}
+
 absl::StatusOr<LoadReport> LoaderService::Reuse(const LoadSpec& spec) const {
   KEYLOAD_ASSIGN_OR_RETURN(const ModelHandle model, deps_.registry->Use(spec.model));
-  if (spec.if_exists != IfExists::kReuse || model->content().fingerprint != spec.fingerprint) {
-    return MakeError(
-        Reason::kModelExists,
-        StrCat("model ", spec.model, " is loaded already",
-               spec.if_exists == IfExists::kReuse ? ", from another source or with other rules or another map" : ""),
-        {{"model", spec.model}});
-  }
+  KEYLOAD_RETURN_IF_ERROR(CheckSameRequest(spec, *model));
   for (const Shard& shard : model->content().keys->index->shards()) {
     const absl::StatusOr<FileIdentity> now = IdentifyFile(shard.fd->get(), shard.file);
     if (!now.ok() || *now != shard.identity) {
@@ -123,8 +135,8 @@ absl::StatusOr<ModelRegistry::Unloaded> LoaderService::Unload(std::string_view m
 }
 
 std::vector<std::string> LoaderService::Capabilities() const {
-  std::vector<std::string> capabilities = {"load",        "plan", "read_tensors", "upload_document",
-                                           "host_copies", "lazy", "materialize",  "evict"};
+  std::vector<std::string> capabilities = {"load", "plan",        "read_tensors", "upload_document", "host_copies",
+                                           "lazy", "materialize", "evict",        "extend"};
   if (DTypeConversionAvailable()) capabilities.emplace_back("dtype_conversion");
   const auto& devices = deps_.transfer.devices->devices();
   if (std::any_of(devices.begin(), devices.end(), [](const auto& device) { return device->info().simulated; })) {
@@ -143,7 +155,10 @@ std::vector<std::pair<std::string, uint64_t>> LoaderService::LimitValues() const
 void LoaderService::StartLoad(LoadSpec spec, const RequestContext& context, std::shared_ptr<LoadObserver> observer) {
   if (const absl::Status valid = Validate(spec, /*plan_only=*/false); !valid.ok()) return observer->OnEnd(valid);
   absl::StatusOr<ModelRegistry::Claim> claim = deps_.registry->Begin(spec.model);
-  if (ErrorReason(claim.status()) == Reason::kModelExists) {
+  ModelHandle extends;
+  if (ErrorReason(claim.status()) == Reason::kModelExists && spec.if_exists == IfExists::kExtend) {
+    claim = BeginExtend(spec, extends);
+  } else if (ErrorReason(claim.status()) == Reason::kModelExists) {
     absl::StatusOr<LoadReport> report = Reuse(spec);
     if (report.ok()) observer->OnAccepted(report->load, /*joined=*/true);
     return observer->OnEnd(std::move(report));
@@ -155,6 +170,7 @@ void LoaderService::StartLoad(LoadSpec spec, const RequestContext& context, std:
   job->context = context;
   job->observer = observer;
   job->claim = *std::move(claim);
+  job->extends = std::move(extends);
   job->load = NextLoadName();
   job->start_time = absl::Now();
   ++active_loads_;
@@ -164,6 +180,7 @@ void LoaderService::StartLoad(LoadSpec spec, const RequestContext& context, std:
   }
   const bool queued = deps_.loads->TrySubmit([this, job] { RunJob(*job); });
   if (!queued) {
+    job->extends = nullptr;
     job->claim = {};
     --active_loads_;
     observer->OnEnd(MakeError(Reason::kLoadQueueFull, "the load queue is full; try again later"));
@@ -172,6 +189,7 @@ void LoaderService::StartLoad(LoadSpec spec, const RequestContext& context, std:
 
 void LoaderService::RunJob(Job& job) {
   absl::StatusOr<LoadReport> result = RunLoad(job);
+  job.extends = nullptr;
   job.claim = {};  // before the end is told: whoever hears it may load the name again
   if (result.ok()) {
     LogLoad(*result);
@@ -190,9 +208,13 @@ void LoaderService::RunJob(Job& job) {
 
 absl::StatusOr<LoadReport> LoaderService::RunLoad(Job& job) {
   KEYLOAD_RETURN_IF_ERROR(job.context.Check());
-  KEYLOAD_ASSIGN_OR_RETURN(
-      const PreparedKeys keys,
-      PrepareKeys(job.spec, {*deps_.roots, *deps_.documents, deps_.headers}, job.context, job.clock));
+  KEYLOAD_ASSIGN_OR_RETURN(const PreparedKeys keys,
+                           PrepareKeys(job.spec, {*deps_.roots, *deps_.documents, deps_.headers}, job.context,
+                                       job.clock, job.extends == nullptr ? nullptr : job.extends->content().selection));
+  if (job.extends != nullptr) {
+    KEYLOAD_RETURN_IF_ERROR(CheckSameKeys(*job.extends, *keys.keys));
+    if (!SelectsMore(*job.extends, *keys.keys)) return Reuse(job.spec);
+  }
   PreparedPlan plan;
   std::vector<MemoryReservation> reservations;
   absl::Status status = PlanAndReserve(job, keys, plan, reservations);
@@ -218,7 +240,10 @@ absl::Status LoaderService::PlanAndReserve(Job& job, const PreparedKeys& keys, P
   std::vector<PlacementDevice> devices = SnapshotDevices(*deps_.transfer.devices);
   for (int attempt = 1;; ++attempt) {
     KEYLOAD_RETURN_IF_ERROR(job.context.Check());
-    absl::StatusOr<PreparedPlan> prepared = PreparePlan(job.spec, keys, devices, *deps_.transfer.devices, job.clock);
+    const DeviceSet& node = *deps_.transfer.devices;
+    absl::StatusOr<PreparedPlan> prepared =
+        job.extends == nullptr ? PreparePlan(job.spec, keys, devices, node, job.clock)
+                               : PrepareExtension(job.spec, keys, *job.extends, devices, node, job.clock);
     if (!prepared.ok()) return prepared.status();
     plan = *std::move(prepared);
     plan.report.load = job.load;
@@ -228,7 +253,7 @@ absl::Status LoaderService::PlanAndReserve(Job& job, const PreparedKeys& keys, P
     absl::StatusOr<std::vector<MemoryReservation>> reserved = std::vector<MemoryReservation>();
     if (job.spec.residency == LoadSpec::Residency::kEager || job.spec.reserve_now) {
       job.clock.Enter("reserve");
-      reserved = ReserveForPlan(*plan.plan, *deps_.transfer.devices);
+      reserved = ReserveForPlan(*plan.added, *deps_.transfer.devices);
     } else {
       for (DeviceUse& use : plan.report.devices) use.reserved_bytes = 0;
     }
@@ -239,7 +264,7 @@ absl::Status LoaderService::PlanAndReserve(Job& job, const PreparedKeys& keys, P
       job.observer->OnPlanned(planned);
       return absl::OkStatus();
     }
-    if (attempt == kPlanAttempts || !HasPolicy(job.spec.device_map)) return reserved.status();
+    if (attempt == kPlanAttempts || !HasPolicy(job.spec.device_map) || job.extends != nullptr) return reserved.status();
     // The memory moved since the snapshot, or padding did not fit: place again, with less than now by what the plan was
     // over.
     std::vector<PlacementDevice> now = SnapshotDevices(*deps_.transfer.devices);
@@ -277,12 +302,14 @@ absl::StatusOr<LoadedTensors> LoaderService::LoadTensors(Job& job, const Prepare
 
 absl::Status LoaderService::LoadAndPublish(Job& job, const PreparedKeys& keys, PreparedPlan plan,
                                            std::vector<MemoryReservation> reservations, LoadReport& report) {
-  absl::StatusOr<LoadedTensors> loaded = LoadTensors(job, keys, *plan.plan, std::move(reservations), report);
+  absl::StatusOr<LoadedTensors> loaded = LoadTensors(job, keys, *plan.added, std::move(reservations), report);
   job.clock.Enter("publish");
   KEYLOAD_RETURN_IF_ERROR(loaded.status());
   report.generation = job.claim.generation();
   ResidentModel::Content content =
-      MakeModelContent(job.spec, keys, plan, *std::move(loaded), deps_.transfer.make_reader, report);
+      job.extends == nullptr
+          ? MakeModelContent(job.spec, keys, plan, *std::move(loaded), deps_.transfer.make_reader, report)
+          : MakeExtendedContent(job.spec, keys, plan, *job.extends, *std::move(loaded), report);
   job.clock.Write(report);
   content.report = report;
   deps_.registry->Publish(std::move(job.claim), std::move(content));

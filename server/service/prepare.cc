@@ -64,38 +64,52 @@ absl::StatusOr<KeySelection> CompileSelection(const KeySelectionSpec& spec, cons
 }
 
 absl::StatusOr<PreparedKeys> PrepareKeys(const LoadSpec& spec, const KeySources& sources, const RequestContext& context,
-                                         PhaseClock& clock) {
+                                         PhaseClock& clock, std::shared_ptr<const KeySelection> selected_before) {
   clock.Enter("open");
   KEYLOAD_RETURN_IF_ERROR(context.Check());
   KEYLOAD_ASSIGN_OR_RETURN(const std::shared_ptr<const Manifest> manifest,
                            FindManifest(spec.expected, sources.roots, sources.documents));
-  KEYLOAD_ASSIGN_OR_RETURN(const KeySelection selection,
+  KEYLOAD_ASSIGN_OR_RETURN(KeySelection compiled,
                            CompileSelection(spec.select, spec.key_list_digest, sources.documents));
+  auto selection = std::make_shared<const KeySelection>(std::move(compiled));
+  if (selected_before != nullptr) {
+    selection = std::make_shared<const KeySelection>(KeySelection::Union(std::move(selected_before), selection));
+  }
   clock.Enter("index");
   KEYLOAD_ASSIGN_OR_RETURN(const std::shared_ptr<const CheckpointIndex> index,
                            OpenCheckpoint(sources.roots, spec.source, context, sources.headers));
   clock.Enter("reconcile");
   KEYLOAD_RETURN_IF_ERROR(context.Check());
   PreparedKeys prepared = {.keys = nullptr,
+                           .selection = selection,
                            .expected_from = manifest == nullptr ? ExpectedFrom::kCheckpoint : ExpectedFrom::kManifest};
   KEYLOAD_ASSIGN_OR_RETURN(
-      prepared.keys, Reconcile({.index = index, .manifest = manifest, .rules = spec.rules, .selection = &selection}));
+      prepared.keys,
+      Reconcile({.index = index, .manifest = manifest, .rules = spec.rules, .selection = selection.get()}));
   return prepared;
+}
+
+PlacementInput MakeInput(const LoadSpec& spec, const PreparedKeys& prepared) {
+  const KeyReport& keys = *prepared.keys;
+  DTypeRequest dtype = {.wanted = spec.dtype, .keep_in_fp32 = {}};
+  if (keys.manifest != nullptr) dtype.keep_in_fp32 = keys.manifest->keep_in_fp32;
+  return MakePlacementInput(keys, dtype, spec.no_split_classes);
+}
+
+PlanOptions PlanOptionsOf(const LoadSpec& spec) {
+  return {.map_host_tensors = spec.host_storage == HostStorage::kMapped, .may_map_shard = MayMap};
 }
 
 absl::StatusOr<PreparedPlan> PreparePlan(const LoadSpec& spec, const PreparedKeys& prepared,
                                          const std::vector<PlacementDevice>& devices, const DeviceSet& node,
                                          PhaseClock& clock) {
   clock.Enter("place");
-  const KeyReport& keys = *prepared.keys;
-  DTypeRequest dtype = {.wanted = spec.dtype, .keep_in_fp32 = {}};
-  if (keys.manifest != nullptr) dtype.keep_in_fp32 = keys.manifest->keep_in_fp32;
-  PlacementInput input = MakePlacementInput(keys, dtype, spec.no_split_classes);
+  PlacementInput input = MakeInput(spec, prepared);
   PreparedPlan result;
   KEYLOAD_ASSIGN_OR_RETURN(result.placement, Place(input.model, spec.device_map, devices));
   clock.Enter("plan");
-  result.plan = BuildLoadPlan(keys, input, result.placement,
-                              {.map_host_tensors = spec.host_storage == HostStorage::kMapped, .may_map_shard = MayMap});
+  result.plan = BuildLoadPlan(*prepared.keys, input, result.placement, PlanOptionsOf(spec));
+  result.added = result.plan;
   result.report = MakePlanReport(spec, prepared, input, result.placement, *result.plan, devices, node);
   result.placed_keys = std::move(input.keys);
   return result;

@@ -20,6 +20,7 @@ absl::StatusOr<KeySelection> CompileSelection(const KeySelectionSpec& spec, cons
 // What is decided about keys, before any device is looked at.
 struct PreparedKeys {
   std::shared_ptr<const KeyReport> keys;
+  std::shared_ptr<const KeySelection> selection;
   ExpectedFrom expected_from = ExpectedFrom::kCheckpoint;
 };
 
@@ -30,23 +31,29 @@ struct KeySources {
   HeaderReading headers;
 };
 
-// Opens the checkpoint and reconciles it with what is expected: phases open, index and reconcile. Reads headers, no
-// tensor byte. Blocks on files.
+// Opens the checkpoint and reconciles it with what is expected: phases open, index and reconcile. What
+// `selected_before` selects is selected too. Reads headers, no tensor byte. Blocks on files.
 absl::StatusOr<PreparedKeys> PrepareKeys(const LoadSpec& spec, const KeySources& sources, const RequestContext& context,
-                                         PhaseClock& clock);
+                                         PhaseClock& clock,
+                                         std::shared_ptr<const KeySelection> selected_before = nullptr);
 
 // A finished decision.
 struct PreparedPlan {
   Placement placement;
-  std::vector<uint32_t> placed_keys;  // per placed tensor: index into KeyReport::keys
-  std::shared_ptr<const LoadPlan> plan;
-  LoadReport report;  // everything that is known before a byte is read
+  std::vector<uint32_t> placed_keys;      // per placed tensor: index into KeyReport::keys
+  std::shared_ptr<const LoadPlan> plan;   // of the model
+  std::shared_ptr<const LoadPlan> added;  // the part of it that this load brings: all, unless it extends a model
+  LoadReport report;                      // everything that is known before a byte is read
 };
 
 // Places the keys on `devices` and cuts them into segments and extents: phases place and plan. Pure.
 absl::StatusOr<PreparedPlan> PreparePlan(const LoadSpec& spec, const PreparedKeys& prepared,
                                          const std::vector<PlacementDevice>& devices, const DeviceSet& node,
                                          PhaseClock& clock);
+
+// What PreparePlan gives to placement and to the plan.
+PlacementInput MakeInput(const LoadSpec& spec, const PreparedKeys& prepared);
+PlanOptions PlanOptionsOf(const LoadSpec& spec);
 
 // The devices of the node with their free memory at this moment.
 std::vector<PlacementDevice> SnapshotDevices(const DeviceSet& devices);

@@ -18,6 +18,8 @@ std::vector<uint32_t> TensorOfKey(size_t keys, const LoadPlan& plan, const std::
   return tensor_of_key;
 }
 
+}  // namespace
+
 void ReportConflicts(const KeyReport& keys, const LoadPlan& plan, const TransferResult& transferred,
                      LoadReport& report) {
   constexpr size_t kNamed = 5;
@@ -30,35 +32,45 @@ void ReportConflicts(const KeyReport& keys, const LoadPlan& plan, const Transfer
   }
 }
 
-}  // namespace
+void SetDevices(const PreparedPlan& plan, ResidentModel::Content& content) {
+  content.devices = plan.placement.devices;
+  content.device_of_key.assign(content.keys->keys.size(), ResidentModel::kNoDevice);
+  for (size_t placed = 0; placed < plan.placed_keys.size(); ++placed) {
+    content.device_of_key[plan.placed_keys[placed]] = plan.placement.device_of[placed];
+  }
+}
+
+Residency::Content ResidencyOf(const LoadSpec& spec, std::shared_ptr<const LoadPlan> plan, LoadedTensors loaded) {
+  const bool lazy = spec.residency == LoadSpec::Residency::kLazy;
+  return {.plan = std::move(plan),
+          .segments = std::move(loaded.transferred.segments),
+          .state = lazy ? Residency::State::kLazy : Residency::State::kResident,
+          .dropped = std::move(loaded.transferred.equal_duplicates),
+          .reserved = std::move(loaded.reserved)};
+}
+
+void FinishCounts(const Residency& residency, LoadReport& report) {
+  const Residency::Totals totals = residency.totals();
+  report.keys.loaded = totals.resident_keys;
+  report.keys.lazy = totals.lazy_keys + residency.plan()->lazy_keys.size();
+  report.outcome = report.keys.missing + report.keys.mismatched > 0 ? Outcome::kIncomplete : Outcome::kComplete;
+}
 
 ResidentModel::Content MakeModelContent(const LoadSpec& spec, const PreparedKeys& prepared, PreparedPlan& plan,
                                         LoadedTensors loaded, const ReaderFactory& make_reader, LoadReport& report) {
-  const KeyReport& keys = *prepared.keys;
   ResidentModel::Content content;
   content.name = spec.model;
   content.fingerprint = spec.fingerprint;
   content.source_path = spec.source.path;
   content.keys = prepared.keys;
+  content.selection = prepared.selection;
   content.plan = plan.plan;
-  content.tensor_of_key = TensorOfKey(keys.keys.size(), *plan.plan, loaded.transferred.equal_duplicates);
-  ReportConflicts(keys, *plan.plan, loaded.transferred, report);
-  const bool lazy = spec.residency == LoadSpec::Residency::kLazy;
-  content.residency = std::make_shared<Residency>(
-      Residency::Content{.plan = plan.plan,
-                         .segments = std::move(loaded.transferred.segments),
-                         .state = lazy ? Residency::State::kLazy : Residency::State::kResident,
-                         .dropped = std::move(loaded.transferred.equal_duplicates),
-                         .reserved = std::move(loaded.reserved)});
+  content.tensor_of_key = TensorOfKey(prepared.keys->keys.size(), *plan.plan, loaded.transferred.equal_duplicates);
+  ReportConflicts(*prepared.keys, *plan.plan, loaded.transferred, report);
+  content.residency = std::make_shared<Residency>(ResidencyOf(spec, plan.plan, std::move(loaded)));
   content.make_reader = make_reader;
-  content.devices = plan.placement.devices;
-  content.device_of_key.assign(keys.keys.size(), ResidentModel::kNoDevice);
-  for (size_t placed = 0; placed < plan.placed_keys.size(); ++placed) {
-    content.device_of_key[plan.placed_keys[placed]] = plan.placement.device_of[placed];
-  }
-  report.keys.loaded = lazy ? 0 : plan.plan->tensors.size();
-  report.keys.lazy = plan.plan->lazy_keys.size() + (lazy ? plan.plan->tensors.size() : 0);
-  report.outcome = report.keys.missing + report.keys.mismatched > 0 ? Outcome::kIncomplete : Outcome::kComplete;
+  SetDevices(plan, content);
+  FinishCounts(*content.residency, report);
   content.load_time = absl::Now();
   return content;
 }

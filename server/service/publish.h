@@ -14,6 +14,13 @@ struct LoadedTensors {
   std::vector<MemoryReservation> reserved;  // per device of the plan: kept for a lazy model
 };
 
+// The parts of what is below, for those who make a model otherwise.
+void SetDevices(const PreparedPlan& plan, ResidentModel::Content& content);
+Residency::Content ResidencyOf(const LoadSpec& spec, std::shared_ptr<const LoadPlan> plan, LoadedTensors loaded);
+void ReportConflicts(const KeyReport& keys, const LoadPlan& plan, const TransferResult& transferred,
+                     LoadReport& report);
+void FinishCounts(const Residency& residency, LoadReport& report);
+
 // Joins what was planned and what was loaded into the content of a model, and finishes the report: loaded, lazy and
 // conflicting keys, warnings about conflicts, and the outcome COMPLETE or INCOMPLETE.
 ResidentModel::Content MakeModelContent(const LoadSpec& spec, const PreparedKeys& prepared, PreparedPlan& plan,

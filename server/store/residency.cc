@@ -24,34 +24,44 @@ void SortByFile(const LoadPlan& plan, std::vector<uint32_t>& tensors) {
 }  // namespace
 
 Residency::Residency(Content content) {
+  std::shared_ptr<const LoadPlan> plan = content.plan;
+  Append(std::move(plan), std::move(content));
+}
+
+void Residency::Append(std::shared_ptr<const LoadPlan> plan, Content added) {
   MutexLock allocation(allocation_mutex_);
   MutexLock lock(mutex_);
-  plan_ = std::move(content.plan);
-  segments_ = std::move(content.segments);
+  const auto first_tensor = static_cast<uint32_t>(states_.size());
+  const size_t first_segment = segments_.size();
+  plan_ = std::move(plan);
+  segments_.insert(segments_.end(), std::make_move_iterator(added.segments.begin()),
+                   std::make_move_iterator(added.segments.end()));
   users_.resize(segments_.size());
-  states_.assign(plan_->tensors.size(), State::kLazy);
-  totals_.lazy_keys = plan_->tensors.size();
+  states_.resize(plan_->tensors.size(), State::kLazy);
+  totals_.lazy_keys += states_.size() - first_tensor;
   totals_.devices.resize(plan_->devices.size());
-  for (const TiedDuplicate& duplicate : content.dropped) {
-    states_[duplicate.tensor] = State::kDropped;
-    ++dropped_copies_[duplicate.provider];
+  for (const TiedDuplicate& copy : added.dropped) {
+    states_[first_tensor + copy.tensor] = State::kDropped;
+    ++dropped_copies_[first_tensor + copy.provider];
   }
-  if (content.state == State::kResident) {
-    for (uint32_t i = 0; i < states_.size(); ++i) {
+  if (added.state == State::kResident) {
+    for (uint32_t i = first_tensor; i < states_.size(); ++i) {
       if (states_[i] == State::kDropped) continue;
       SetLoading(i);
       SetResident(i);
     }
   }
-  for (size_t i = 0; i < segments_.size(); ++i) {
+  for (size_t i = first_segment; i < segments_.size(); ++i) {
     if (segments_[i].memory == nullptr) continue;
     totals_.allocated_bytes += plan_->segments[i].bytes;
     totals_.devices[plan_->segments[i].device].memory_bytes += plan_->segments[i].bytes;
   }
-  for (size_t i = 0; i < content.reserved.size(); ++i) {
-    totals_.devices[i].memory_bytes += content.reserved[i].remaining();
-    if (content.reserved[i].remaining() > 0) {
-      kept_.push_back({.device = static_cast<uint16_t>(i), .reservation = std::move(content.reserved[i])});
+  for (size_t i = 0; i < added.reserved.size(); ++i) {
+    const auto device = static_cast<uint16_t>(
+        std::find(plan_->devices.begin(), plan_->devices.end(), added.plan->devices[i]) - plan_->devices.begin());
+    totals_.devices[device].memory_bytes += added.reserved[i].remaining();
+    if (added.reserved[i].remaining() > 0) {
+      kept_.push_back({.device = device, .reservation = std::move(added.reserved[i])});
     }
   }
 }

@@ -39,6 +39,10 @@ class Residency {
   };
   explicit Residency(Content content);
 
+  // Makes the model wider. `plan` has the devices, segments and tensors of plan() first and those of `added.plan`
+  // behind them; `added` numbers its own from 0.
+  void Append(std::shared_ptr<const LoadPlan> plan, Content added);
+
   // Tensors that one caller loads, so that each is read once however many want it. Movable; confine to one caller; must
   // not outlive the Residency.
   class Claim {

@@ -1,0 +1,175 @@
+#include "server/service/extend.h"
+
+#include <algorithm>
+
+#include "absl/time/clock.h"
+#include "server/base/error.h"
+#include "server/base/strings.h"
+#include "server/placement/clean_device_map.h"
+#include "server/placement/module_tree.h"
+#include "server/service/plan_report.h"
+
+namespace keyload {
+namespace {
+
+// The index of `name`, which is appended where it is absent.
+uint16_t IndexOf(std::vector<std::string>& names, const std::string& name) {
+  const auto it = std::find(names.begin(), names.end(), name);
+  if (it != names.end()) return static_cast<uint16_t>(it - names.begin());
+  names.push_back(name);
+  return static_cast<uint16_t>(names.size() - 1);
+}
+
+// `full` without the tensors whose key has a device in `device_of_key`.
+PlacementInput WithoutPlaced(const PlacementInput& full, const std::vector<uint16_t>& device_of_key) {
+  PlacementInput part;
+  part.model.modules = full.model.modules;
+  part.model.no_split_classes = full.model.no_split_classes;
+  std::vector<int64_t> kept_as(full.keys.size(), -1);
+  for (uint32_t i = 0; i < full.keys.size(); ++i) {
+    if (device_of_key[full.keys[i]] != ResidentModel::kNoDevice) continue;
+    kept_as[i] = static_cast<int64_t>(part.keys.size());
+    part.keys.push_back(full.keys[i]);
+    part.dtypes.push_back(full.dtypes[i]);
+    part.model.tensors.push_back(full.model.tensors[i]);
+  }
+  for (const std::vector<uint32_t>& group : full.model.tied_groups) {
+    std::vector<uint32_t> kept;
+    for (const uint32_t member : group) {
+      if (kept_as[member] >= 0) kept.push_back(static_cast<uint32_t>(kept_as[member]));
+    }
+    if (kept.size() > 1) part.model.tied_groups.push_back(std::move(kept));
+  }
+  return part;
+}
+
+// `first` with everything of `second` behind it. Nothing runs the whole of it, so that it has neither runs nor extents.
+std::shared_ptr<const LoadPlan> Join(const LoadPlan& first, const LoadPlan& second) {
+  auto joined = std::make_shared<LoadPlan>(first);
+  joined->runs.clear();
+  joined->extents.clear();
+  std::vector<uint16_t> device;
+  for (const std::string& name : second.devices) device.push_back(IndexOf(joined->devices, name));
+  const auto first_segment = static_cast<uint32_t>(first.segments.size());
+  const auto first_tensor = static_cast<uint32_t>(first.tensors.size());
+  for (PlannedSegment segment : second.segments) {
+    segment.device = device[segment.device];
+    joined->segments.push_back(segment);
+  }
+  for (PlannedTensor tensor : second.tensors) {
+    tensor.segment += first_segment;
+    joined->tensors.push_back(tensor);
+  }
+  for (const TiedDuplicate& copy : second.duplicates) {
+    joined->duplicates.push_back({.tensor = first_tensor + copy.tensor, .provider = first_tensor + copy.provider});
+  }
+  joined->lazy_keys.insert(joined->lazy_keys.end(), second.lazy_keys.begin(), second.lazy_keys.end());
+  joined->reserve_bytes.resize(joined->devices.size());
+  for (size_t i = 0; i < device.size(); ++i) joined->reserve_bytes[device[i]] += second.reserve_bytes[i];
+  joined->selected_bytes += second.selected_bytes;
+  joined->mapped_bytes += second.mapped_bytes;
+  return joined;
+}
+
+// Where all of `input` is afterwards. A policy's map of the new keys alone would say the same of modules that have keys
+// on other devices, so the map is made anew from all of them.
+absl::StatusOr<Placement> JoinPlacements(const PlacementInput& input, const ResidentModel& model,
+                                         const PlacementInput& part_input, const Placement& part,
+                                         std::vector<std::string> devices) {
+  std::vector<uint16_t> device_of_key(model.content().device_of_key.size(), ResidentModel::kNoDevice);
+  const auto place = [&](uint32_t key, const std::string& device) { device_of_key[key] = IndexOf(devices, device); };
+  for (const uint32_t key : input.keys) {
+    const uint16_t before = model.content().device_of_key[key];
+    if (before != ResidentModel::kNoDevice) place(key, model.content().devices[before]);
+  }
+  for (size_t i = 0; i < part_input.keys.size(); ++i) place(part_input.keys[i], part.devices[part.device_of[i]]);
+  Placement joined;
+  joined.warnings = part.warnings;
+  KEYLOAD_ASSIGN_OR_RETURN(const ModuleTree tree, ModuleTree::Create(input.model));
+  std::vector<int32_t> device_of_item(tree.items().size(), -1);
+  for (uint32_t i = 0; i < input.keys.size(); ++i) {
+    joined.device_of.push_back(device_of_key[input.keys[i]]);
+    device_of_item[tree.ItemOf(i)] = joined.device_of.back();
+  }
+  for (const TreeMapEntry& entry : CleanDeviceMap(tree, device_of_item)) {
+    joined.device_map.push_back(
+        {.module = std::string(tree[entry.item].name), .device = devices[static_cast<size_t>(entry.device)]});
+  }
+  joined.devices = std::move(devices);
+  return joined;
+}
+
+}  // namespace
+
+absl::Status CheckSameKeys(const ResidentModel& model, const KeyReport& keys) {
+  const KeyReport& before = *model.content().keys;
+  const std::vector<Shard>& shards = keys.index->shards();
+  for (size_t i = 0; i < before.index->shards().size(); ++i) {
+    const Shard& shard = before.index->shards()[i];
+    if (i < shards.size() && shards[i].file == shard.file && shards[i].identity == shard.identity) continue;
+    return MakeError(Reason::kCheckpointChanged,
+                     StrCat("model ", model.content().name, " is loaded already, from a ", shard.file,
+                            " that changed since: unload it first"),
+                     {{"model", model.content().name}, {"file", shard.file}});
+  }
+  const auto same = [](const ModelKey& a, const ModelKey& b) { return a.name == b.name && a.shape == b.shape; };
+  if (shards.size() == before.index->shards().size() &&
+      std::equal(keys.keys.begin(), keys.keys.end(), before.keys.begin(), before.keys.end(), same))
+    return absl::OkStatus();
+  return MakeError(Reason::kModelExists,
+                   StrCat("model ", model.content().name, " is loaded already, with other expected keys"),
+                   {{"model", model.content().name}});
+}
+
+bool SelectsMore(const ResidentModel& model, const KeyReport& keys) {
+  for (size_t i = 0; i < keys.keys.size(); ++i) {
+    if (model.content().keys->keys[i].state == KeyState::kNotSelected && keys.keys[i].state != KeyState::kNotSelected)
+      return true;
+  }
+  return false;
+}
+
+absl::StatusOr<PreparedPlan> PrepareExtension(const LoadSpec& spec, const PreparedKeys& prepared,
+                                              const ResidentModel& model, std::vector<PlacementDevice> devices,
+                                              const DeviceSet& node, PhaseClock& clock) {
+  clock.Enter("place");
+  PlacementInput input = MakeInput(spec, prepared);
+  const PlacementInput part_input = WithoutPlaced(input, model.content().device_of_key);
+  KEYLOAD_ASSIGN_OR_RETURN(const Placement part, Place(part_input.model, spec.device_map, devices));
+  clock.Enter("plan");
+  PreparedPlan result;
+  result.added = BuildLoadPlan(*prepared.keys, part_input, part, PlanOptionsOf(spec));
+  result.plan = Join(*model.content().plan, *result.added);
+  KEYLOAD_ASSIGN_OR_RETURN(result.placement, JoinPlacements(input, model, part_input, part, result.plan->devices));
+  // What the model holds is not needed again.
+  for (const DeviceUse& use : model.LiveDevices()) {
+    for (PlacementDevice& device : devices) device.free_bytes += device.name == use.device ? use.reserved_bytes : 0;
+  }
+  result.report = MakePlanReport(spec, prepared, input, result.placement, *result.plan, devices, node);
+  result.placed_keys = std::move(input.keys);
+  return result;
+}
+
+ResidentModel::Content MakeExtendedContent(const LoadSpec& spec, const PreparedKeys& prepared, PreparedPlan& plan,
+                                           const ResidentModel& model, LoadedTensors loaded, LoadReport& report) {
+  ResidentModel::Content content = model.content();
+  const auto first_tensor = static_cast<uint32_t>(content.plan->tensors.size());
+  content.keys = prepared.keys;
+  content.selection = prepared.selection;
+  content.plan = plan.plan;
+  for (uint32_t i = 0; i < plan.added->tensors.size(); ++i) {
+    content.tensor_of_key[plan.added->tensors[i].key] = first_tensor + i;
+  }
+  for (const TiedDuplicate& copy : loaded.transferred.equal_duplicates) {
+    content.tensor_of_key[plan.added->tensors[copy.tensor].key] = first_tensor + copy.provider;
+  }
+  for (const uint32_t key : plan.added->lazy_keys) content.tensor_of_key[key] = ResidentModel::kInFile;
+  SetDevices(plan, content);
+  ReportConflicts(*prepared.keys, *plan.added, loaded.transferred, report);
+  content.residency->Append(plan.plan, ResidencyOf(spec, plan.added, std::move(loaded)));
+  FinishCounts(*content.residency, report);
+  content.load_time = absl::Now();
+  return content;
+}
+
+}  // namespace keyload
