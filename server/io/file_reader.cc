@@ -13,6 +13,7 @@
 
 #include "absl/strings/str_cat.h"
 #include "server/base/error.h"
+#include "server/io/page_cache.h"
 #include "server/io/shard_reader.h"
 
 namespace keyload {
@@ -114,6 +115,7 @@ class FileReader : public ShardReader {
     if (length == 0) return absl::OkStatus();
     if (offset > kMaxOffset || length > kMaxOffset - offset) return Truncated(offset, length);
     const uint64_t end = offset + length;
+    if (AllCached(offset, end)) return CheckSize(offset, end);
     // The kernel reads around a page that it must fetch, by more than the range if that is short. Asked for the range
     // beforehand, it reads that alone.
     if (length < kShortRange && !(IsCached(offset) && IsCached(end - 1))) WillNeed(offset, length);
@@ -154,6 +156,13 @@ class FileReader : public ShardReader {
     return absl::OkStatus();
   }
 
+  // To count pages is many times faster than to map and populate those that are there.
+  bool AllCached(uint64_t begin, uint64_t end) const {
+    const uint64_t page = PageBytes();
+    const ByteRange pages = {begin / page * page, (end - 1) / page * page + page - begin / page * page};
+    return ResidentBytes(fd_->get(), {&pages, 1}) == pages.length;
+  }
+
   bool IsCached(uint64_t offset) {
     std::byte byte;
     const iovec buffer = {&byte, 1};
@@ -164,8 +173,7 @@ class FileReader : public ShardReader {
 
   // Clears can_populate_ and returns OK where the kernel or the file system cannot do it.
   absl::Status PopulateWindow(uint64_t begin, uint64_t end) {
-    const uint64_t page = static_cast<uint64_t>(::sysconf(_SC_PAGESIZE));
-    const uint64_t map_begin = begin / page * page;
+    const uint64_t map_begin = begin / PageBytes() * PageBytes();
     const size_t map_length = end - map_begin;
     void* const address = ::mmap(nullptr, map_length, PROT_READ, MAP_SHARED, fd_->get(), static_cast<off_t>(map_begin));
     if (address == MAP_FAILED) {
