@@ -168,6 +168,7 @@ int Run(const Config& config) {
       {.roots = &*roots,
        .documents = &documents,
        .registry = &registry,
+       .held = &held,
        .loads = loads.get(),
        .headers = {.threads = header_readers.get(), .cache = &header_cache},
        .transfer = {.devices = &devices,

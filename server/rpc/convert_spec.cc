@@ -26,8 +26,6 @@ absl::Status RefuseUnsupported(const v1::LoadSpec& spec) {
   if (spec.missing() == v1::MISSING_POLICY_INIT) return NotSupported("missing", "INIT");
   if (spec.if_exists() == v1::IF_EXISTS_REPLACE) return NotSupported("if_exists", "REPLACE");
   if (spec.detach()) return NotSupported("detach");
-  if (spec.page_cache() != v1::PAGE_CACHE_UNSPECIFIED && spec.page_cache() != v1::PAGE_CACHE_KEEP)
-    return NotSupported("page_cache", v1::PageCache_Name(spec.page_cache()));
   if (spec.priority() != 0) return NotSupported("priority");
   if (spec.has_tensor_parallel()) return NotSupported("tensor_parallel");
   if (!spec.device_map().name().empty()) return NotSupported("device_map.name");
@@ -62,6 +60,19 @@ ExpectedSpec::From ExpectedSource(v1::ExpectedKeys::From from) {
   }
 }
 
+LoadSpec::PageCache PageCacheFrom(v1::PageCache mode) {
+  switch (mode) {
+    case v1::PAGE_CACHE_DROP:
+      return LoadSpec::PageCache::kDrop;
+    case v1::PAGE_CACHE_WARM:
+      return LoadSpec::PageCache::kWarm;
+    case v1::PAGE_CACHE_HOLD:
+      return LoadSpec::PageCache::kHold;
+    default:
+      return LoadSpec::PageCache::kKeep;
+  }
+}
+
 KeyRules RulesFrom(const v1::KeyRules& message) {
   KeyRules rules;
   if (message.has_base_model_prefix()) rules.base_model_prefix = message.base_model_prefix();
@@ -93,7 +104,8 @@ std::string Fingerprint(v1::LoadSpec spec) {
   spec.clear_reserve();
   // Of these only the default passes, and it may be said or left out.
   spec.clear_missing();
-  spec.clear_page_cache();
+  // A warmed model has every tensor in its file; what a load leaves in the page cache is no content.
+  if (spec.page_cache() == v1::PAGE_CACHE_KEEP || spec.page_cache() == v1::PAGE_CACHE_DROP) spec.clear_page_cache();
   if (spec.host_storage() == v1::HOST_STORAGE_MAPPED) spec.clear_host_storage();
   std::string bytes;
   {
@@ -154,6 +166,7 @@ absl::StatusOr<LoadSpec> FromProto(const v1::LoadSpec& message) {
   }
   if (message.host_storage() == v1::HOST_STORAGE_COPIED) spec.host_storage = HostStorage::kCopied;
   if (message.residency() == v1::RESIDENCY_LAZY) spec.residency = LoadSpec::Residency::kLazy;
+  spec.page_cache = PageCacheFrom(message.page_cache());
   spec.reserve_now = message.reserve() == v1::RESERVE_NOW;
   spec.limits = FromProto(message.limits());
   if (message.if_exists() == v1::IF_EXISTS_FAIL) spec.if_exists = IfExists::kFail;

@@ -17,6 +17,7 @@
 #include "server/rpc/load_model_call.h"
 #include "server/rpc/load_stream.h"
 #include "server/rpc/unary_call.h"
+#include "server/service/page_cache_load.h"
 
 namespace keyload {
 namespace {
@@ -54,9 +55,13 @@ grpc::ServerUnaryReactor* ModelLoaderServiceImpl::PlanLoad(grpc::CallbackServerC
 grpc::ServerUnaryReactor* ModelLoaderServiceImpl::GetModel(grpc::CallbackServerContext* context,
                                                            const v1::GetModelRequest* request,
                                                            v1::GetModelResponse* response) {
-  const absl::StatusOr<ModelInfo> info = rpc_.service->registry().Info(request->model());
-  if (info.ok()) *response->mutable_model() = ToProto(*info);
-  return FinishNow(context, info.status());
+  return UnaryCall::Start(
+      rpc_, *rpc_.queries, context, [this, request, response](const RequestContext& /*call*/) -> absl::Status {
+        KEYLOAD_ASSIGN_OR_RETURN(const ModelInfo info, rpc_.service->registry().Info(request->model()));
+        *response->mutable_model() = ToProto(info);
+        if (info.model != nullptr) response->mutable_model()->set_page_cache_bytes(PageCacheBytes(*info.model));
+        return absl::OkStatus();
+      });
 }
 
 // The page token is the last name of the page before: names are listed in order.

@@ -166,6 +166,7 @@ ResidentModel::Content MakeExtendedContent(const LoadSpec& spec, const PreparedK
   for (const uint32_t key : plan.added->lazy_keys) content.tensor_of_key[key] = ResidentModel::kInFile;
   SetDevices(plan, content);
   ReportConflicts(*prepared.keys, *plan.added, loaded.transferred, report);
+  KeepHeld(std::move(loaded.held), content);
   content.residency->Append(plan.plan, ResidencyOf(spec, plan.added, std::move(loaded)));
   FinishCounts(*content.residency, report);
   content.load_time = absl::Now();

@@ -42,6 +42,7 @@ enum class IfExists { kReuse, kExtend, kFail };
 // One request to load or plan a model.
 struct LoadSpec {
   enum class Residency { kEager, kLazy };
+  enum class PageCache { kKeep, kDrop, kWarm, kHold };
   std::string model;
   CheckpointSource source;
   KeySelectionSpec select;
@@ -54,10 +55,14 @@ struct LoadSpec {
   std::optional<DType> dtype;
   HostStorage host_storage = HostStorage::kMapped;
   Residency residency = Residency::kEager;
+  PageCache page_cache = PageCache::kKeep;
   bool reserve_now = false;  // kLazy only: all memory of the plan is reserved until the model is unloaded
   Limits limits;
   IfExists if_exists = IfExists::kReuse;
   uint32_t name_limit = kDefaultNameLimit;
+  // The bytes are read into the page cache and every tensor stays in its file.
+  bool warms() const { return page_cache == PageCache::kWarm || page_cache == PageCache::kHold; }
+
   std::string fingerprint;  // equal for requests that may share a model: the same but for the keys selected
 };
 

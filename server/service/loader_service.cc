@@ -8,6 +8,7 @@
 #include "server/base/log.h"
 #include "server/base/strings.h"
 #include "server/service/extend.h"
+#include "server/service/page_cache_load.h"
 #include "server/service/publish.h"
 #include "server/tensor/convert.h"
 
@@ -26,6 +27,21 @@ bool IsModelName(std::string_view name) {
 
 absl::Status BadField(std::string_view field, std::string_view what) {
   return MakeError(Reason::kBadRequest, StrCat(field, " ", what), {{"field", std::string(field)}});
+}
+
+absl::Status CheckPageCache(const LoadSpec& spec) {
+  const bool lazy = spec.residency == LoadSpec::Residency::kLazy;
+  if (lazy && spec.page_cache != LoadSpec::PageCache::kKeep)
+    return BadField("spec.page_cache", "is for loads that read now: a LAZY one reads nothing");
+  if (!spec.warms()) return absl::OkStatus();
+  const DeviceMapSpec& map = spec.device_map;
+  const bool in_files = map.policy.empty() || map.policy == "cpu" || map.policy == "disk";
+  if (!in_files || !map.entries.empty() || !map.max_memory.empty())
+    return BadField("spec.device_map", "must be empty, cpu or disk: WARM and HOLD leave every tensor in its file");
+  if (spec.dtype) return BadField("spec.dtype", "must be empty: WARM and HOLD leave every tensor as it is in its file");
+  if (spec.host_storage == HostStorage::kCopied)
+    return BadField("spec.host_storage", "cannot be COPIED: WARM and HOLD keep no copy");
+  return absl::OkStatus();
 }
 
 // Only a policy can place otherwise when memory is short; a device or a map is what the caller wants.
@@ -52,6 +68,7 @@ absl::Status LoaderService::Validate(const LoadSpec& spec, bool plan_only) const
   if (!IsModelName(spec.model)) return BadField("spec.model", "must match [a-zA-Z0-9][a-zA-Z0-9._-]{0,127}");
   if (spec.source.path.empty()) return BadField("spec.source.path", "is empty");
   if (spec.name_limit > kMaxNameLimit) return BadField("spec.name_limit", StrCat("is over ", kMaxNameLimit));
+  KEYLOAD_RETURN_IF_ERROR(CheckPageCache(spec));
   if (spec.reserve_now && spec.residency != LoadSpec::Residency::kLazy)
     return BadField("spec.reserve", "is for LAZY loads only: an eager load always reserves first");
   if (!plan_only && !spec.plan_for.empty()) return BadField("spec.device_map.plan_for", "is for PlanLoad only");
@@ -75,8 +92,9 @@ absl::Status LoaderService::Validate(const LoadSpec& spec, bool plan_only) const
   return absl::OkStatus();
 }
 
-absl::StatusOr<LoadReport> LoaderService::Plan(const LoadSpec& spec, const RequestContext& context) {
+absl::StatusOr<LoadReport> LoaderService::Plan(LoadSpec spec, const RequestContext& context) {
   KEYLOAD_RETURN_IF_ERROR(Validate(spec, /*plan_only=*/true));
+  if (spec.warms()) spec.device_map.policy = "disk";
   PhaseClock clock;
   const absl::Time start_time = absl::Now();
   KEYLOAD_ASSIGN_OR_RETURN(const PreparedKeys keys,
@@ -135,8 +153,9 @@ absl::StatusOr<ModelRegistry::Unloaded> LoaderService::Unload(std::string_view m
 }
 
 std::vector<std::string> LoaderService::Capabilities() const {
-  std::vector<std::string> capabilities = {"load", "plan",        "read_tensors", "upload_document", "host_copies",
-                                           "lazy", "materialize", "evict",        "extend"};
+  std::vector<std::string> capabilities = {"load",        "plan", "read_tensors", "upload_document",
+                                           "host_copies", "lazy", "materialize",  "evict",
+                                           "extend",      "warm", "hold"};
   if (DTypeConversionAvailable()) capabilities.emplace_back("dtype_conversion");
   const auto& devices = deps_.transfer.devices->devices();
   if (std::any_of(devices.begin(), devices.end(), [](const auto& device) { return device->info().simulated; })) {
@@ -154,6 +173,7 @@ std::vector<std::pair<std::string, uint64_t>> LoaderService::LimitValues() const
 
 void LoaderService::StartLoad(LoadSpec spec, const RequestContext& context, std::shared_ptr<LoadObserver> observer) {
   if (const absl::Status valid = Validate(spec, /*plan_only=*/false); !valid.ok()) return observer->OnEnd(valid);
+  if (spec.warms()) spec.device_map.policy = "disk";
   absl::StatusOr<ModelRegistry::Claim> claim = deps_.registry->Begin(spec.model);
   ModelHandle extends;
   if (ErrorReason(claim.status()) == Reason::kModelExists && spec.if_exists == IfExists::kExtend) {
@@ -297,6 +317,17 @@ absl::StatusOr<LoadedTensors> LoaderService::LoadTensors(Job& job, const Prepare
                            Transfer(
                                plan, *keys.keys->index, std::move(segments), deps_.transfer, job.context,
                                [&](const LoadProgress& progress) { job.observer->OnProgress(progress); }, report));
+  if (job.spec.page_cache == LoadSpec::PageCache::kDrop) {
+    DropRanges(*keys.keys->index, CopiedRanges(*keys.keys->index, plan), report);
+  }
+  if (job.spec.warms()) {
+    const bool hold = job.spec.page_cache == LoadSpec::PageCache::kHold;
+    KEYLOAD_ASSIGN_OR_RETURN(
+        loaded.held,
+        WarmRanges(
+            *keys.keys, RangesInFiles(*keys.keys, plan, {}), hold ? deps_.held : nullptr, deps_.transfer, job.context,
+            [&](const LoadProgress& progress) { job.observer->OnProgress(progress); }, report));
+  }
   return loaded;
 }
 

@@ -48,8 +48,9 @@ class LoaderService {
     const ModelRoots* roots = nullptr;
     DocumentStore* documents = nullptr;
     ModelRegistry* registry = nullptr;
-    Executor* loads = nullptr;  // as many loads at a time as it has threads
-    HeaderReading headers;      // how checkpoints are opened
+    HoldBudget* held = nullptr;  // of page cache that is kept locked
+    Executor* loads = nullptr;   // as many loads at a time as it has threads
+    HeaderReading headers;       // how checkpoints are opened
     TransferResources transfer;
   };
   explicit LoaderService(const Dependencies& dependencies) : deps_(dependencies) {}
@@ -59,7 +60,7 @@ class LoaderService {
   // and PreparePlan name.
   void StartLoad(LoadSpec spec, const RequestContext& context, std::shared_ptr<LoadObserver> observer);
   // Decides everything and stops there. Blocks on files: call it from an executor.
-  absl::StatusOr<LoadReport> Plan(const LoadSpec& spec, const RequestContext& context);
+  absl::StatusOr<LoadReport> Plan(LoadSpec spec, const RequestContext& context);
 
   // Makes the selected keys resident, each once however many ask; see MakeResident. What is placed on "disk" stays
   // lazy. `clock` began when the call came. Blocks: call it on loads(). REJECTED when a limit is passed, else COMPLETE

@@ -49,6 +49,10 @@ Residency::Content ResidencyOf(const LoadSpec& spec, std::shared_ptr<const LoadP
           .reserved = std::move(loaded.reserved)};
 }
 
+void KeepHeld(std::vector<HeldPages> held, ResidentModel::Content& content) {
+  if (!held.empty()) content.held.push_back(std::make_shared<std::vector<HeldPages>>(std::move(held)));
+}
+
 void FinishCounts(const Residency& residency, LoadReport& report) {
   const Residency::Totals totals = residency.totals();
   report.keys.loaded = totals.resident_keys;
@@ -67,6 +71,7 @@ ResidentModel::Content MakeModelContent(const LoadSpec& spec, const PreparedKeys
   content.plan = plan.plan;
   content.tensor_of_key = TensorOfKey(prepared.keys->keys.size(), *plan.plan, loaded.transferred.equal_duplicates);
   ReportConflicts(*prepared.keys, *plan.plan, loaded.transferred, report);
+  KeepHeld(std::move(loaded.held), content);
   content.residency = std::make_shared<Residency>(ResidencyOf(spec, plan.plan, std::move(loaded)));
   content.make_reader = make_reader;
   SetDevices(plan, content);

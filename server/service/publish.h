@@ -12,6 +12,7 @@ namespace keyload {
 struct LoadedTensors {
   TransferResult transferred;               // of a lazy load only the segments, without memory
   std::vector<MemoryReservation> reserved;  // per device of the plan: kept for a lazy model
+  std::vector<HeldPages> held;
 };
 
 // The parts of what is below, for those who make a model otherwise.
@@ -19,6 +20,7 @@ void SetDevices(const PreparedPlan& plan, ResidentModel::Content& content);
 Residency::Content ResidencyOf(const LoadSpec& spec, std::shared_ptr<const LoadPlan> plan, LoadedTensors loaded);
 void ReportConflicts(const KeyReport& keys, const LoadPlan& plan, const TransferResult& transferred,
                      LoadReport& report);
+void KeepHeld(std::vector<HeldPages> held, ResidentModel::Content& content);
 void FinishCounts(const Residency& residency, LoadReport& report);
 
 // Joins what was planned and what was loaded into the content of a model, and finishes the report: loaded, lazy and

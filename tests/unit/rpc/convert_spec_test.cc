@@ -58,9 +58,6 @@ INSTANTIATE_TEST_SUITE_P(
         Change{"Replace", "if_exists", [](auto& spec) { spec.set_if_exists(v1::IF_EXISTS_REPLACE); }},
         Change{"UnknownIfExists", "if_exists", [](auto& spec) { spec.set_if_exists(static_cast<v1::IfExists>(77)); }},
         Change{"Detach", "detach", [](auto& spec) { spec.set_detach(true); }},
-        Change{"DropCache", "page_cache", [](auto& spec) { spec.set_page_cache(v1::PAGE_CACHE_DROP); }},
-        Change{"WarmCache", "page_cache", [](auto& spec) { spec.set_page_cache(v1::PAGE_CACHE_WARM); }},
-        Change{"HoldCache", "page_cache", [](auto& spec) { spec.set_page_cache(v1::PAGE_CACHE_HOLD); }},
         Change{"UnknownCache", "page_cache", [](auto& spec) { spec.set_page_cache(static_cast<v1::PageCache>(77)); }},
         Change{"NegativeCache", "page_cache", [](auto& spec) { spec.set_page_cache(static_cast<v1::PageCache>(-1)); }},
         Change{"Priority", "priority", [](auto& spec) { spec.set_priority(-1); }},
@@ -99,6 +96,7 @@ INSTANTIATE_TEST_SUITE_P(
                     Change{"Keys", "", [](auto& spec) { spec.mutable_select()->add_keys("a"); }},
                     Change{"KeyList", "", [](auto& spec) { spec.mutable_select()->set_key_list_digest("sha256:1"); }},
                     Change{"LeaveMissing", "", [](auto& spec) { spec.set_missing(v1::MISSING_POLICY_LEAVE); }},
+                    Change{"DropCache", "", [](auto& spec) { spec.set_page_cache(v1::PAGE_CACHE_DROP); }},
                     Change{"KeepCache", "", [](auto& spec) { spec.set_page_cache(v1::PAGE_CACHE_KEEP); }}),
     TestName);
 
@@ -133,6 +131,8 @@ INSTANTIATE_TEST_SUITE_P(
         Change{"NoSplit", "", [](auto& spec) { spec.mutable_device_map()->add_no_split_classes("A"); }},
         Change{"OffloadBuffers", "", [](auto& spec) { spec.mutable_device_map()->set_offload_buffers(true); }},
         Change{"Fallback", "", [](auto& spec) { spec.mutable_device_map()->set_fallback_allocation(true); }},
+        Change{"Warm", "", [](auto& spec) { spec.set_page_cache(v1::PAGE_CACHE_WARM); }},
+        Change{"Hold", "", [](auto& spec) { spec.set_page_cache(v1::PAGE_CACHE_HOLD); }},
         Change{"DType", "", [](auto& spec) { spec.set_dtype("BF16"); }}),
     TestName);
 

@@ -73,6 +73,7 @@ void RecordingObserver::Add(std::string event) {
 LoaderNode::LoaderNode(const Options& options)
     : gpu_(MakeGpu(options)),
       devices_(Devices(gpu_)),
+      held_(options.hold_bytes, [] { return uint64_t{1} << 40; }),
       documents_({.max_document_bytes = options.max_document_bytes, .max_total_bytes = 4 * options.max_document_bytes},
                  ParseLines),
       roots_(*ModelRoots::Create({dir_.path()})),
@@ -83,6 +84,7 @@ LoaderNode::LoaderNode(const Options& options)
           .roots = &roots_,
           .documents = &documents_,
           .registry = &registry_,
+          .held = &held_,
           .loads = loads_.get(),
           .transfer = {
               .devices = &devices_, .io = io_.get(), .scratch = &scratch_, .make_reader = [this](const Shard& shard) {

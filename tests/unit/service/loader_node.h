@@ -52,6 +52,7 @@ class LoaderNode {
     size_t load_threads = 1;
     size_t load_queue = 8;
     uint64_t max_document_bytes = 1 << 20;
+    uint64_t hold_bytes = 0;  // of page cache
   };
   LoaderNode() : LoaderNode(Options()) {}
   explicit LoaderNode(const Options& options);
@@ -64,6 +65,7 @@ class LoaderNode {
   DocumentStore& documents() { return documents_; }
   FakeDevice& gpu() { return *gpu_; }
   Executor& loads() { return *loads_; }
+  HoldBudget& held() { return held_; }
   // Blocks until a thread that reads for loads has nothing to do. A load whose copies are held keeps all of them
   // waiting for scratch memory, unless it has ended its reading.
   void WaitForIdleReader();
@@ -98,6 +100,7 @@ class LoaderNode {
   FakeDevice* gpu_;
   DeviceSet devices_;
   ByteBudget scratch_{256ull << 20};
+  HoldBudget held_;
   ModelRegistry registry_;
   DocumentStore documents_;
   ModelRoots roots_;
