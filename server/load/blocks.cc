@@ -32,7 +32,7 @@ void Count(const LoadPlan& plan, Block& block) {
     const TensorRun& run = plan.runs[i];
     const uint64_t begin = std::max(run.file_offset, block.offset);
     const uint64_t end = std::min(End(run), block.offset + block.length);
-    block.wanted_bytes += end - begin;
+    if (end > begin) block.wanted_bytes += end - begin;
     block.tensors += end == End(run) ? run.tensor_count : TensorsBefore(plan, run, end);
     if (begin > run.file_offset) block.tensors -= TensorsBefore(plan, run, begin);
   }

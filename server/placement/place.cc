@@ -19,6 +19,7 @@ namespace {
 constexpr std::string_view kSequential = "sequential";
 constexpr std::string_view kLowZero = "balanced_low_0";
 constexpr std::string_view kPacked = "packed";
+constexpr uint64_t kMaxModelBytes = uint64_t{1} << 60;
 
 bool IsPolicy(std::string_view policy) {
   return policy == "auto" || policy == "balanced" || policy == kLowZero || policy == kSequential;
@@ -31,6 +32,22 @@ absl::Status CheckSpec(const DeviceMapSpec& spec) {
   }
   if (!spec.policy.empty() && !spec.entries.empty()) {
     return MakeError(Reason::kDeviceMapInvalid, "device_map has both a policy and entries; give one of them");
+  }
+  return absl::OkStatus();
+}
+
+// Sizes come from headers and manifests. Below the limit no sum of them overflows, whatever is padded or converted.
+absl::Status CheckTotalBytes(const PlacementModel& model) {
+  uint64_t total = 0;
+  for (const PlacementTensor& tensor : model.tensors) {
+    if (tensor.bytes <= kMaxModelBytes - total) {
+      total += tensor.bytes;
+      continue;
+    }
+    return MakeError(
+        Reason::kDeviceMapInvalid,
+        StrCat("the tensors' sizes add up to more than 2^60 bytes at ", tensor.name.substr(0, kNameInMessage)),
+        {{"key", std::string(tensor.name.substr(0, kNameInMessage))}});
   }
   return absl::OkStatus();
 }
@@ -122,6 +139,7 @@ absl::StatusOr<Placement> PlaceByPolicy(const PlacementModel& model, const Devic
 absl::StatusOr<Placement> Place(const PlacementModel& model, const DeviceMapSpec& spec,
                                 const std::vector<PlacementDevice>& devices) {
   KEYLOAD_RETURN_IF_ERROR(CheckSpec(spec));
+  KEYLOAD_RETURN_IF_ERROR(CheckTotalBytes(model));
   const DeviceNames names(devices);
   if (IsPolicy(spec.policy)) return PlaceByPolicy(model, spec, names, devices);
   const std::string_view device = spec.policy.empty() ? kCpuDevice : std::string_view(spec.policy);

@@ -95,7 +95,10 @@ class PlanBuilder {
   }
 
   void SortTensors() {
-    const auto order = [&](const PlannedTensor& t) { return std::tuple(t.segment, t.shard, t.file_offset, t.key); };
+    // Where two begin at one offset, the one without bytes comes first: so the ends ascend as well.
+    const auto order = [&](const PlannedTensor& t) {
+      return std::tuple(t.segment, t.shard, t.file_offset, t.stored_bytes, t.key);
+    };
     const auto less = [&](const PlannedTensor& a, const PlannedTensor& b) { return order(a) < order(b); };
     if (!std::is_sorted(plan_->tensors.begin(), plan_->tensors.end(), less)) {
       std::sort(plan_->tensors.begin(), plan_->tensors.end(), less);

@@ -45,6 +45,21 @@ TEST(Place, EmptyModel) {
   }
 }
 
+TEST(Place, SizesThatAddUpToMoreThanAnExbibyteAreRefusedByEveryKindOfMap) {
+  PlacementModel model;
+  for (const char* name : {"a", "b", "c"}) model.tensors.push_back({.name = name, .bytes = uint64_t{1} << 59});
+  const std::vector<PlacementDevice> devices = {{.name = "cpu", .uuid = "", .free_bytes = 1}};
+  DeviceMapSpec entries;
+  entries.entries = {{"", "cpu"}};
+  for (const DeviceMapSpec& spec : {DeviceMapSpec{.policy = "cpu"}, DeviceMapSpec{.policy = "auto"}, entries}) {
+    const auto placement = Place(model, spec, devices);
+    EXPECT_EQ(ErrorReason(placement.status()), Reason::kDeviceMapInvalid) << spec.policy;
+    EXPECT_EQ(ErrorDetails(placement.status()).at("key"), "c") << spec.policy;
+  }
+  model.tensors.pop_back();
+  EXPECT_TRUE(Place(model, {.policy = "cpu"}, devices).ok());
+}
+
 TEST(Place, PackedIsNotSupportedByName) {
   const absl::Status status = Place({}, {.policy = "packed"}, EightGpus()).status();
   EXPECT_EQ(ErrorReason(status), Reason::kFieldNotSupported);

@@ -75,6 +75,18 @@ TEST(BuildLoadPlan, TensorsComeInFileOrderWhateverTheModelsOrder) {
   EXPECT_EQ(plan->extents.size(), 1);
 }
 
+TEST(BuildLoadPlan, AnEmptyTensorComesBeforeTheOneAtItsOffset) {
+  const auto keys = MakeKeyReport({{.name = "z", .elements = 0}, {.name = "a", .elements = 4}});
+  auto report = std::make_shared<KeyReport>(KeyReport());
+  report->index = keys->index;
+  report->keys = {keys->keys[1], keys->keys[0]};
+  for (const char* device : {"cuda:0", "cpu"}) {
+    const auto plan = Build(*report, device);
+    EXPECT_EQ(plan->tensors[0].stored_bytes, 0) << device;
+    EXPECT_EQ(plan->tensors[1].stored_bytes, 16) << device;
+  }
+}
+
 TEST(BuildLoadPlan, DiskKeysAreLeftLazy) {
   const auto keys = MakeKeyReport({{.name = "a", .elements = 4}, {.name = "b", .elements = 4}});
   const PlacementInput input = MakePlacementInput(*keys, {}, {});
