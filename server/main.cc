@@ -39,7 +39,8 @@ constexpr int kExitBadConfig = 2;
 constexpr int kExitFailed = 6;
 constexpr size_t kQueryThreads = 4;
 constexpr size_t kQueryQueue = 1024;
-constexpr int kMappedAllocationBytes = 4 << 20;              // larger ones go back to the system when they are freed
+constexpr int kKeptFreeBytes = 64 << 20;
+constexpr int kMappedAllocationBytes = 16 << 20;             // larger ones go back to the system when they are freed
 constexpr uint64_t kHeaderCacheBytes = uint64_t{256} << 20;  // about two million tensors
 constexpr absl::Duration kCancelGrace = absl::Seconds(3);
 
@@ -128,9 +129,11 @@ int Run(const Config& config) {
   const sigset_t signals = BlockSignals();
   RaiseDescriptorLimit();
   ConfigureLog(config.log_format, config.log_level);
-  // By default the threshold grows with what is freed, and then every thread's arena keeps the tables of its largest
-  // plan: a hundred megabytes after a few plans of 92,000 keys.
+  // Large tables come and go with every plan. With one arena the next plan finds the memory of the last one, pages and
+  // all; by default every thread would keep its own. What is left over goes back to the system after each load.
+  mallopt(M_ARENA_MAX, 1);
   mallopt(M_MMAP_THRESHOLD, kMappedAllocationBytes);
+  mallopt(M_TRIM_THRESHOLD, kKeptFreeBytes);
 
   const absl::StatusOr<ModelRoots> roots = ModelRoots::Create(config.model_roots);
   if (!roots.ok()) {

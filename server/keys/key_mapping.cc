@@ -40,15 +40,18 @@ absl::Status AppendIndexOnly(const CheckpointIndex& index, const RenameRules& re
 }  // namespace
 
 ModelNames::ModelNames(const Manifest& manifest, std::string_view base_prefix)
-    : tensors_(manifest.tensors),
-      by_name_(manifest.tensors.size()),
-      prefix_(base_prefix.empty() ? "" : absl::StrFormat("%s.", base_prefix)) {
-  const auto name_at = [this](uint32_t i) { return std::string_view(tensors_[i].name); };
-  for (uint32_t i = 0; i < tensors_.size(); ++i) by_name_.Insert(tensors_[i].name, i, name_at);
-}
+    : tensors_(manifest.tensors), prefix_(base_prefix.empty() ? "" : absl::StrFormat("%s.", base_prefix)) {}
 
-int64_t ModelNames::Find(std::string_view name) const {
-  return by_name_.Find(name, [this](uint32_t i) { return std::string_view(tensors_[i].name); });
+int64_t ModelNames::Find(std::string_view name) {
+  if (next_ < tensors_.size() && tensors_[next_].name == name) return static_cast<int64_t>(next_++);
+  const auto name_at = [this](uint32_t i) { return std::string_view(tensors_[i].name); };
+  if (!by_name_) {
+    by_name_.emplace(tensors_.size());
+    for (uint32_t i = 0; i < tensors_.size(); ++i) by_name_->Insert(tensors_[i].name, i, name_at);
+  }
+  const int64_t found = by_name_->Find(name, name_at);
+  if (found >= 0) next_ = static_cast<size_t>(found) + 1;
+  return found;
 }
 
 int64_t ModelNames::FindWithPrefix(std::string_view name) {

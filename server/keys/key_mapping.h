@@ -1,6 +1,8 @@
 #pragma once
 
+#include <cstddef>
 #include <cstdint>
+#include <optional>
 #include <string>
 #include <string_view>
 #include <vector>
@@ -13,20 +15,21 @@
 
 namespace keyload {
 
-// A model's keys by name. The views stay with the manifest. Not thread-safe: lookups share a scratch buffer.
+// A model's keys by name. Borrows the manifest. Not thread-safe: lookups share a scratch buffer and make the table.
 class ModelNames {
  public:
   ModelNames(const Manifest& manifest, std::string_view base_prefix);
 
   // Position in Manifest::tensors, or -1.
-  int64_t Find(std::string_view name) const;
+  int64_t Find(std::string_view name);
   // The same: the exact name first, then without the base prefix, then with it. Prefixes end at a dot only.
   int64_t FindWithPrefix(std::string_view name);
 
  private:
   const std::vector<TensorSpec>& tensors_;
-  NameTable by_name_;
-  std::string prefix_;  // with its dot; empty: none
+  std::optional<NameTable> by_name_;  // once a name is asked for that does not follow the one before
+  size_t next_ = 0;                   // after the position found last: stored keys often come in the manifest's order
+  std::string prefix_;                // with its dot; empty: none
   std::string scratch_;
 };
 

@@ -10,7 +10,7 @@
 namespace keyload {
 namespace {
 
-std::vector<uint32_t> Members(const TiedGroup& group, const ModelNames& names) {
+std::vector<uint32_t> Members(const TiedGroup& group, ModelNames& names) {
   std::vector<uint32_t> members;
   members.reserve(group.targets.size() + 1);
   if (const int64_t source = names.Find(group.source); source >= 0) members.push_back(source);
@@ -22,7 +22,7 @@ std::vector<uint32_t> Members(const TiedGroup& group, const ModelNames& names) {
 
 }  // namespace
 
-void ResolveTiedGroups(const Manifest& manifest, const ModelNames& names, KeyReport& report) {
+void ResolveTiedGroups(const Manifest& manifest, ModelNames& names, KeyReport& report) {
   std::vector<ModelKey>& keys = report.keys;
   uint64_t cut_off = 0;
   std::string first_cut_off;

@@ -9,6 +9,6 @@ namespace keyload {
 // source if that is kFound, else to its first kFound target. Warns where the only stored members are not selected. Call
 // it once the states of `report.keys` are set, with ModelKey::stored still set for those that are stored but not
 // selected.
-void ResolveTiedGroups(const Manifest& manifest, const ModelNames& names, KeyReport& report);
+void ResolveTiedGroups(const Manifest& manifest, ModelNames& names, KeyReport& report);
 
 }  // namespace keyload

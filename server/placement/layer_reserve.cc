@@ -2,6 +2,8 @@
 
 #include <algorithm>
 
+#include "absl/container/flat_hash_map.h"
+
 namespace keyload {
 namespace {
 
@@ -17,12 +19,22 @@ LayerReserve::LayerReserve(const ModuleTree& tree)
     if (layer) layers.push_back(i);
     i = layer ? tree[i].end : i + 1;
   }
-  std::stable_sort(layers.begin(), layers.end(), [&](uint32_t a, uint32_t b) { return tree[a].bytes > tree[b].bytes; });
+  // A model of a million layers has few sizes of them: the sizes are sorted, not the layers.
+  std::vector<uint64_t> sizes;
+  absl::flat_hash_map<uint64_t, uint32_t> group_with;
   for (const uint32_t layer : layers) {
-    if (groups_.empty() || groups_.back().bytes != tree[layer].bytes) groups_.push_back({.bytes = tree[layer].bytes});
-    groups_.back().layers.push_back(layer);
-    ++groups_.back().waiting;
-    group_of_[layer] = static_cast<uint32_t>(groups_.size() - 1);
+    if (group_with.try_emplace(tree[layer].bytes, 0).second) sizes.push_back(tree[layer].bytes);
+  }
+  std::sort(sizes.rbegin(), sizes.rend());
+  for (const uint64_t bytes : sizes) {
+    group_with[bytes] = static_cast<uint32_t>(groups_.size());
+    groups_.push_back({.bytes = bytes});
+  }
+  for (const uint32_t layer : layers) {
+    group_of_[layer] = group_with.find(tree[layer].bytes)->second;
+    SizeGroup& group = groups_[group_of_[layer]];
+    group.layers.push_back(layer);
+    ++group.waiting;
   }
   next_group_.resize(groups_.size() + 1);
   for (uint32_t i = 0; i < next_group_.size(); ++i) next_group_[i] = i;

@@ -1,5 +1,7 @@
 #include "server/service/loader_service.h"
 
+#include <malloc.h>
+
 #include <algorithm>
 #include <utility>
 
@@ -221,6 +223,7 @@ void LoaderService::RunJob(Job& job) {
          {"reason", std::string(ReasonName(ErrorReason(result.status())))},
          {"message", std::string(result.status().message())}});
   }
+  malloc_trim(0);  // planning takes several times what a model keeps
   const std::shared_ptr<LoadObserver> observer = std::move(job.observer);
   --active_loads_;
   observer->OnEnd(std::move(result));

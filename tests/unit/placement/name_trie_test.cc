@@ -44,5 +44,25 @@ TEST(NameTrie, NodesDoNotDependOnTheNameBefore) {
   }
 }
 
+// With and without room made before, and with what makes the table grow many times.
+TEST(NameTrie, KeepsItsNodesWhenItGrows) {
+  std::vector<std::string> names;
+  for (int i = 0; i < 3000; ++i) names.push_back("m." + std::to_string(i % 60) + "." + std::to_string(i));
+  for (const size_t room : {0u, 10u, 10'000u}) {
+    NameTrie trie;
+    trie.Reserve(room);
+    for (const std::string& name : names) EXPECT_EQ(trie.nodes()[trie.Insert(name)].name, name);
+    EXPECT_EQ(trie.nodes().size(), 1 + 1 + 60 + names.size());
+    for (const std::string& name : names) {
+      const auto module = trie.Child(*trie.Child(NameTrie::kRoot, "m"), name.substr(2, name.rfind('.') - 2));
+      ASSERT_TRUE(module.has_value()) << name;
+      const auto node = trie.Child(*module, name.substr(name.rfind('.') + 1));
+      ASSERT_TRUE(node.has_value()) << name;
+      EXPECT_EQ(trie.nodes()[*node].name, name);
+      EXPECT_EQ(trie.Child(*node, "m"), std::nullopt);
+    }
+  }
+}
+
 }  // namespace
 }  // namespace keyload
