@@ -58,7 +58,11 @@ class BufferCursor {
 
 class FileReader : public ShardReader {
  public:
-  FileReader(std::shared_ptr<const UniqueFd> fd, std::string file) : fd_(std::move(fd)), file_(std::move(file)) {}
+  FileReader(std::shared_ptr<const UniqueFd> fd, std::string file) : fd_(std::move(fd)), file_(std::move(file)) {
+    // Ranges are long, known beforehand and read by several threads: what the kernel would read on behind each of them
+    // is wanted by nobody, or is being read already.
+    ::posix_fadvise(fd_->get(), 0, 0, POSIX_FADV_RANDOM);
+  }
 
   absl::Status ReadVector(uint64_t offset, std::span<const iovec> buffers, ReadCounts& counts) override {
     BufferCursor cursor(buffers);
@@ -71,9 +75,11 @@ class FileReader : public ShardReader {
     BufferCursor cursor(buffers);
     if (cursor.remaining() == 0) return true;
     if (offset > kMaxOffset || cursor.remaining() > kMaxOffset - offset) return Truncated(offset, cursor.remaining());
-    const uint64_t got = ReadCachedPart(offset, cursor, counts);
-    if (got == 0) return false;
-    KEYLOAD_RETURN_IF_ERROR(ReadRest(offset + got, cursor, counts));
+    // Asked for more than a byte, kernels since 6.x start reading the whole range, RWF_NOWAIT or not: a direct read of
+    // it would then have to share the disk with that.
+    if (!IsCached(offset)) return false;
+    offset += ReadCachedPart(offset, cursor, counts);
+    KEYLOAD_RETURN_IF_ERROR(ReadRest(offset, cursor, counts));
     return true;
   }
 

@@ -30,8 +30,8 @@ class ShardReader {
   // Fills every buffer, in order, from `offset`; retries EINTR and short reads. Blocks on the disk.
   // CHECKPOINT_TRUNCATED with file and offset at end of file; IO_ERROR.
   virtual absl::Status ReadVector(uint64_t offset, std::span<const iovec> buffers, ReadCounts& counts) = 0;
-  // The same where the page cache holds the first bytes; else false, nothing was read, and the disk was left alone.
-  // Also false where nobody can tell.
+  // The same where the page cache holds the first byte; else false, nothing was read, and the disk was asked for no more
+  // than one page. Also false where nobody can tell.
   virtual absl::StatusOr<bool> ReadCached(uint64_t offset, std::span<const iovec> buffers, ReadCounts& counts) = 0;
   // Fills the buffers past the page cache, up to the end of the file; true when that gave at least `needed` bytes. False
   // when it cannot or fails, whatever the cause: the buffers are then undefined, and ReadVector works or says why not.
@@ -46,7 +46,8 @@ class ShardReader {
   virtual absl::Status Populate(uint64_t offset, uint64_t length, ReadCounts& counts) = 0;
 };
 
-// The real one, over a descriptor that is shared with the index. `file` is for messages.
+// The real one, over a descriptor that is shared with the index; switches the kernel's read-ahead off for all who share
+// it. `file` is for messages.
 std::unique_ptr<ShardReader> MakeFileReader(std::shared_ptr<const UniqueFd> fd, std::string file);
 
 }  // namespace keyload

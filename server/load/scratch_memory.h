@@ -2,13 +2,13 @@
 
 #include <cstddef>
 #include <cstdint>
-#include <cstdlib>
 #include <memory>
 
 namespace keyload {
 
 struct FreeMemory {
-  void operator()(std::byte* memory) const { std::free(memory); }
+  uint64_t mapped_bytes = 0;  // 0: from the heap
+  void operator()(std::byte* memory) const;
 };
 // Memory that direct reads may write: it begins at a multiple of kSectorBytes.
 using ScratchMemory = std::unique_ptr<std::byte[], FreeMemory>;

@@ -211,7 +211,7 @@ absl::Status TransferRun::ReadStraight(size_t index, Worker& worker) {
     position += piece.length;
   }
   KEYLOAD_ASSIGN_OR_RETURN(const bool cached, ReadCached(block, block.offset, worker.buffers, worker));
-  return cached ? absl::OkStatus() : ReadColdThroughSlab(index, worker.pieces);
+  return cached ? absl::OkStatus() : ReadColdThroughSlab(block, index, worker.pieces);
 }
 
 // What is cached goes through scratch memory that stays in the cache of the core.
@@ -222,19 +222,24 @@ absl::Status TransferRun::ReadFresh(size_t index, Worker& worker) {
     const std::span<std::byte> bytes(worker.scratch.get(), std::min(kWorkerScratch, end - position));
     const iovec buffer = {bytes.data(), bytes.size()};
     KEYLOAD_ASSIGN_OR_RETURN(const bool cached, ReadCached(block, position, {&buffer, 1}, worker));
-    if (!cached && position == block.offset) return ReadColdThroughSlab(index, worker.pieces);
-    if (!cached) KEYLOAD_RETURN_IF_ERROR(ReadThroughCache(block, position, {&buffer, 1}));
+    if (!cached) {
+      Block rest = block;
+      rest.offset = position;
+      rest.length = end - position;
+      rest.wanted_bytes -= std::min(rest.wanted_bytes, position - block.offset);
+      return ReadColdThroughSlab(rest, index, worker.pieces);
+    }
     KEYLOAD_RETURN_IF_ERROR(WriteToHost(position, bytes, worker.pieces));
   }
   return absl::OkStatus();
 }
 
 // Of huge pages, a slab is filled by a disk so much faster than small pages are that the copy is worth it.
-absl::Status TransferRun::ReadColdThroughSlab(size_t index, std::span<const BlockPiece> pieces) {
+absl::Status TransferRun::ReadColdThroughSlab(const Block& block, size_t index, std::span<const BlockPiece> pieces) {
   KEYLOAD_ASSIGN_OR_RETURN(const std::span<std::byte> slab, slabs_.Take(context_));
-  const absl::StatusOr<std::span<std::byte>> stored = ReadColdTo(index, slab);
+  const absl::StatusOr<std::span<std::byte>> stored = ReadColdTo(block, index, slab);
   absl::Status status = stored.status();
-  if (status.ok()) status = WriteToHost(blocks_[index].offset, *stored, pieces);
+  if (status.ok()) status = WriteToHost(block.offset, *stored, pieces);
   slabs_.PutBack(slab);
   return status;
 }
@@ -248,7 +253,7 @@ absl::Status TransferRun::ReadThroughSlab(size_t index, Worker& worker) {
   const auto read = [&]() -> absl::Status {
     KEYLOAD_ASSIGN_OR_RETURN(const bool cached, ReadCached(block, block.offset, {&buffer, 1}, worker));
     if (!cached) {
-      KEYLOAD_ASSIGN_OR_RETURN(stored, ReadColdTo(index, slab));
+      KEYLOAD_ASSIGN_OR_RETURN(stored, ReadColdTo(block, index, slab));
     }
     return Deliver(state, stored, slab.subspan(kBlockLimits.buffered_bytes), worker.pieces);
   };
@@ -271,12 +276,10 @@ absl::StatusOr<bool> TransferRun::ReadCached(const Block& block, uint64_t offset
   return cached;
 }
 
-// Reads a block that is not in the page cache; returns where in `slab` its bytes are.
-absl::StatusOr<std::span<std::byte>> TransferRun::ReadColdTo(size_t index, std::span<std::byte> slab) {
-  const Block& block = blocks_[index];
+// Reads a block, or the rest of block `index`, that is not in the page cache; returns where in `slab` its bytes are.
+absl::StatusOr<std::span<std::byte>> TransferRun::ReadColdTo(const Block& block, size_t index,
+                                                             std::span<std::byte> slab) {
   if (ReadDirect(block, slab)) return slab.subspan(block.offset - SectorBegin(block.offset), block.length);
-  // Said beforehand, the kernel reads what is wanted and no more; else it would read on behind it.
-  ReaderOf(block).WillNeed(block.offset, block.length);
   if (index + kReadAheadBlocks < blocks_.size()) {
     const Block& ahead = blocks_[index + kReadAheadBlocks];
     if (plan_.extents[ahead.extent].engine != Engine::kMapped) ReaderOf(ahead).WillNeed(ahead.offset, ahead.length);
@@ -303,6 +306,7 @@ absl::Status TransferRun::ReadThroughCache(const Block& block, uint64_t offset, 
   const auto start = Clock::now();
   ReadCounts counts;
   const absl::Status status = ReaderOf(block).ReadVector(offset, buffers, counts);
+  counts.cached = 0;  // it was not there a moment ago
   measures_.AddRead(plan_.extents[block.extent].shard, Engine::kBuffered, counts, start);
   return status;
 }

@@ -21,7 +21,7 @@ namespace keyload {
 //
 //   worker:  next block ─▶ read ─┬─▶ straight into host segments
 //                                └─▶ slab ─▶ convert ─▶ Device::CopyAsync ─▶ done: slab back, block counted
-//   read:    what the page cache holds, at once ─▶ else past it, by whole sectors ─▶ else through it
+//   read:    from the page cache ─▶ else past it to a slab, by whole sectors ─▶ else through it
 class TransferRun {
  public:
   TransferRun(const LoadPlan& plan, const TransferResources& resources, const RequestContext& context,
@@ -44,9 +44,9 @@ class TransferRun {
   absl::Status ReadStraight(size_t index, Worker& worker);
   absl::Status ReadFresh(size_t index, Worker& worker);
   absl::Status ReadThroughSlab(size_t index, Worker& worker);
-  absl::StatusOr<std::span<std::byte>> ReadColdTo(size_t index, std::span<std::byte> slab);
+  absl::StatusOr<std::span<std::byte>> ReadColdTo(const Block& block, size_t index, std::span<std::byte> slab);
   absl::StatusOr<bool> ReadCached(const Block& block, uint64_t offset, std::span<const iovec> buffers, Worker& worker);
-  absl::Status ReadColdThroughSlab(size_t index, std::span<const BlockPiece> pieces);
+  absl::Status ReadColdThroughSlab(const Block& block, size_t index, std::span<const BlockPiece> pieces);
   bool ReadDirect(const Block& block, std::span<std::byte> slab);
   absl::Status ReadThroughCache(const Block& block, uint64_t offset, std::span<const iovec> buffers);
   absl::Status Deliver(const std::shared_ptr<BlockState>& state, std::span<const std::byte> stored,

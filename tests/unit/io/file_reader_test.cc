@@ -1,5 +1,6 @@
 #include <fcntl.h>
 #include <gtest/gtest.h>
+#include <unistd.h>
 
 #include <vector>
 
@@ -18,6 +19,28 @@ TEST(FileReaderTest, BytesInThePageCacheAreCountedAsCached) {
   ASSERT_TRUE(MakeFileReader(file.OpenToRead(), file.path())->ReadVector(0, {&buffer, 1}, counts).ok());
   EXPECT_EQ(counts.read, 100'000u);
   EXPECT_EQ(counts.cached, 100'000u);
+}
+
+TEST(FileReaderTest, WhatIsColdIsLeftToOthers) {
+  const TemporaryFile file(PatternBytes(8 << 20));
+  const auto fd = file.OpenToRead();
+  ASSERT_EQ(::fsync(fd->get()), 0);
+  ASSERT_EQ(::posix_fadvise(fd->get(), 4 << 20, 4 << 20, POSIX_FADV_DONTNEED), 0);
+  const auto reader = MakeFileReader(fd, file.path());
+  std::vector<std::byte> bytes(4 << 20);
+  const iovec buffer = {bytes.data(), bytes.size()};
+  ReadCounts counts;
+  const absl::StatusOr<bool> cached = reader->ReadCached(4 << 20, {&buffer, 1}, counts);
+  ASSERT_TRUE(cached.ok()) << cached.status();
+  if (*cached) GTEST_SKIP() << "the file system is memory";
+  EXPECT_EQ(counts.read, 0u);
+  // Were the rest on its way into the page cache, it would be there at the latest after the page that was asked for.
+  const iovec first = {bytes.data(), 1};
+  ASSERT_TRUE(reader->ReadVector(4 << 20, {&first, 1}, counts).ok());
+  const iovec last = {bytes.data(), 1};
+  const absl::StatusOr<bool> rest = reader->ReadCached((8 << 20) - 1, {&last, 1}, counts);
+  ASSERT_TRUE(rest.ok());
+  EXPECT_FALSE(*rest);
 }
 
 TEST(FileReaderTest, MoreBuffersThanOneCallTakesAreAllFilled) {

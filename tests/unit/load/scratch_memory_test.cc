@@ -1,0 +1,28 @@
+#include "server/load/scratch_memory.h"
+
+#include <gtest/gtest.h>
+
+#include <cstring>
+#include <limits>
+
+#include "server/io/shard_reader.h"
+
+namespace keyload {
+namespace {
+
+TEST(ScratchMemory, BeginsAtASectorAndCanBeWritten) {
+  for (const uint64_t bytes : {uint64_t{1}, uint64_t{100'000}, uint64_t{4} << 20, (uint64_t{4} << 20) + 1}) {
+    const ScratchMemory memory = AllocateScratch(bytes);
+    ASSERT_NE(memory, nullptr);
+    EXPECT_EQ(reinterpret_cast<uintptr_t>(memory.get()) % kSectorBytes, 0u);
+    std::memset(memory.get(), 1, bytes);
+  }
+}
+
+TEST(ScratchMemory, MoreThanThereIsGivesNone) {
+  EXPECT_EQ(AllocateScratch(uint64_t{1} << 60), nullptr);
+  EXPECT_EQ(AllocateScratch(std::numeric_limits<uint64_t>::max()), nullptr);
+}
+
+}  // namespace
+}  // namespace keyload
