@@ -59,7 +59,7 @@ absl::Status FaultyReader::ReadVector(uint64_t offset, std::span<const iovec> bu
 
 absl::StatusOr<bool> FaultyReader::ReadCached(uint64_t offset, std::span<const iovec> buffers, ReadCounts& counts) {
   BeginCall();
-  if (faults_.cold) return TotalBytes(buffers) == 0;
+  if (faults_.cold_from && offset + TotalBytes(buffers) > *faults_.cold_from) return false;
   const Limit limit = LimitOf(offset, TotalBytes(buffers));
   KEYLOAD_ASSIGN_OR_RETURN(const bool cached, reader_->ReadCached(offset, FirstBytes(buffers, limit.length), counts));
   if (!cached || limit.fault.ok()) return cached;

@@ -29,16 +29,17 @@ TEST(FileReaderTest, WhatIsColdIsLeftToOthers) {
   const auto reader = MakeFileReader(fd, file.path());
   std::vector<std::byte> bytes(4 << 20);
   const iovec buffer = {bytes.data(), bytes.size()};
+  if (::preadv2(fd->get(), &buffer, 1, 7 << 20, RWF_NOWAIT) >= 0) GTEST_SKIP() << "the file system is memory";
   ReadCounts counts;
   const absl::StatusOr<bool> cached = reader->ReadCached(4 << 20, {&buffer, 1}, counts);
   ASSERT_TRUE(cached.ok()) << cached.status();
-  if (*cached) GTEST_SKIP() << "the file system is memory";
+  EXPECT_FALSE(*cached);
   EXPECT_EQ(counts.read, 0u);
   // Were the rest on its way into the page cache, it would be there at the latest after the page that was asked for.
   const iovec first = {bytes.data(), 1};
   ASSERT_TRUE(reader->ReadVector(4 << 20, {&first, 1}, counts).ok());
   const iovec last = {bytes.data(), 1};
-  const absl::StatusOr<bool> rest = reader->ReadCached((8 << 20) - 1, {&last, 1}, counts);
+  const absl::StatusOr<bool> rest = reader->ReadCached(6 << 20, {&last, 1}, counts);
   ASSERT_TRUE(rest.ok());
   EXPECT_FALSE(*rest);
 }

@@ -28,7 +28,7 @@ void ExpectAll(const TransferCase& test, const absl::StatusOr<TransferResult>& r
 class TransferDirect : public testing::TestWithParam<std::string> {};
 
 TEST_P(TransferDirect, ColdBlocksAreReadPastThePageCache) {
-  TransferCase test(Tensors(), {.faults = FaultyReader::Faults{.cold = true}, .copy = true});
+  TransferCase test(Tensors(), {.faults = FaultyReader::Faults{.cold_from = 0}, .copy = true});
   ExpectAll(test, test.Run(GetParam()));
   if (test.reader().direct_reads() == 0) GTEST_SKIP() << "the file system of the temporary directory refuses O_DIRECT";
   EXPECT_NE(test.report.shards[0].engine.find("direct"), std::string::npos) << test.report.shards[0].engine;
@@ -36,21 +36,29 @@ TEST_P(TransferDirect, ColdBlocksAreReadPastThePageCache) {
   EXPECT_LE((test.report.bytes.read - test.plan().selected_bytes) * kOverReadShare, test.plan().selected_bytes);
 }
 
+TEST_P(TransferDirect, ABlockThatIsCachedInPartIsReadOnFromThere) {
+  for (const bool refuse : {false, true}) {
+    TransferCase test(Tensors(),
+                      {.faults = FaultyReader::Faults{.cold_from = 5 * kMiB, .refuse_direct = refuse}, .copy = true});
+    ExpectAll(test, test.Run(GetParam()));
+  }
+}
+
 TEST_P(TransferDirect, ARefusedDirectReadIsDoneThroughThePageCache) {
-  TransferCase test(Tensors(), {.faults = FaultyReader::Faults{.cold = true, .refuse_direct = true}, .copy = true});
+  TransferCase test(Tensors(), {.faults = FaultyReader::Faults{.cold_from = 0, .refuse_direct = true}, .copy = true});
   ExpectAll(test, test.Run(GetParam()));
   EXPECT_EQ(test.report.shards[0].engine, "buffered");
 }
 
 TEST_P(TransferDirect, AnErrorOfADirectReadIsThatOfTheReadAfterIt) {
-  TransferCase test(Tensors(), {.faults = FaultyReader::Faults{.io_error_at = 7 * kMiB, .cold = true}, .copy = true});
+  TransferCase test(Tensors(), {.faults = FaultyReader::Faults{.io_error_at = 7 * kMiB, .cold_from = 0}, .copy = true});
   EXPECT_EQ(ErrorReason(test.Run(GetParam()).status()), Reason::kIoError);
   EXPECT_EQ(test.memory(GetParam()).used, 0);
 }
 
 TEST_P(TransferDirect, AnEarlyEndOfFileIsATruncatedCheckpoint) {
   TransferCase test(Tensors(),
-                    {.faults = FaultyReader::Faults{.end_of_file_at = 9 * kMiB + 1, .cold = true}, .copy = true});
+                    {.faults = FaultyReader::Faults{.end_of_file_at = 9 * kMiB + 1, .cold_from = 0}, .copy = true});
   EXPECT_EQ(ErrorReason(test.Run(GetParam()).status()), Reason::kCheckpointTruncated);
   EXPECT_EQ(test.memory(GetParam()).used, 0);
 }
@@ -61,7 +69,9 @@ INSTANTIATE_TEST_SUITE_P(Devices, TransferDirect, testing::Values("cpu", "cuda:0
 
 TEST(TransferPadding, NothingOfAnotherModelStaysInASegment) {
   for (const bool cold : {false, true}) {
-    TransferCase test(Tensors(), {.faults = FaultyReader::Faults{.cold = cold}, .fake_host = true, .copy = true});
+    TransferCase test(
+        Tensors(),
+        {.faults = FaultyReader::Faults{.cold_from = cold ? 0 : 1ull << 40}, .fake_host = true, .copy = true});
     const auto result = test.Run("cpu");
     ExpectAll(test, result);
     for (size_t i = 0; i < result->segments.size(); ++i) {
