@@ -152,10 +152,9 @@ int Run(const Config& config) {
   // Every running load has its own share of the threads: one that waits for a slow device or file holds up no other.
   // What waits for a disk needs more of them than there are cores.
   const size_t io_share = std::max(io_threads, TransferResources().cold_workers);
-  const size_t io_total = io_share * config.concurrent_loads;
-  // Those who read lazy keys may wait for these threads too: each submits as much as a load.
-  auto io = std::make_unique<Executor>(
-      Executor::Options{.name = "io", .threads = io_total, .queue_limit = io_total + kQueryThreads * io_share});
+  // Reads of lazy keys load as well, on the query threads.
+  const size_t io_total = io_share * (config.concurrent_loads + kQueryThreads);
+  auto io = std::make_unique<Executor>(Executor::Options{.name = "io", .threads = io_total, .queue_limit = io_total});
   auto loads = std::make_unique<Executor>(
       Executor::Options{.name = "load", .threads = config.concurrent_loads, .queue_limit = config.load_queue});
   auto queries = std::make_unique<Executor>(

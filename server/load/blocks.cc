@@ -40,35 +40,45 @@ void Count(const LoadPlan& plan, Block& block) {
 
 }  // namespace
 
-std::vector<Block> CutBlocks(const LoadPlan& plan, const BlockLimits& limits) {
-  std::vector<Block> blocks;
-  for (uint32_t e = 0; e < plan.extents.size(); ++e) {
-    const Extent& extent = plan.extents[e];
-    const uint64_t limit = extent.engine == Engine::kMapped ? limits.mapped_bytes : limits.buffered_bytes;
-    const uint32_t last = extent.first_run + extent.run_count;
-    uint64_t position = extent.offset;
-    uint32_t run = extent.first_run;
-    while (run < last) {
-      Block block = {.extent = e, .offset = position, .first_run = run};
-      uint64_t stop = std::min(Stop(position, limit), extent.offset + extent.length);
-      while (run < last && run - block.first_run < limits.runs && End(plan.runs[run]) <= stop) ++run;
-      block.end_run = run;
-      if (run < last) {
-        const TensorRun& cut = plan.runs[run];
-        if (run - block.first_run == limits.runs || cut.file_offset >= stop) {
-          stop = run > block.first_run ? End(plan.runs[run - 1]) : stop;
-        } else {
-          stop -= (stop - cut.file_offset) % ElementBytes(cut);
-          if (stop > cut.file_offset) block.end_run = run + 1;
-        }
-      }
-      block.length = stop - position;
-      Count(plan, block);
-      if (block.length > 0) blocks.push_back(block);
-      position = run < last ? std::max(stop, plan.runs[run].file_offset) : stop;
+std::optional<Block> BlockCutter::Next() {
+  while (extent_ < plan_.extents.size()) {
+    const Extent& extent = plan_.extents[extent_];
+    if (!begun_) {
+      begun_ = true;
+      run_ = extent.first_run;
+      position_ = extent.offset;
+    }
+    if (run_ == extent.first_run + extent.run_count) {
+      begun_ = false;
+      ++extent_;
+      continue;
+    }
+    const Block block = Cut(extent);
+    if (block.length > 0) return block;
+  }
+  return std::nullopt;
+}
+
+Block BlockCutter::Cut(const Extent& extent) {
+  const uint64_t limit = extent.engine == Engine::kMapped ? limits_.mapped_bytes : limits_.buffered_bytes;
+  const uint32_t last = extent.first_run + extent.run_count;
+  Block block = {.extent = extent_, .offset = position_, .first_run = run_};
+  uint64_t stop = std::min(Stop(position_, limit), extent.offset + extent.length);
+  while (run_ < last && run_ - block.first_run < limits_.runs && End(plan_.runs[run_]) <= stop) ++run_;
+  block.end_run = run_;
+  if (run_ < last) {
+    const TensorRun& cut = plan_.runs[run_];
+    if (run_ - block.first_run == limits_.runs || cut.file_offset >= stop) {
+      stop = run_ > block.first_run ? End(plan_.runs[run_ - 1]) : stop;
+    } else {
+      stop -= (stop - cut.file_offset) % ElementBytes(cut);
+      if (stop > cut.file_offset) block.end_run = run_ + 1;
     }
   }
-  return blocks;
+  block.length = stop - position_;
+  Count(plan_, block);
+  position_ = run_ < last ? std::max(stop, plan_.runs[run_].file_offset) : stop;
+  return block;
 }
 
 }  // namespace keyload

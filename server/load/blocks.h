@@ -1,7 +1,7 @@
 #pragma once
 
 #include <cstdint>
-#include <vector>
+#include <optional>
 
 #include "server/plan/load_plan.h"
 
@@ -25,8 +25,25 @@ struct BlockLimits {
   uint32_t runs = 400;  // two iovecs each must stay below IOV_MAX
 };
 
-// From the second block of an extent on, blocks begin at whole sectors of the file where no element or run forbids it.
-// With its first and last sector completed, a buffered block is not longer than the limit.
-std::vector<Block> CutBlocks(const LoadPlan& plan, const BlockLimits& limits);
+// Cuts the blocks of a plan one after the other, so that a load's memory does not grow with the size of its files. From
+// the second block of an extent on, blocks begin at whole sectors of the file where no element or run forbids it. With
+// its first and last sector completed, a buffered block is not longer than the limit. `plan` is borrowed. Not
+// thread-safe.
+class BlockCutter {
+ public:
+  BlockCutter(const LoadPlan& plan, const BlockLimits& limits) : plan_(plan), limits_(limits) {}
+  // Nothing after the last.
+  std::optional<Block> Next();
+
+ private:
+  Block Cut(const Extent& extent);
+
+  const LoadPlan& plan_;
+  const BlockLimits limits_;
+  uint32_t extent_ = 0;
+  bool begun_ = false;     // run_ and position_ are in extent_
+  uint32_t run_ = 0;       // the first that is not cut to its end
+  uint64_t position_ = 0;  // in the file
+};
 
 }  // namespace keyload

@@ -29,7 +29,8 @@ struct TransferRun::Worker {
   std::vector<BlockPiece> pieces;
   std::vector<iovec> buffers;
   ScratchMemory scratch;  // kWorkerScratch bytes: gaps land here, over one another, and what is written to fresh memory
-  bool cold = false;      // the last block was not in the page cache
+  std::optional<Block> ahead;  // a later block than the one in hand
+  bool cold = false;           // the last block was not in the page cache
 };
 
 // Alive until its last copy is done; then the slab goes back and the block counts.
@@ -41,7 +42,7 @@ struct TransferRun::BlockState {
     if (!run.failed_) run.CountDone(block);
   }
   TransferRun& run;
-  const Block& block;
+  const Block block;
   std::span<std::byte> slab;
 };
 
@@ -52,14 +53,9 @@ TransferRun::TransferRun(const LoadPlan& plan, const TransferResources& resource
       context_(context),
       segments_(segments),
       readers_(readers),
-      blocks_(CutBlocks(plan, kBlockLimits)),
       slabs_(*resources.scratch, SlabBytes(plan), MostWorkers(resources) + 2),
-      measures_(plan, readers.size()) {
-  // Tensors without bytes are in no block: they are done.
-  uint64_t in_blocks = 0;
-  for (const Block& block : blocks_) in_blocks += block.tensors;
-  tensors_done_ = plan.tensors.size() - in_blocks;
-}
+      measures_(plan, readers.size()),
+      cutter_(plan, kBlockLimits) {}
 
 // A block as read and, behind it, as converted.
 uint64_t TransferRun::SlabBytes(const LoadPlan& plan) {
@@ -77,7 +73,9 @@ size_t TransferRun::MostWorkers(const TransferResources& resources) {
 }
 
 absl::Status TransferRun::Run(ProgressFunction progress) {
-  const size_t workers = std::min(Workers(resources_), blocks_.size());
+  uint64_t most_blocks = 0;
+  for (const Extent& extent : plan_.extents) most_blocks += 1 + extent.length / kSectorBytes;
+  const size_t workers = std::min<uint64_t>(Workers(resources_), most_blocks);
   for (size_t i = 0; i < workers; ++i) {
     if (!StartWorker(workers)) Fail(MakeError(Reason::kLoadQueueFull, "the read queue is full"));
   }
@@ -85,10 +83,31 @@ absl::Status TransferRun::Run(ProgressFunction progress) {
     {
       MutexLock lock(mutex_);
       if (outstanding_ > 0) idle_.WaitFor(mutex_, absl::ToChronoMilliseconds(kProgressInterval));
-      if (outstanding_ == 0) return first_error_.ok() ? context_.Check() : first_error_;
+      if (outstanding_ == 0 && !first_error_.ok()) return first_error_;
+      if (outstanding_ == 0) break;
     }
     progress(Progress());
   }
+  KEYLOAD_RETURN_IF_ERROR(context_.Check());
+  MutexLock lock(cut_mutex_);
+  if (cut_bytes_ == plan_.selected_bytes) return absl::OkStatus();
+  return MakeError(Reason::kInternal, "the blocks of a load do not cover its tensors");
+}
+
+bool TransferRun::TakeBlock(Block& block, std::optional<Block>& ahead) {
+  MutexLock lock(cut_mutex_);
+  while (next_blocks_.size() <= kReadAheadBlocks) {
+    const std::optional<Block> next = cutter_.Next();
+    if (!next) break;
+    next_blocks_.push_back(*next);
+  }
+  if (next_blocks_.empty()) return false;
+  block = next_blocks_.front();
+  ahead.reset();
+  if (next_blocks_.size() > kReadAheadBlocks) ahead = next_blocks_.back();
+  next_blocks_.pop_front();
+  cut_bytes_ += block.wanted_bytes;
+  return true;
 }
 
 LoadProgress TransferRun::Progress() const {
@@ -119,12 +138,11 @@ bool TransferRun::StartWorker(size_t limit) {
 // An `extra` worker is there to keep more reads on their way to a disk, and ends where there is nothing cold to read.
 void TransferRun::Work(bool extra) {
   Worker worker;
-  while (!failed_) {
-    const size_t next = next_block_.fetch_add(1);
-    if (next >= blocks_.size()) break;
+  Block block;
+  while (!failed_ && TakeBlock(block, worker.ahead)) {
     worker.cold = false;
     absl::Status status = context_.Check();
-    if (status.ok()) status = RunBlock(next, worker);
+    if (status.ok()) status = RunBlock(block, worker);
     if (!status.ok()) Fail(status);
     if (extra && !worker.cold) break;
   }
@@ -144,8 +162,7 @@ void TransferRun::CountDone(const Block& block) {
   tensors_done_ += block.tensors;
 }
 
-absl::Status TransferRun::RunBlock(size_t index, Worker& worker) {
-  const Block& block = blocks_[index];
+absl::Status TransferRun::RunBlock(const Block& block, Worker& worker) {
   if (plan_.extents[block.extent].engine == Engine::kMapped) {
     KEYLOAD_RETURN_IF_ERROR(Populate(block));
   } else {
@@ -154,8 +171,8 @@ absl::Status TransferRun::RunBlock(size_t index, Worker& worker) {
       return MakeError(Reason::kDeviceOutOfMemory, "cpu: no memory for a read buffer", {{"device", "cpu"}});
     }
     const Way way = FindPieces(block, worker.pieces);
-    if (way == Way::kSlab) return ReadThroughSlab(index, worker);
-    KEYLOAD_RETURN_IF_ERROR(way == Way::kFresh ? ReadFresh(index, worker) : ReadStraight(index, worker));
+    if (way == Way::kSlab) return ReadThroughSlab(block, worker);
+    KEYLOAD_RETURN_IF_ERROR(way == Way::kFresh ? ReadFresh(block, worker) : ReadStraight(block, worker));
   }
   CountDone(block);
   return absl::OkStatus();
@@ -197,8 +214,7 @@ absl::Status TransferRun::Populate(const Block& block) {
   return status;
 }
 
-absl::Status TransferRun::ReadStraight(size_t index, Worker& worker) {
-  const Block& block = blocks_[index];
+absl::Status TransferRun::ReadStraight(const Block& block, Worker& worker) {
   worker.buffers.clear();
   uint64_t position = block.offset;
   for (const BlockPiece& piece : worker.pieces) {
@@ -211,12 +227,11 @@ absl::Status TransferRun::ReadStraight(size_t index, Worker& worker) {
     position += piece.length;
   }
   KEYLOAD_ASSIGN_OR_RETURN(const bool cached, ReadCached(block, block.offset, worker.buffers, worker));
-  return cached ? absl::OkStatus() : ReadColdThroughSlab(block, index, worker.pieces);
+  return cached ? absl::OkStatus() : ReadColdThroughSlab(block, worker);
 }
 
 // What is cached goes through scratch memory that stays in the cache of the core.
-absl::Status TransferRun::ReadFresh(size_t index, Worker& worker) {
-  const Block& block = blocks_[index];
+absl::Status TransferRun::ReadFresh(const Block& block, Worker& worker) {
   const uint64_t end = block.offset + block.length;
   for (uint64_t position = block.offset; position < end; position += kWorkerScratch) {
     const std::span<std::byte> bytes(worker.scratch.get(), std::min(kWorkerScratch, end - position));
@@ -227,7 +242,7 @@ absl::Status TransferRun::ReadFresh(size_t index, Worker& worker) {
       rest.offset = position;
       rest.length = end - position;
       rest.wanted_bytes -= std::min(rest.wanted_bytes, position - block.offset);
-      return ReadColdThroughSlab(rest, index, worker.pieces);
+      return ReadColdThroughSlab(rest, worker);
     }
     KEYLOAD_RETURN_IF_ERROR(WriteToHost(position, bytes, worker.pieces));
   }
@@ -235,17 +250,16 @@ absl::Status TransferRun::ReadFresh(size_t index, Worker& worker) {
 }
 
 // Of huge pages, a slab is filled by a disk so much faster than small pages are that the copy is worth it.
-absl::Status TransferRun::ReadColdThroughSlab(const Block& block, size_t index, std::span<const BlockPiece> pieces) {
+absl::Status TransferRun::ReadColdThroughSlab(const Block& block, const Worker& worker) {
   KEYLOAD_ASSIGN_OR_RETURN(const std::span<std::byte> slab, slabs_.Take(context_));
-  const absl::StatusOr<std::span<std::byte>> stored = ReadColdTo(block, index, slab);
+  const absl::StatusOr<std::span<std::byte>> stored = ReadColdTo(block, worker, slab);
   absl::Status status = stored.status();
-  if (status.ok()) status = WriteToHost(block.offset, *stored, pieces);
+  if (status.ok()) status = WriteToHost(block.offset, *stored, worker.pieces);
   slabs_.PutBack(slab);
   return status;
 }
 
-absl::Status TransferRun::ReadThroughSlab(size_t index, Worker& worker) {
-  const Block& block = blocks_[index];
+absl::Status TransferRun::ReadThroughSlab(const Block& block, Worker& worker) {
   KEYLOAD_ASSIGN_OR_RETURN(const std::span<std::byte> slab, slabs_.Take(context_));
   const auto state = std::make_shared<BlockState>(*this, block, slab);
   std::span<std::byte> stored = slab.first(block.length);
@@ -253,7 +267,7 @@ absl::Status TransferRun::ReadThroughSlab(size_t index, Worker& worker) {
   const auto read = [&]() -> absl::Status {
     KEYLOAD_ASSIGN_OR_RETURN(const bool cached, ReadCached(block, block.offset, {&buffer, 1}, worker));
     if (!cached) {
-      KEYLOAD_ASSIGN_OR_RETURN(stored, ReadColdTo(block, index, slab));
+      KEYLOAD_ASSIGN_OR_RETURN(stored, ReadColdTo(block, worker, slab));
     }
     return Deliver(state, stored, slab.subspan(kBlockLimits.buffered_bytes), worker.pieces);
   };
@@ -276,13 +290,12 @@ absl::StatusOr<bool> TransferRun::ReadCached(const Block& block, uint64_t offset
   return cached;
 }
 
-// Reads a block, or the rest of block `index`, that is not in the page cache; returns where in `slab` its bytes are.
-absl::StatusOr<std::span<std::byte>> TransferRun::ReadColdTo(const Block& block, size_t index,
+// Reads a block, or the rest of one, that is not in the page cache; returns where in `slab` its bytes are.
+absl::StatusOr<std::span<std::byte>> TransferRun::ReadColdTo(const Block& block, const Worker& worker,
                                                              std::span<std::byte> slab) {
   if (ReadDirect(block, slab)) return slab.subspan(block.offset - SectorBegin(block.offset), block.length);
-  if (index + kReadAheadBlocks < blocks_.size()) {
-    const Block& ahead = blocks_[index + kReadAheadBlocks];
-    if (plan_.extents[ahead.extent].engine != Engine::kMapped) ReaderOf(ahead).WillNeed(ahead.offset, ahead.length);
+  if (worker.ahead && plan_.extents[worker.ahead->extent].engine != Engine::kMapped) {
+    ReaderOf(*worker.ahead).WillNeed(worker.ahead->offset, worker.ahead->length);
   }
   const iovec buffer = {slab.data(), block.length};
   KEYLOAD_RETURN_IF_ERROR(ReadThroughCache(block, block.offset, {&buffer, 1}));

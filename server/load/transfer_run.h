@@ -1,7 +1,9 @@
 #pragma once
 
 #include <atomic>
+#include <deque>
 #include <memory>
+#include <optional>
 #include <span>
 #include <vector>
 
@@ -39,14 +41,16 @@ class TransferRun {
 
   bool StartWorker(size_t limit);
   void Work(bool extra);
-  absl::Status RunBlock(size_t index, Worker& worker);
+  // The next block, and with it in `ahead` the one that is kReadAheadBlocks later; false after the last.
+  bool TakeBlock(Block& block, std::optional<Block>& ahead);
+  absl::Status RunBlock(const Block& block, Worker& worker);
   absl::Status Populate(const Block& block);
-  absl::Status ReadStraight(size_t index, Worker& worker);
-  absl::Status ReadFresh(size_t index, Worker& worker);
-  absl::Status ReadThroughSlab(size_t index, Worker& worker);
-  absl::StatusOr<std::span<std::byte>> ReadColdTo(const Block& block, size_t index, std::span<std::byte> slab);
+  absl::Status ReadStraight(const Block& block, Worker& worker);
+  absl::Status ReadFresh(const Block& block, Worker& worker);
+  absl::Status ReadThroughSlab(const Block& block, Worker& worker);
+  absl::StatusOr<std::span<std::byte>> ReadColdTo(const Block& block, const Worker& worker, std::span<std::byte> slab);
   absl::StatusOr<bool> ReadCached(const Block& block, uint64_t offset, std::span<const iovec> buffers, Worker& worker);
-  absl::Status ReadColdThroughSlab(const Block& block, size_t index, std::span<const BlockPiece> pieces);
+  absl::Status ReadColdThroughSlab(const Block& block, const Worker& worker);
   bool ReadDirect(const Block& block, std::span<std::byte> slab);
   absl::Status ReadThroughCache(const Block& block, uint64_t offset, std::span<const iovec> buffers);
   absl::Status Deliver(const std::shared_ptr<BlockState>& state, std::span<const std::byte> stored,
@@ -67,14 +71,17 @@ class TransferRun {
   const RequestContext& context_;
   std::vector<Segment>& segments_;
   const std::vector<std::shared_ptr<ShardReader>>& readers_;
-  const std::vector<Block> blocks_;
   SlabPool slabs_;
   TransferMeasures measures_;
 
-  std::atomic<size_t> next_block_ = 0;
   std::atomic<bool> failed_ = false;
   std::atomic<uint64_t> bytes_done_ = 0;
   std::atomic<uint64_t> tensors_done_ = 0;
+
+  Mutex cut_mutex_;
+  BlockCutter cutter_ ABSL_GUARDED_BY(cut_mutex_);
+  std::deque<Block> next_blocks_ ABSL_GUARDED_BY(cut_mutex_);
+  uint64_t cut_bytes_ ABSL_GUARDED_BY(cut_mutex_) = 0;  // wanted ones, of the blocks taken
 
   Mutex mutex_;
   CondVar idle_;

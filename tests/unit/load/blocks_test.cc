@@ -26,6 +26,13 @@ LoadPlan MakePlan(const std::vector<std::pair<uint64_t, uint64_t>>& offset_and_b
   return plan;
 }
 
+std::vector<Block> CutBlocks(const LoadPlan& plan, const BlockLimits& limits) {
+  std::vector<Block> blocks;
+  BlockCutter cutter(plan, limits);
+  while (const std::optional<Block> block = cutter.Next()) blocks.push_back(*block);
+  return blocks;
+}
+
 // Every byte of every run is in exactly one block that names the run, and blocks keep their limits.
 void ExpectCovers(const LoadPlan& plan, const std::vector<Block>& blocks, const BlockLimits& limits) {
   std::vector<uint64_t> covered(plan.runs.size());
