@@ -39,6 +39,7 @@ constexpr int kExitBadConfig = 2;
 constexpr int kExitFailed = 6;
 constexpr size_t kQueryThreads = 4;
 constexpr size_t kQueryQueue = 1024;
+constexpr size_t kMostIdleSegments = 4096;
 constexpr int kKeptFreeBytes = 64 << 20;
 constexpr int kMappedAllocationBytes = 16 << 20;             // larger ones go back to the system when they are freed
 constexpr uint64_t kHeaderCacheBytes = uint64_t{256} << 20;  // about two million tensors
@@ -55,12 +56,13 @@ std::map<std::string, std::string> Environment() {
   return environment;
 }
 
-// A checkpoint holds one descriptor for each of its shards while its model is loaded.
-void RaiseDescriptorLimit() {
+// A checkpoint holds one descriptor for each of its shards while its model is loaded. Returns the limit.
+size_t RaiseDescriptorLimit() {
   rlimit limit = {};
-  if (getrlimit(RLIMIT_NOFILE, &limit) != 0) return;
+  if (getrlimit(RLIMIT_NOFILE, &limit) != 0) return 0;
+  const rlim_t before = limit.rlim_cur;
   limit.rlim_cur = limit.rlim_max;
-  setrlimit(RLIMIT_NOFILE, &limit);
+  return setrlimit(RLIMIT_NOFILE, &limit) == 0 ? limit.rlim_max : before;
 }
 
 // Signals arrive by sigtimedwait on the main thread only: every other thread inherits the mask.
@@ -73,7 +75,7 @@ sigset_t BlockSignals() {
   return signals;
 }
 
-std::vector<std::unique_ptr<Device>> MakeDevices(const Config& config) {
+std::vector<std::unique_ptr<Device>> MakeDevices(const Config& config, size_t descriptors) {
   std::vector<std::unique_ptr<Device>> devices;
   if (config.simulate_gpus) {
     for (uint32_t i = 0; i < config.simulate_gpus->count; ++i) {
@@ -83,8 +85,9 @@ std::vector<std::unique_ptr<Device>> MakeDevices(const Config& config) {
     }
   }
   const uint64_t capacity = config.host_memory_bytes.value_or(DefaultHostCapacity());
-  devices.push_back(
-      MakeHostDevice({.capacity_bytes = capacity, .reuse_bytes = config.reuse_memory_bytes.value_or(capacity / 4)}));
+  devices.push_back(MakeHostDevice({.capacity_bytes = capacity,
+                                    .reuse_bytes = config.reuse_memory_bytes.value_or(capacity / 4),
+                                    .reuse_segments = std::min<size_t>(descriptors / 8, kMostIdleSegments)}));
   return devices;
 }
 
@@ -127,7 +130,7 @@ void TakeDown(RpcServer& server, const LoaderService& service, const sigset_t& s
 
 int Run(const Config& config) {
   const sigset_t signals = BlockSignals();
-  RaiseDescriptorLimit();
+  const size_t descriptors = RaiseDescriptorLimit();
   ConfigureLog(config.log_format, config.log_level);
   // Large tables come and go with every plan. With one arena the next plan finds the memory of the last one, pages and
   // all; by default every thread would keep its own. What is left over goes back to the system after each load.
@@ -144,7 +147,7 @@ int Run(const Config& config) {
   const size_t io_threads = config.io_threads > 0 ? config.io_threads : std::min<size_t>(cores, 8);
 
   // Taken down in reverse: the server, what runs, the service, the models, the devices last.
-  DeviceSet devices(MakeDevices(config), DeviceNotes(config));
+  DeviceSet devices(MakeDevices(config, descriptors), DeviceNotes(config));
   ByteBudget scratch(config.scratch_bytes);
   HoldBudget held(config.hold_memory_bytes.value_or(HostMemoryLimit("") / 2), [] { return HostMemoryHeadroom(""); });
   ModelRegistry registry;

@@ -1,5 +1,6 @@
 #include "server/checkpoint/shard_file.h"
 
+#include <fcntl.h>
 #include <unistd.h>
 
 #include <algorithm>
@@ -49,6 +50,8 @@ absl::StatusOr<Shard> MakeShard(OpenedPath opened, const std::string& path, cons
 absl::StatusOr<SafetensorsHeader> ReadShardHeader(const Shard& shard, const std::string& path, uint32_t number) {
   const int fd = shard.fd->get();
   const uint64_t file_size = shard.identity.size;
+  // Else the kernel reads on behind the header, into tensors that may never be wanted.
+  ::posix_fadvise(fd, 0, 0, POSIX_FADV_RANDOM);
   char prefix[kHeaderPrefixBytes];
   const size_t prefix_size = std::min<uint64_t>(file_size, sizeof(prefix));
   KEYLOAD_RETURN_IF_ERROR(ReadFully(fd, prefix, prefix_size, 0, path));

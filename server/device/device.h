@@ -67,6 +67,7 @@ struct HostDeviceOptions {
   uint64_t capacity_bytes = 0;  // bounds what keyload copies, not the page cache
   // Freed memory that is kept for the next allocations, within the capacity: they find its pages there.
   uint64_t reuse_bytes = 0;
+  size_t reuse_segments = 1024;  // at most as many segments, a descriptor each
 };
 // Host memory: segments are memfds, so that they can be shared, of huge pages where the operator has set some aside.
 std::unique_ptr<Device> MakeHostDevice(const HostDeviceOptions& options);

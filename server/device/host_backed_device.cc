@@ -11,6 +11,11 @@
 #include "server/base/error.h"
 
 namespace keyload {
+namespace {
+
+constexpr uint64_t kLeastKept = 1ull << 20;
+
+}  // namespace
 
 class HostBackedDevice::Memory : public DeviceMemory {
  public:
@@ -39,6 +44,7 @@ HostBackedDevice::HostBackedDevice(const Options& options)
     : info_(options.info),
       backing_(options.backing),
       reuse_bytes_(options.reuse_bytes),
+      reuse_segments_(options.reuse_segments),
       account_(options.info.name, options.capacity_bytes),
       copies_(absl::StrCat("copy-", options.info.name), options.copy_bytes_per_second) {}
 
@@ -92,7 +98,9 @@ absl::StatusOr<SegmentMapping> HostBackedDevice::MapNew(uint64_t bytes) {
 void HostBackedDevice::Release(SegmentMapping mapping, uint64_t bytes) {
   const uint64_t mapped = mapping.bytes();
   const uint64_t huge = mapping.huge() ? mapped : 0;
-  const bool keep = mapped > 0 && mapped <= reuse_bytes_;
+  // A segment with holes, as a cancelled load leaves, would only get its pages here. A small one is not worth the
+  // descriptor.
+  const bool keep = mapped >= kLeastKept && mapped <= reuse_bytes_ && reuse_segments_ > 0 && mapping.HasAllPages();
   if (!keep) mapping = SegmentMapping();
   // What was written by descriptor has pages, but not in this process: the next user should not meet them one by one.
   if (keep) ::madvise(mapping.address(), mapped, MADV_POPULATE_READ);
@@ -102,6 +110,7 @@ void HostBackedDevice::Release(SegmentMapping mapping, uint64_t bytes) {
   const uint64_t room = std::min(reuse_bytes_, state.capacity - state.used + bytes);
   if (keep && mapped <= room) {
     TrimIdle(room - mapped);
+    if (idle_.count() == reuse_segments_) idle_.TakeOldest();
     idle_.Add(std::move(mapping));
   } else {
     mapping = SegmentMapping();

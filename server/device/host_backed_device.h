@@ -24,6 +24,7 @@ class HostBackedDevice : public Device {
     DeviceInfo info;
     uint64_t capacity_bytes = 0;
     uint64_t reuse_bytes = 0;            // freed memory that is kept; memfds only
+    size_t reuse_segments = 0;           // in at most as many pieces
     uint64_t copy_bytes_per_second = 0;  // 0: as fast as memory
     Backing backing = Backing::kMemfd;
   };
@@ -43,7 +44,7 @@ class HostBackedDevice : public Device {
   // New memory, or what an earlier allocation left. ResourceExhausted says what was refused.
   absl::StatusOr<SegmentMapping> Map(uint64_t bytes, Contents contents, std::optional<SegmentMapping> idle);
   absl::StatusOr<SegmentMapping> MapNew(uint64_t bytes);
-  // Takes back what Allocate gave, to keep it where the budget and the capacity leave room.
+  // Takes back what Allocate gave, to keep it where it has its pages and the budget and the capacity leave room.
   void Release(SegmentMapping mapping, uint64_t bytes);
   // Frees idle memory, oldest first, until no more than `bytes` are left. Unmaps under the lock, so that the memory is
   // gone before its bytes are given to others.
@@ -56,6 +57,7 @@ class HostBackedDevice : public Device {
   const DeviceInfo info_;
   const Backing backing_;
   const uint64_t reuse_bytes_;
+  const size_t reuse_segments_;
   MemoryAccount account_;
   Mutex mutex_;  // held while used memory becomes idle or idle memory used: together they never exceed the capacity
   IdleMemory idle_ ABSL_GUARDED_BY(mutex_);

@@ -8,6 +8,7 @@ std::unique_ptr<Device> MakeHostDevice(const HostDeviceOptions& options) {
       .info = {.name = "cpu", .uuid = "", .model = "Host memory", .simulated = false},
       .capacity_bytes = options.capacity_bytes,
       .reuse_bytes = options.reuse_bytes,
+      .reuse_segments = options.reuse_segments,
       .copy_bytes_per_second = 0,
       .backing = HostBackedDevice::Backing::kMemfd,
   });

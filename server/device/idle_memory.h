@@ -1,5 +1,6 @@
 #pragma once
 
+#include <cstddef>
 #include <cstdint>
 #include <map>
 #include <optional>
@@ -15,6 +16,7 @@ namespace keyload {
 class IdleMemory {
  public:
   bool empty() const { return by_age_.empty(); }
+  size_t count() const { return by_age_.size(); }
   uint64_t bytes() const { return bytes_; }
   uint64_t huge_bytes() const { return huge_bytes_; }  // part of bytes()
   void Add(SegmentMapping mapping);

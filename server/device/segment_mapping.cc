@@ -3,6 +3,7 @@
 #include <linux/memfd.h>
 #include <sys/mman.h>
 #include <sys/resource.h>
+#include <sys/stat.h>
 #include <unistd.h>
 
 #include <cerrno>
@@ -92,6 +93,12 @@ void SegmentMapping::Adopt(void* address, uint64_t bytes, uint64_t page_bytes) {
   bytes_ = bytes;
   page_bytes_ = page_bytes;
   ::madvise(address, bytes, MADV_DONTDUMP);  // weights do not belong into core dumps
+}
+
+bool SegmentMapping::HasAllPages() const {
+  constexpr uint64_t kStatBlock = 512;
+  struct stat status;
+  return fd_ && ::fstat(fd_.get(), &status) == 0 && static_cast<uint64_t>(status.st_blocks) * kStatBlock >= bytes_;
 }
 
 bool SegmentMapping::Resize(uint64_t bytes) {

@@ -31,6 +31,8 @@ class SegmentMapping {
   std::byte* address() const { return address_; }
   int fd() const { return fd_.get(); }       // -1 without a memfd
   uint64_t bytes() const { return bytes_; }  // a multiple of the page size
+  // Whether a memfd has every page of the mapping: then to keep it costs no memory that was not there.
+  bool HasAllPages() const;
   bool huge() const { return page_bytes_ == kHugePageBytes; }
 
  private:

@@ -12,6 +12,7 @@ std::unique_ptr<Device> MakeSimulatedGpu(const SimulatedGpuOptions& options) {
       .info = {.name = absl::StrCat("cuda:", options.index), .uuid = uuid, .model = "Simulated GPU", .simulated = true},
       .capacity_bytes = options.capacity_bytes,
       .reuse_bytes = 0,
+      .reuse_segments = 0,
       .copy_bytes_per_second = options.copy_bytes_per_second,
       .backing = HostBackedDevice::Backing::kAnonymous,
   });

@@ -64,9 +64,33 @@ TEST(HostDeviceTest, MemoryWithoutPagesCanBeWrittenByDescriptor) {
     EXPECT_EQ(std::to_integer<int>((*memory)->host()[4096]), 0);
     EXPECT_EQ(std::to_integer<int>((*memory)->host()[4097]), 'x');
   }
+  UseOnce(*device, 4 * kMiB);
   const auto again = Allocate(*device, 4 * kMiB, Contents::kUnspecified);
   ASSERT_TRUE(again.ok());
   EXPECT_EQ((*again)->fresh_fd(), -1) << "it has pages";
+}
+
+TEST(HostDeviceTest, MemoryWithHolesIsGivenBack) {
+  const auto device = MakeHostDevice({.capacity_bytes = 64 * kMiB, .reuse_bytes = 16 * kMiB});
+  {
+    const auto memory = Allocate(*device, 8 * kMiB, Contents::kZeroed);
+    ASSERT_TRUE(memory.ok());
+    (*memory)->host()[0] = std::byte{1};
+  }
+  EXPECT_EQ(device->account().state().idle, 0u);
+}
+
+TEST(HostDeviceTest, NoMorePiecesAreKeptThanAllowedAndNoSmallOnes) {
+  const auto device = MakeHostDevice({.capacity_bytes = 64 * kMiB, .reuse_bytes = 64 * kMiB, .reuse_segments = 2});
+  std::vector<std::unique_ptr<DeviceMemory>> pieces;
+  for (const uint64_t bytes : {kMiB / 2, 2 * kMiB, 3 * kMiB, 4 * kMiB}) {
+    auto memory = Allocate(*device, bytes, Contents::kUnspecified);
+    ASSERT_TRUE(memory.ok());
+    std::memset((*memory)->host().data(), kMark, bytes);
+    pieces.push_back(*std::move(memory));
+  }
+  for (auto& piece : pieces) piece.reset();
+  EXPECT_EQ(device->account().state().idle, 7 * kMiB) << "the two that were freed last";
 }
 
 TEST(HostDeviceTest, WithoutABudgetNothingIsKept) {
@@ -100,7 +124,8 @@ TEST(HostDeviceTest, UsedAndIdleMemoryTogetherNeverExceedTheCapacity) {
     threads.emplace_back([&device, i] {
       for (uint64_t round = 0; round < 200; ++round) {
         const auto memory = Allocate(*device, (1 + (round * 7 + i * 3) % 5) * kMiB, Contents::kUnspecified);
-        EXPECT_TRUE(memory.ok()) << memory.status();
+        ASSERT_TRUE(memory.ok()) << memory.status();
+        std::memset((*memory)->host().data(), kMark, (*memory)->bytes());
       }
     });
   }
@@ -190,7 +215,8 @@ TEST(HostDeviceTest, ThousandsOfSegments) {
       segments.push_back(*std::move(memory));
     }
   }
-  EXPECT_EQ(device->account().state().idle, count * 4096);
+  EXPECT_EQ(device->account().state().used, 0u);
+  EXPECT_EQ(device->account().state().idle, 0u) << "too small to keep a descriptor for";
 }
 
 }  // namespace
