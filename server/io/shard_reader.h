@@ -30,13 +30,13 @@ class ShardReader {
   // Fills every buffer, in order, from `offset`; retries EINTR and short reads. Blocks on the disk.
   // CHECKPOINT_TRUNCATED with file and offset at end of file; IO_ERROR.
   virtual absl::Status ReadVector(uint64_t offset, std::span<const iovec> buffers, ReadCounts& counts) = 0;
-  // The same where the page cache holds the first byte; else false, nothing was read, and the disk was asked for no more
-  // than one page. Also false where nobody can tell.
+  // The same where the page cache holds the first byte; else false, nothing was read, and the disk was asked for no
+  // more than one page. Also false where nobody can tell.
   virtual absl::StatusOr<bool> ReadCached(uint64_t offset, std::span<const iovec> buffers, ReadCounts& counts) = 0;
-  // Fills the buffers past the page cache, up to the end of the file; true when that gave at least `needed` bytes. False
-  // when it cannot or fails, whatever the cause: the buffers are then undefined, and ReadVector works or says why not.
-  // Costs nothing from the first refusal of the file system on. Blocks on the disk. REQUIRES: `offset`, and address and
-  // length of every buffer, are multiples of kSectorBytes.
+  // Fills the buffers past the page cache, up to the end of the file; true when that gave at least `needed` bytes.
+  // False when it cannot or fails, whatever the cause: the buffers are then undefined, and ReadVector works or says why
+  // not. Costs nothing from the first refusal of the file system on. Blocks on the disk. REQUIRES: `offset`, and
+  // address and length of every buffer, are multiples of kSectorBytes.
   virtual bool ReadDirect(uint64_t offset, std::span<const iovec> buffers, uint64_t needed, ReadCounts& counts) = 0;
   // A hint that the range will be read soon: the disk may start. Never fails.
   virtual void WillNeed(uint64_t offset, uint64_t length) = 0;

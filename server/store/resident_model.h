@@ -59,7 +59,7 @@ class ResidentModel {
     std::vector<uint16_t> device_of_key;   // index into `devices`; kNoDevice where a key has no place
     std::vector<std::string> devices;
     std::function<std::unique_ptr<ShardReader>(const Shard&)> make_reader;  // for what stays in its file
-    std::vector<std::shared_ptr<std::vector<HeldPages>>> held;  // page cache that stays locked, per load
+    std::vector<std::shared_ptr<std::vector<HeldPages>>> held;              // page cache that stays locked, per load
     LoadReport report;
     absl::Time load_time;
   };
