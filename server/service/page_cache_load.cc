@@ -146,7 +146,12 @@ void DropRanges(const CheckpointIndex& index, const ShardRanges& ranges, LoadRep
   for (size_t i = 0; i < ranges.size(); ++i) {
     if (ranges[i].empty()) continue;
     const Shard& shard = index.shards()[i];
-    const absl::Status dropped = DropFromPageCache(shard.fd->get(), shard.file, ranges[i]);
+    std::vector<ByteRange> wider = ranges[i];
+    if (wider.front().offset == shard.data_offset) {
+      // The kernel drops a large folio as a whole or not at all, and the first one has the header in it.
+      wider.front() = {.offset = 0, .length = shard.data_offset + wider.front().length};
+    }
+    const absl::Status dropped = DropFromPageCache(shard.fd->get(), shard.file, wider);
     if (!dropped.ok()) report.warnings.emplace_back(dropped.message());
   }
 }

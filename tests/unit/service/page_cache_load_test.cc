@@ -2,6 +2,7 @@
 
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
+#include <unistd.h>
 
 #include "server/base/error.h"
 #include "server/service/page_cache_load.h"
@@ -98,6 +99,33 @@ TEST_F(PageCacheLoad, DropKeepsTheCopyAndLoads) {
   EXPECT_EQ(report->keys.loaded, 4);
   EXPECT_TRUE(node_.ReadKey("m", "d") == PatternBytes("d", kBytes));
   EXPECT_EQ(PageCacheBytes(**node_.registry().Use("m")), 0);
+}
+
+TEST_F(PageCacheLoad, DropGivesThePagesBack) {
+  ASSERT_TRUE(node_.Load(Spec(PageCache::kKeep, "cuda:0")).ok());
+  const ModelHandle model = *node_.registry().Use("m");
+  const CheckpointIndex& index = *model->content().keys->index;
+  const ShardRanges ranges = CopiedRanges(index, *model->content().plan);
+  const auto cached = [&] {
+    uint64_t bytes = 0;
+    for (size_t i = 0; i < ranges.size(); ++i) {
+      bytes += ResidentBytes(index.shards()[i].fd->get(), ranges[i]).value_or(0);
+    }
+    return bytes;
+  };
+  LoadReport report;
+  for (const Shard& shard : index.shards()) ASSERT_EQ(::fsync(shard.fd->get()), 0);  // what is dirty is not dropped
+  if (cached() == 0) GTEST_SKIP() << "this file system keeps nothing in the page cache, or does not tell";
+  DropRanges(index, ranges, report);
+  if (cached() > 4096 * 4) GTEST_SKIP() << "this file system does not drop pages";
+  ASSERT_TRUE(node_
+                  .Load([&] {
+                    LoadSpec spec = Spec(PageCache::kDrop, "cuda:0");
+                    spec.model = "n";
+                    return spec;
+                  }())
+                  .ok());
+  EXPECT_LE(cached(), 4096 * 4);  // pages at the ends of ranges stay
 }
 
 TEST_F(PageCacheLoad, RangesOfNeighboursAreOne) {
