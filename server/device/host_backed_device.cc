@@ -98,16 +98,15 @@ absl::StatusOr<SegmentMapping> HostBackedDevice::MapNew(uint64_t bytes) {
 void HostBackedDevice::Release(SegmentMapping mapping, uint64_t bytes) {
   const uint64_t mapped = mapping.bytes();
   const uint64_t huge = mapping.huge() ? mapped : 0;
-  // A segment with holes, as a cancelled load leaves, would only get its pages here. A small one is not worth the
-  // descriptor.
-  const bool keep = mapped >= kLeastKept && mapped <= reuse_bytes_ && reuse_segments_ > 0 && mapping.HasAllPages();
+  // A segment with holes, as lazy keys and cancelled loads leave, would only get its pages here. A small one is not
+  // worth the descriptor.
+  const bool keep = mapped >= kLeastKept && mapped <= IdleRoom(bytes) && reuse_segments_ > 0 && mapping.HasAllPages();
   if (!keep) mapping = SegmentMapping();
   // What was written by descriptor has pages, but not in this process: the next user should not meet them one by one.
   if (keep) ::madvise(mapping.address(), mapped, MADV_POPULATE_READ);
   MutexLock lock(mutex_);
   huge_used_ -= huge;
-  const MemoryState state = account_.state();
-  const uint64_t room = std::min(reuse_bytes_, state.capacity - state.used + bytes);
+  const uint64_t room = IdleRoom(bytes);  // others may have taken some meanwhile
   if (keep && mapped <= room) {
     TrimIdle(room - mapped);
     if (idle_.count() == reuse_segments_) idle_.TakeOldest();
@@ -117,6 +116,11 @@ void HostBackedDevice::Release(SegmentMapping mapping, uint64_t bytes) {
   }
   account_.Free(bytes);
   ShowBacking();
+}
+
+uint64_t HostBackedDevice::IdleRoom(uint64_t bytes) const {
+  const MemoryState state = account_.state();
+  return std::min(reuse_bytes_, state.capacity - state.used + bytes);
 }
 
 void HostBackedDevice::TrimIdle(uint64_t bytes) {

@@ -46,6 +46,8 @@ class HostBackedDevice : public Device {
   absl::StatusOr<SegmentMapping> MapNew(uint64_t bytes);
   // Takes back what Allocate gave, to keep it where it has its pages and the budget and the capacity leave room.
   void Release(SegmentMapping mapping, uint64_t bytes);
+  // How much idle memory there may be once `bytes` of the used ones are freed. Holds only while mutex_ is held.
+  uint64_t IdleRoom(uint64_t bytes) const;
   // Frees idle memory, oldest first, until no more than `bytes` are left. Unmaps under the lock, so that the memory is
   // gone before its bytes are given to others.
   void TrimIdle(uint64_t bytes) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
