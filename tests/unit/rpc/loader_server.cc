@@ -27,12 +27,7 @@ LoaderServer::LoaderServer(const LoaderNode::Options& options)
       queries_({.name = "query", .threads = 2, .queue_limit = 16}),
       unloads_({.name = "unload", .threads = 1, .queue_limit = 16}),
       server_(RpcServer::Start({.listen = {KeepGrpc("unix:" + socket())}, .rpc = rpc()}).value()),
-      channel_([this] {
-        grpc::ChannelArguments a;
-        if (getenv("X_BDP")) a.SetInt(GRPC_ARG_HTTP2_BDP_PROBE, 0);
-        if (getenv("X_LOOK")) a.SetInt(GRPC_ARG_HTTP2_STREAM_LOOKAHEAD_BYTES, 4 << 20);
-        return grpc::CreateCustomChannel("unix:" + socket(), grpc::InsecureChannelCredentials(), a);
-      }()),
+      channel_(grpc::CreateChannel("unix:" + socket(), grpc::InsecureChannelCredentials())),
       stub_(v1::ModelLoaderService::NewStub(channel_)) {}
 
 LoaderServer::~LoaderServer() {
