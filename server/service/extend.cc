@@ -112,7 +112,11 @@ absl::Status CheckSameKeys(const ResidentModel& model, const KeyReport& keys) {
                             " that changed since: unload it first"),
                      {{"model", model.content().name}, {"file", shard.file}});
   }
-  const auto same = [](const ModelKey& a, const ModelKey& b) { return a.name == b.name && a.shape == b.shape; };
+  // A key that has its bytes from another keeps them: with a new provider it would have other ones.
+  const auto same = [](const ModelKey& now, const ModelKey& then) {
+    return now.name == then.name && now.shape == then.shape &&
+           (then.state != KeyState::kTied || now.tied_to == then.tied_to);
+  };
   if (shards.size() == before.index->shards().size() &&
       std::equal(keys.keys.begin(), keys.keys.end(), before.keys.begin(), before.keys.end(), same))
     return absl::OkStatus();
