@@ -46,10 +46,6 @@ void ZeroPadding(const LoadPlan& plan, const std::vector<bool>& filled, std::vec
   }
 }
 
-bool HasMemory(std::span<const Segment> segments, size_t index) {
-  return index < segments.size() && segments[index].memory != nullptr;
-}
-
 std::vector<std::shared_ptr<ShardReader>> OpenReaders(const LoadPlan& plan, const CheckpointIndex& index,
                                                       const ReaderFactory& make_reader) {
   std::vector<std::shared_ptr<ShardReader>> readers(index.shards().size());
@@ -74,27 +70,18 @@ absl::Status CheckUnchanged(const CheckpointIndex& index, const std::vector<std:
 
 }  // namespace
 
-absl::StatusOr<std::vector<MemoryReservation>> ReserveForPlan(const LoadPlan& plan, const DeviceSet& devices,
-                                                              std::span<const Segment> present) {
-  std::vector<uint64_t> bytes = plan.reserve_bytes;
-  if (!present.empty()) {
-    const std::vector<bool> used = UsedSegments(plan);
-    for (size_t i = 0; i < plan.segments.size(); ++i) {
-      if (used[i] && HasMemory(present, i)) bytes[plan.segments[i].device] -= plan.segments[i].bytes;
-    }
-  }
+absl::StatusOr<std::vector<MemoryReservation>> ReserveForPlan(const LoadPlan& plan, const DeviceSet& devices) {
   std::vector<MemoryReservation> reservations(plan.devices.size());
   for (size_t i = 0; i < plan.devices.size(); ++i) {
     Device* const device = devices.Find(plan.devices[i]);
-    if (device == nullptr || bytes[i] == 0) continue;  // "disk" has no memory
-    KEYLOAD_ASSIGN_OR_RETURN(reservations[i], device->account().Reserve(bytes[i]));
+    if (device == nullptr || plan.reserve_bytes[i] == 0) continue;  // "disk" has no memory
+    KEYLOAD_ASSIGN_OR_RETURN(reservations[i], device->account().Reserve(plan.reserve_bytes[i]));
   }
   return reservations;
 }
 
 absl::StatusOr<std::vector<Segment>> AllocateSegments(const LoadPlan& plan, const DeviceSet& devices,
-                                                      std::vector<MemoryReservation>& reservations,
-                                                      std::span<const Segment> present) {
+                                                      std::vector<MemoryReservation>& reservations) {
   const std::vector<bool> used = UsedSegments(plan);
   std::vector<bool> filled = FilledSegments(plan);  // and may hold anything
   std::vector<Segment> segments;
@@ -103,14 +90,12 @@ absl::StatusOr<std::vector<Segment>> AllocateSegments(const LoadPlan& plan, cons
     const PlannedSegment& planned = plan.segments[i];
     Segment segment = {
         .kind = planned.kind, .device = devices.Find(plan.devices[planned.device]), .shard = planned.shard};
-    if (HasMemory(present, i)) {
-      segment.memory = present[i].memory;
-    } else if (used[i] && planned.kind == SegmentKind::kMemory) {
+    if (used[i] && planned.kind == SegmentKind::kMemory) {
       KEYLOAD_ASSIGN_OR_RETURN(segment.memory,
                                segment.device->Allocate(reservations[planned.device], planned.bytes,
                                                         filled[i] ? Contents::kUnspecified : Contents::kZeroed));
     }
-    if (segment.memory == nullptr || HasMemory(present, i) || segment.memory->fresh_fd() >= 0) filled[i] = false;
+    if (segment.memory == nullptr || segment.memory->fresh_fd() >= 0) filled[i] = false;
     segments.push_back(std::move(segment));
   }
   ZeroPadding(plan, filled, segments);

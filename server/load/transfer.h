@@ -3,7 +3,6 @@
 #include <cstdint>
 #include <functional>
 #include <memory>
-#include <span>
 #include <string>
 #include <vector>
 
@@ -45,19 +44,15 @@ struct TransferResources {
   ReaderFactory make_reader;
 };
 
-// Promises memory on every device for the segments that the plan's tensors lie in and `present` lacks, before the first
-// read: one entry per LoadPlan::devices. `present` is empty, or as long as LoadPlan::segments. DEVICE_OUT_OF_MEMORY
-// leaves nothing behind.
-absl::StatusOr<std::vector<MemoryReservation>> ReserveForPlan(const LoadPlan& plan, const DeviceSet& devices,
-                                                              std::span<const Segment> present = {});
-
-// The plan's segments: those of `present` that have memory share it, the others that its tensors lie in are allocated
-// out of `reservations`, the rest has none. New segments are 0 where the plan puts no tensor; those on "cpu" that it
-// fills entirely hold anything elsewhere, so they must not be shown to anybody unless Transfer succeeds.
+// Promises the plan's memory on every device, before the first read: one entry per LoadPlan::devices.
 // DEVICE_OUT_OF_MEMORY leaves nothing behind.
+absl::StatusOr<std::vector<MemoryReservation>> ReserveForPlan(const LoadPlan& plan, const DeviceSet& devices);
+
+// The plan's segments: those that its tensors lie in are allocated out of `reservations`, the rest has no memory. They
+// are 0 where the plan puts no tensor; those on "cpu" that it fills entirely hold anything elsewhere, so they must not
+// be shown to anybody unless Transfer succeeds. DEVICE_OUT_OF_MEMORY leaves nothing behind.
 absl::StatusOr<std::vector<Segment>> AllocateSegments(const LoadPlan& plan, const DeviceSet& devices,
-                                                      std::vector<MemoryReservation>& reservations,
-                                                      std::span<const Segment> present = {});
+                                                      std::vector<MemoryReservation>& reservations);
 
 // What a transfer made and measured.
 struct TransferResult {

@@ -73,7 +73,6 @@ absl::StatusOr<std::vector<HeldPages>> WarmRanges(const KeyReport& keys, const S
   struct Done {
     ReadCounts counts;
     HeldPages held;
-    std::optional<uint64_t> resident;
   };
   std::vector<uint32_t> shards;
   uint64_t wanted = 0;
