@@ -14,11 +14,6 @@
 namespace keyload {
 namespace {
 
-bool IsNumber(std::string_view component) {
-  return !component.empty() &&
-         std::all_of(component.begin(), component.end(), [](char c) { return c >= '0' && c <= '9'; });
-}
-
 // By length first, so that numbers of any length compare without being converted.
 std::strong_ordering CompareNumbers(std::string_view a, std::string_view b) {
   a.remove_prefix(std::min(a.find_first_not_of('0'), a.size()));
@@ -28,8 +23,8 @@ std::strong_ordering CompareNumbers(std::string_view a, std::string_view b) {
 }
 
 std::strong_ordering CompareComponents(std::string_view a, std::string_view b) {
-  const bool a_number = IsNumber(a);
-  const bool b_number = IsNumber(b);
+  const bool a_number = IsNumberComponent(a);
+  const bool b_number = IsNumberComponent(b);
   if (a_number && b_number) return CompareNumbers(a, b);
   if (a_number != b_number) return a_number ? std::strong_ordering::less : std::strong_ordering::greater;
   return a <=> b;
@@ -174,6 +169,11 @@ void RadixSort(std::vector<SortKey>& keys) {
 }
 
 }  // namespace
+
+bool IsNumberComponent(std::string_view component) {
+  return !component.empty() &&
+         std::all_of(component.begin(), component.end(), [](char c) { return c >= '0' && c <= '9'; });
+}
 
 bool NaturalLess(std::string_view a, std::string_view b) {
   // Keys of one model share long beginnings: the components before the first difference are equal as text.

@@ -7,6 +7,9 @@
 
 namespace keyload {
 
+// Whether a component of a dotted name is a number, of any length: digits and nothing else.
+bool IsNumberComponent(std::string_view component);
+
 // Orders keys by their dotted components; components of digits compare as numbers and before text: "layers.2" <
 // "layers.10".
 bool NaturalLess(std::string_view a, std::string_view b);

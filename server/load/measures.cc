@@ -1,7 +1,6 @@
 #include "server/load/measures.h"
 
 #include <algorithm>
-#include <string>
 
 namespace keyload {
 namespace {
@@ -12,17 +11,6 @@ int64_t Nanoseconds(std::chrono::steady_clock::duration duration) {
 
 int64_t NanosecondsSince(TransferMeasures::Clock::time_point start) {
   return Nanoseconds(TransferMeasures::Clock::now() - start);
-}
-
-// "buffered+direct", in the order of Engine.
-std::string EngineNames(uint32_t engines) {
-  std::string names;
-  for (const Engine engine : {Engine::kMapped, Engine::kBuffered, Engine::kDirect}) {
-    if ((engines >> static_cast<uint32_t>(engine) & 1) == 0) continue;
-    if (!names.empty()) names += "+";
-    names += EngineName(engine);
-  }
-  return names;
 }
 
 }  // namespace

@@ -249,7 +249,7 @@ absl::Status TransferRun::ReadFresh(const Block& block, Worker& worker) {
   return absl::OkStatus();
 }
 
-// Of huge pages, a slab is filled by a disk so much faster than small pages are that the copy is worth it.
+// Direct reads in place would need the file's alignment in the segment, and were not clearly faster.
 absl::Status TransferRun::ReadColdThroughSlab(const Block& block, const Worker& worker) {
   KEYLOAD_ASSIGN_OR_RETURN(const std::span<std::byte> slab, slabs_.Take(context_));
   const absl::StatusOr<std::span<std::byte>> stored = ReadColdTo(block, worker, slab);

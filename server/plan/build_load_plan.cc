@@ -51,10 +51,6 @@ class PlanBuilder {
   }
 
  private:
-  // Until GiveSegments a tensor's segment is one of these, and its offset is the device.
-  static constexpr uint32_t kMapped = 0;
-  static constexpr uint32_t kMemory = 1;
-
   // The first stored member of a tied group provides; every further one is a duplicate.
   void FindDuplicates() {
     for (const std::vector<uint32_t>& group : report_.tied_groups) {
@@ -89,16 +85,16 @@ class PlanBuilder {
                             .stored_dtype = stored.dtype};
     const bool can_map = may_map_[stored.shard] && plan_->devices[device] == "cpu" && tensor.dtype == stored.dtype &&
                          stored.offset % DTypeAlignment(stored.dtype) == 0;
-    tensor.segment = can_map ? kMapped : kMemory;
+    tensor.segment = static_cast<uint32_t>(can_map ? SegmentKind::kFile : SegmentKind::kMemory);
     tensor.segment_offset = device;
     plan_->tensors.push_back(tensor);
   }
 
+  // Until GiveSegments a tensor's segment is the kind of it, and its offset is the device.
+  static SegmentKind KindOf(const PlannedTensor& tensor) { return static_cast<SegmentKind>(tensor.segment); }
+
   void SortTensors() {
-    // Where two begin at one offset, the one without bytes comes first: so the ends ascend as well.
-    const auto order = [&](const PlannedTensor& t) {
-      return std::tuple(t.segment, t.shard, t.file_offset, t.stored_bytes, t.key);
-    };
+    const auto order = [](const PlannedTensor& t) { return std::tuple(ReadingOrder(KindOf(t), t), t.key); };
     const auto less = [&](const PlannedTensor& a, const PlannedTensor& b) { return order(a) < order(b); };
     if (!std::is_sorted(plan_->tensors.begin(), plan_->tensors.end(), less)) {
       std::sort(plan_->tensors.begin(), plan_->tensors.end(), less);
@@ -110,7 +106,7 @@ class PlanBuilder {
     size_t mapped = 0;
     for (PlannedTensor& tensor : plan_->tensors) {
       const uint16_t device = static_cast<uint16_t>(tensor.segment_offset);
-      if (tensor.segment == kMapped) {
+      if (KindOf(tensor) == SegmentKind::kFile) {
         tensor.segment = FileSegment(tensor.shard, device);
         tensor.segment_offset = tensor.file_offset;
         ++mapped;
@@ -167,6 +163,16 @@ std::string_view EngineName(Engine engine) {
       return "direct";
   }
   return "";
+}
+
+std::string EngineNames(uint32_t engines) {
+  std::string names;
+  for (const Engine engine : {Engine::kMapped, Engine::kBuffered, Engine::kDirect}) {
+    if ((engines >> static_cast<uint32_t>(engine) & 1) == 0) continue;
+    if (!names.empty()) names += "+";
+    names += EngineName(engine);
+  }
+  return names;
 }
 
 std::shared_ptr<const LoadPlan> BuildLoadPlan(const KeyReport& report, const PlacementInput& input,

@@ -12,14 +12,6 @@ Engine EngineOf(const TensorRun& run, const std::vector<PlannedSegment>& segment
   return segments[run.segment].kind == SegmentKind::kFile ? Engine::kMapped : Engine::kBuffered;
 }
 
-bool Continues(const TensorRun& run, const PlannedTensor& tensor) {
-  const bool converts = tensor.dtype != tensor.stored_dtype;
-  return run.shard == tensor.shard && run.segment == tensor.segment &&
-         run.file_offset + run.stored_bytes == tensor.file_offset &&
-         run.segment_offset + run.bytes == tensor.segment_offset && run.converts() == converts &&
-         (!converts || (run.dtype == tensor.dtype && run.stored_dtype == tensor.stored_dtype));
-}
-
 bool CanJoin(const Extent& left, const Extent& right) {
   return left.shard == right.shard && left.engine == right.engine && left.offset + left.length <= right.offset;
 }
@@ -64,11 +56,20 @@ std::vector<Extent> Join(const std::vector<Extent>& extents, uint64_t largest_ga
 
 }  // namespace
 
+bool MayShareRun(const PlannedTensor& last, const PlannedTensor& next) {
+  const bool converts = next.dtype != next.stored_dtype;
+  return last.segment == next.segment && last.shard == next.shard &&
+         last.file_offset + last.stored_bytes == next.file_offset && converts == (last.dtype != last.stored_dtype) &&
+         (!converts || (last.dtype == next.dtype && last.stored_dtype == next.stored_dtype));
+}
+
 std::vector<TensorRun> CoalesceRuns(const std::vector<PlannedTensor>& tensors) {
   std::vector<TensorRun> runs;
   for (uint32_t i = 0; i < tensors.size(); ++i) {
     const PlannedTensor& tensor = tensors[i];
-    if (runs.empty() || !Continues(runs.back(), tensor)) {
+    const bool continues = i > 0 && MayShareRun(tensors[i - 1], tensor) &&
+                           tensors[i - 1].segment_offset + tensors[i - 1].bytes == tensor.segment_offset;
+    if (!continues) {
       runs.push_back({.shard = tensor.shard,
                       .segment = tensor.segment,
                       .file_offset = tensor.file_offset,

@@ -7,6 +7,9 @@
 
 namespace keyload {
 
+// Whether a run of `last` may go on with `next`, as far as file, segment and conversion are concerned.
+bool MayShareRun(const PlannedTensor& last, const PlannedTensor& next);
+
 // Joins neighbours of sorted `tensors` into runs; see TensorRun.
 std::vector<TensorRun> CoalesceRuns(const std::vector<PlannedTensor>& tensors);
 

@@ -6,6 +6,8 @@
 #include <optional>
 #include <span>
 #include <string>
+#include <string_view>
+#include <tuple>
 #include <vector>
 
 #include "absl/status/statusor.h"
@@ -36,6 +38,8 @@ PlacementInput MakePlacementInput(const KeyReport& report, const DTypeRequest& d
 //   kDirect    the same past the page cache; no plan says so: it is chosen for what turns out to be cold
 enum class Engine : uint8_t { kMapped, kBuffered, kDirect };
 std::string_view EngineName(Engine engine);
+// Several engines, a bit of value 1 << Engine for each: "buffered+direct", in the order of Engine.
+std::string EngineNames(uint32_t engines);
 
 enum class SegmentKind : uint8_t { kFile, kMemory };
 
@@ -60,6 +64,12 @@ struct PlannedTensor {
   DType dtype = DType::kF32;  // on the device
   DType stored_dtype = DType::kF32;
 };
+
+// The order of LoadPlan::tensors. Where two begin at one offset, the one without bytes comes first, so that ends ascend
+// as well.
+inline auto ReadingOrder(SegmentKind kind, const PlannedTensor& tensor) {
+  return std::tuple(kind, tensor.shard, tensor.file_offset, tensor.stored_bytes);
+}
 
 // Tensors that lie one behind the other both in their file and in their segment: they are read, converted and copied as
 // if they were one. All of them have one stored and one wanted dtype if any is converted; their dtypes say nothing
@@ -103,7 +113,7 @@ struct TiedDuplicate {
 struct LoadPlan {
   std::vector<std::string> devices;
   std::vector<PlannedSegment> segments;
-  std::vector<PlannedTensor> tensors;  // by kind of segment, then shard, then file offset
+  std::vector<PlannedTensor> tensors;  // by ReadingOrder
   std::vector<TensorRun> runs;         // the same order: they cover `tensors` without hole or overlap
   std::vector<Extent> extents;         // the same order; they cover the runs that have bytes
   std::vector<uint32_t> lazy_keys;     // placed on "disk": they stay in the file

@@ -3,6 +3,8 @@
 #include <algorithm>
 
 #include "server/checkpoint/dtype.h"
+#include "server/checkpoint/natural_order.h"
+#include "server/plan/extents.h"
 
 namespace keyload {
 namespace {
@@ -11,23 +13,10 @@ constexpr uint64_t kRunAlignment = 256;    // what CUDA guarantees of an allocat
 constexpr uint64_t kVectorAlignment = 16;  // of every tensor on devices other than cpu
 constexpr uint64_t kSegmentTarget = 2ull << 20;  // below it, neighbouring units share a segment
 
-bool IsNumber(std::string_view component) {
-  return !component.empty() && component.find_first_not_of("0123456789") == std::string_view::npos;
-}
-
 uint64_t AlignUp(uint64_t offset) { return (offset + kRunAlignment - 1) / kRunAlignment * kRunAlignment; }
 
 uint64_t Alignment(const PlannedTensor& tensor, bool host) {
   return std::max<uint64_t>(DTypeAlignment(tensor.dtype), host ? 1 : kVectorAlignment);
-}
-
-// Whether `tensor` may follow `last`, which ends at `position` of their run.
-bool Continues(const PlannedTensor& last, const PlannedTensor& tensor, uint64_t position, bool host) {
-  const bool converts = tensor.dtype != tensor.stored_dtype;
-  return last.segment == tensor.segment && last.shard == tensor.shard &&
-         last.file_offset + last.stored_bytes == tensor.file_offset && converts == (last.dtype != last.stored_dtype) &&
-         (!converts || (last.dtype == tensor.dtype && last.stored_dtype == tensor.stored_dtype)) &&
-         position % Alignment(tensor, host) == 0;
 }
 
 }  // namespace
@@ -40,7 +29,7 @@ std::string_view EvictionUnit(std::string_view key) {
   while (true) {
     const size_t dot = end == 0 ? std::string_view::npos : parent.rfind('.', end - 1);
     const size_t start = dot == std::string_view::npos ? 0 : dot + 1;
-    if (IsNumber(parent.substr(start, end - start))) return parent.substr(0, end);
+    if (IsNumberComponent(parent.substr(start, end - start))) return parent.substr(0, end);
     if (dot == std::string_view::npos) return parent;
     end = dot;
   }
@@ -91,7 +80,8 @@ void SegmentLayout::LayOut(std::span<PlannedTensor> tensors) {
     const bool host = plan_.devices[plan_.segments[tensors[begin].segment].device] == "cpu";
     uint64_t bytes = tensors[begin].bytes;
     size_t end = begin + 1;
-    while (end < tensors.size() && Continues(tensors[end - 1], tensors[end], bytes, host)) {
+    while (end < tensors.size() && MayShareRun(tensors[end - 1], tensors[end]) &&
+           bytes % Alignment(tensors[end], host) == 0) {
       bytes += tensors[end++].bytes;
     }
     Place(tensors.subspan(begin, end - begin));

@@ -15,7 +15,7 @@ constexpr auto kCheckInterval = std::chrono::milliseconds(50);  // of a caller's
 void SortByFile(const LoadPlan& plan, std::vector<uint32_t>& tensors) {
   const auto order = [&](uint32_t t) {
     const PlannedTensor& tensor = plan.tensors[t];
-    return std::tuple(plan.segments[tensor.segment].kind, tensor.shard, tensor.file_offset, tensor.stored_bytes, t);
+    return std::tuple(ReadingOrder(plan.segments[tensor.segment].kind, tensor), t);
   };
   const auto before = [&](uint32_t a, uint32_t b) { return order(a) < order(b); };
   if (!std::is_sorted(tensors.begin(), tensors.end(), before)) std::sort(tensors.begin(), tensors.end(), before);
