@@ -1,18 +1,17 @@
 #include <fcntl.h>
 #include <limits.h>
 #include <sys/mman.h>
-#include <sys/stat.h>
 #include <unistd.h>
 
 #include <algorithm>
 #include <atomic>
 #include <cerrno>
-#include <limits>
 #include <utility>
 #include <vector>
 
 #include "absl/strings/str_cat.h"
 #include "server/base/error.h"
+#include "server/io/file_end.h"
 #include "server/io/page_cache.h"
 #include "server/io/shard_reader.h"
 
@@ -22,7 +21,6 @@ namespace {
 constexpr uint64_t kPopulateWindow = 64ull << 20;  // address space per mapping, and the longest time without an answer
 constexpr uint64_t kDiscardBlock = 1ull << 20;
 constexpr uint64_t kShortRange = 64ull << 20;  // eight times the read-ahead of a large setting, 8 MiB
-constexpr uint64_t kMaxOffset = std::numeric_limits<off_t>::max();
 
 // What is left of a list of buffers.
 class BufferCursor {
@@ -66,7 +64,7 @@ class FileReader : public ShardReader {
 
   absl::Status ReadVector(uint64_t offset, std::span<const iovec> buffers, ReadCounts& counts) override {
     BufferCursor cursor(buffers);
-    if (offset > kMaxOffset || cursor.remaining() > kMaxOffset - offset) return Truncated(offset, cursor.remaining());
+    if (!CanBeInFile({offset, cursor.remaining()})) return FileEndsEarly(file_, offset, cursor.remaining());
     offset += ReadCachedPart(offset, cursor, counts);
     return ReadRest(offset, cursor, counts);
   }
@@ -74,7 +72,7 @@ class FileReader : public ShardReader {
   absl::StatusOr<bool> ReadCached(uint64_t offset, std::span<const iovec> buffers, ReadCounts& counts) override {
     BufferCursor cursor(buffers);
     if (cursor.remaining() == 0) return true;
-    if (offset > kMaxOffset || cursor.remaining() > kMaxOffset - offset) return Truncated(offset, cursor.remaining());
+    if (!CanBeInFile({offset, cursor.remaining()})) return FileEndsEarly(file_, offset, cursor.remaining());
     // Asked for more than a byte, kernels since 6.x start reading the whole range, RWF_NOWAIT or not: a direct read of
     // it would then have to share the disk with that.
     if (!IsCached(offset)) return false;
@@ -87,7 +85,7 @@ class FileReader : public ShardReader {
     // Where cached and cold bytes look alike, going past a cache that holds them could be far slower.
     if (!can_read_direct_ || !can_probe_) return false;
     BufferCursor cursor(buffers);
-    if (offset > kMaxOffset || cursor.remaining() > kMaxOffset - offset) return false;
+    if (!CanBeInFile({offset, cursor.remaining()})) return false;
     // A description of its own, of the file that was opened and checked, whatever its path names now: O_DIRECT set on
     // the descriptor or a dup of it would hold for everyone who shares it. Opening it costs microseconds; keeping it
     // would be a second descriptor for every shard of every model.
@@ -113,15 +111,15 @@ class FileReader : public ShardReader {
   }
 
   void WillNeed(uint64_t offset, uint64_t length) override {
-    if (offset > kMaxOffset || length > kMaxOffset - offset || length == 0) return;
+    if (length == 0 || !CanBeInFile({offset, length})) return;
     ::posix_fadvise(fd_->get(), static_cast<off_t>(offset), static_cast<off_t>(length), POSIX_FADV_WILLNEED);
   }
 
   absl::Status Populate(uint64_t offset, uint64_t length, ReadCounts& counts) override {
     if (length == 0) return absl::OkStatus();
-    if (offset > kMaxOffset || length > kMaxOffset - offset) return Truncated(offset, length);
+    if (!CanBeInFile({offset, length})) return FileEndsEarly(file_, offset, length);
     const uint64_t end = offset + length;
-    if (AllCached(offset, end)) return CheckSize(offset, end);
+    if (AllCached(offset, end)) return CheckFileHolds(fd_->get(), file_, offset, end);
     // The kernel reads around a page that it must fetch, by more than the range if that is short. Asked for the range
     // beforehand, it reads that alone.
     if (length < kShortRange && !(IsCached(offset) && IsCached(end - 1))) WillNeed(offset, length);
@@ -132,7 +130,7 @@ class FileReader : public ShardReader {
     }
     if (!can_populate_) return ReadAndDiscard(offset, end, counts);
     // The last page counts as there even if the file now ends inside it.
-    return CheckSize(offset, end);
+    return CheckFileHolds(fd_->get(), file_, offset, end);
   }
 
  private:
@@ -154,7 +152,7 @@ class FileReader : public ShardReader {
       const ssize_t got = ::preadv(fd_->get(), cursor.data(), cursor.count(), static_cast<off_t>(offset));
       if (got < 0 && errno == EINTR) continue;
       if (got < 0) return ReadError(errno, offset, cursor.remaining());
-      if (got == 0) return Truncated(offset, cursor.remaining());
+      if (got == 0) return FileEndsEarly(file_, offset, cursor.remaining());
       counts.read += static_cast<uint64_t>(got);
       cursor.Advance(static_cast<uint64_t>(got));
       offset += static_cast<uint64_t>(got);
@@ -193,7 +191,7 @@ class FileReader : public ShardReader {
       can_populate_ = false;
       return absl::OkStatus();
     }
-    if (error == EFAULT) KEYLOAD_RETURN_IF_ERROR(CheckSize(begin, end));
+    if (error == EFAULT) KEYLOAD_RETURN_IF_ERROR(CheckFileHolds(fd_->get(), file_, begin, end));
     return error == 0 ? absl::OkStatus() : ReadError(error == EFAULT ? EIO : error, begin, end - begin);
   }
 
@@ -205,20 +203,6 @@ class FileReader : public ShardReader {
       begin += buffer.iov_len;
     }
     return absl::OkStatus();
-  }
-
-  absl::Status CheckSize(uint64_t begin, uint64_t end) const {
-    struct stat status;
-    if (::fstat(fd_->get(), &status) != 0) return ErrnoToStatus(errno, "fstat", file_);
-    const uint64_t size = static_cast<uint64_t>(status.st_size);
-    return size < end ? Truncated(std::max(begin, size), end - std::max(begin, size)) : absl::OkStatus();
-  }
-
-  absl::Status Truncated(uint64_t offset, uint64_t missing) const {
-    return MakeError(
-        Reason::kCheckpointTruncated,
-        absl::StrCat(file_, ": the file ends at or before offset ", offset, ": ", missing, " bytes are missing"),
-        {{"file", file_}, {"offset", absl::StrCat(offset)}, {"missing_bytes", absl::StrCat(missing)}});
   }
 
   absl::Status ReadError(int error, uint64_t offset, uint64_t length) const {

@@ -15,8 +15,8 @@
 
 #include "absl/strings/str_cat.h"
 #include "server/base/error.h"
+#include "server/io/file_end.h"
 #include "server/io/file_system_kind.h"
-#include "server/io/page_cache_errors.h"
 
 namespace keyload {
 namespace {

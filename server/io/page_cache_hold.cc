@@ -10,8 +10,8 @@
 #include "absl/strings/str_cat.h"
 #include "server/base/byte_size.h"
 #include "server/base/error.h"
+#include "server/io/file_end.h"
 #include "server/io/file_system_kind.h"
-#include "server/io/page_cache_errors.h"
 
 namespace keyload {
 namespace {
@@ -170,7 +170,7 @@ class PageHolder {
     if (::mlock(address, bytes) == 0) return absl::OkStatus();
     const int error = errno;
     // mlock says ENOMEM at its limit, and also for pages that the file has no more or that cannot be read.
-    KEYLOAD_RETURN_IF_ERROR(CheckFileHolds(fd_, file_, file_end));
+    KEYLOAD_RETURN_IF_ERROR(CheckFileHolds(fd_, file_, /*begin=*/0, file_end));
     if (::madvise(address, bytes, MADV_POPULATE_READ) != 0 && errno == EFAULT) {
       return ErrnoToStatus(EIO, absl::StrCat("read of ", bytes, " bytes before offset ", file_end), file_);
     }

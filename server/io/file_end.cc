@@ -1,7 +1,8 @@
-#include "server/io/page_cache_errors.h"
+#include "server/io/file_end.h"
 
 #include <sys/stat.h>
 
+#include <algorithm>
 #include <cerrno>
 
 #include "absl/strings/str_cat.h"
@@ -16,11 +17,13 @@ absl::Status FileEndsEarly(const std::string& file, uint64_t offset, uint64_t mi
       {{"file", file}, {"offset", absl::StrCat(offset)}, {"missing_bytes", absl::StrCat(missing)}});
 }
 
-absl::Status CheckFileHolds(int fd, const std::string& file, uint64_t end) {
+absl::Status CheckFileHolds(int fd, const std::string& file, uint64_t begin, uint64_t end) {
   struct stat status;
   if (::fstat(fd, &status) != 0) return ErrnoToStatus(errno, "fstat", file);
   const uint64_t size = static_cast<uint64_t>(status.st_size);
-  return size < end ? FileEndsEarly(file, size, end - size) : absl::OkStatus();
+  if (size >= end) return absl::OkStatus();
+  const uint64_t first = std::max(begin, size);
+  return FileEndsEarly(file, first, end - first);
 }
 
 }  // namespace keyload
