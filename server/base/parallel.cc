@@ -2,7 +2,6 @@
 
 #include <algorithm>
 #include <atomic>
-#include <cstdint>
 #include <memory>
 #include <utility>
 
@@ -61,9 +60,11 @@ class ParallelLoop {
 
 }  // namespace
 
-absl::Status ParallelFor(Executor* executor, size_t count, absl::FunctionRef<absl::Status(size_t)> task) {
+absl::Status ParallelFor(Executor* executor, size_t count, absl::FunctionRef<absl::Status(size_t)> task,
+                         size_t most_helpers) {
   const auto loop = std::make_shared<ParallelLoop>(count, task);
-  const size_t helpers = executor == nullptr || count < 2 ? 0 : std::min(executor->threads(), count - 1);
+  const size_t helpers =
+      executor == nullptr || count < 2 ? 0 : std::min({executor->threads(), most_helpers, count - 1});
   for (size_t i = 0; i < helpers; ++i) {
     if (!executor->TrySubmit([loop] { loop->Help(); })) break;
   }

@@ -1,5 +1,6 @@
 #pragma once
 
+#include <algorithm>
 #include <cstdint>
 #include <functional>
 #include <memory>
@@ -42,6 +43,9 @@ struct TransferResources {
   size_t cold_workers = 8;  // the same while bytes come from a disk: as many reads are on their way to it
   ByteBudget* scratch = nullptr;
   ReaderFactory make_reader;
+
+  size_t WarmWorkers() const { return workers > 0 ? workers : io->threads(); }
+  size_t MostWorkers() const { return std::max(WarmWorkers(), cold_workers); }
 };
 
 // Promises the plan's memory on every device, before the first read: one entry per LoadPlan::devices.

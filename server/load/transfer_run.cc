@@ -19,10 +19,6 @@ uint64_t SectorBegin(uint64_t offset) { return offset / kSectorBytes * kSectorBy
 
 uint64_t SectorEnd(uint64_t end) { return (end + kSectorBytes - 1) / kSectorBytes * kSectorBytes; }
 
-size_t Workers(const TransferResources& resources) {
-  return resources.workers > 0 ? resources.workers : resources.io->threads();
-}
-
 }  // namespace
 
 struct TransferRun::Worker {
@@ -53,7 +49,7 @@ TransferRun::TransferRun(const LoadPlan& plan, const TransferResources& resource
       context_(context),
       segments_(segments),
       readers_(readers),
-      slabs_(*resources.scratch, SlabBytes(plan), MostWorkers(resources) + 2),
+      slabs_(*resources.scratch, SlabBytes(plan), resources.MostWorkers() + 2),
       measures_(plan, readers.size()),
       cutter_(plan, kBlockLimits) {}
 
@@ -68,25 +64,25 @@ uint64_t TransferRun::SlabBytes(const LoadPlan& plan) {
   return kBlockLimits.buffered_bytes * (1 + growth);
 }
 
-size_t TransferRun::MostWorkers(const TransferResources& resources) {
-  return std::max(Workers(resources), resources.cold_workers);
-}
-
 absl::Status TransferRun::Run(ProgressFunction progress) {
   uint64_t most_blocks = 0;
   for (const Extent& extent : plan_.extents) most_blocks += 1 + extent.length / kSectorBytes;
-  const size_t workers = std::min<uint64_t>(Workers(resources_), most_blocks);
+  const size_t workers = std::min<uint64_t>(resources_.WarmWorkers(), most_blocks);
   for (size_t i = 0; i < workers; ++i) {
-    if (!StartWorker(workers)) Fail(MakeError(Reason::kLoadQueueFull, "the read queue is full"));
+    if (StartWorker(workers)) continue;
+    if (i == 0) return MakeError(Reason::kLoadQueueFull, "the read queue is full");
+    break;
   }
   while (true) {
     {
       MutexLock lock(mutex_);
       if (outstanding_ > 0) idle_.WaitFor(mutex_, absl::ToChronoMilliseconds(kProgressInterval));
+      if (failed_) TakeBackTurns();
       if (outstanding_ == 0 && !first_error_.ok()) return first_error_;
       if (outstanding_ == 0) break;
     }
     progress(Progress());
+    if (const absl::Status status = context_.Check(); !status.ok()) Fail(status);
   }
   KEYLOAD_RETURN_IF_ERROR(context_.Check());
   MutexLock lock(cut_mutex_);
@@ -118,28 +114,47 @@ LoadProgress TransferRun::Progress() const {
           .tensors_total = plan_.tensors.size()};
 }
 
-// Starts one more, unless `limit` are at work; false when the executor refuses.
+// Starts one more, unless `limit` are at work or there is nothing left to do; false when the executor refuses.
 bool TransferRun::StartWorker(size_t limit) {
   bool extra = false;
+  const auto turn = std::make_shared<std::atomic<bool>>(false);
   {
     MutexLock lock(mutex_);
-    if (workers_ >= limit) return true;
-    extra = workers_ >= Workers(resources_);
+    if (workers_ >= limit || turns_are_over_) return true;
+    extra = workers_ >= resources_.WarmWorkers();
     ++workers_;
     ++outstanding_;
+    std::erase_if(turns_, [](const auto& one) { return one->load(); });
+    turns_.push_back(turn);
   }
-  if (resources_.io->TrySubmit([this, extra] { Work(extra); })) return true;
+  const auto work = [this, extra, turn] {
+    if (!turn->exchange(true)) Work(extra);  // else the load may have ended, and this with it
+  };
+  if (resources_.io->TrySubmit(work)) return true;
   MutexLock lock(mutex_);
-  --workers_;
-  --outstanding_;
+  if (!turn->exchange(true)) LeaveWorker();
   return false;
+}
+
+void TransferRun::TakeBackTurns() {
+  turns_are_over_ = true;
+  for (const auto& turn : turns_) {
+    if (!turn->exchange(true)) LeaveWorker();
+  }
+  turns_.clear();
+}
+
+void TransferRun::LeaveWorker() {
+  --workers_;
+  if (--outstanding_ == 0) idle_.NotifyAll();
 }
 
 // An `extra` worker is there to keep more reads on their way to a disk, and ends where there is nothing cold to read.
 void TransferRun::Work(bool extra) {
   Worker worker;
   Block block;
-  while (!failed_ && TakeBlock(block, worker.ahead)) {
+  bool more = true;
+  while (!failed_ && (more = TakeBlock(block, worker.ahead))) {
     worker.cold = false;
     absl::Status status = context_.Check();
     if (status.ok()) status = RunBlock(block, worker);
@@ -147,8 +162,8 @@ void TransferRun::Work(bool extra) {
     if (extra && !worker.cold) break;
   }
   MutexLock lock(mutex_);
-  --workers_;
-  if (--outstanding_ == 0) idle_.NotifyAll();
+  if (failed_ || !more) TakeBackTurns();
+  LeaveWorker();
 }
 
 void TransferRun::Fail(const absl::Status& status) {
@@ -283,7 +298,7 @@ absl::StatusOr<bool> TransferRun::ReadCached(const Block& block, uint64_t offset
   absl::StatusOr<bool> cached = ReaderOf(block).ReadCached(offset, buffers, counts);
   worker.cold = cached.ok() && !*cached;
   if (worker.cold) {
-    StartWorker(MostWorkers(resources_));  // a refusal only means fewer reads at a time
+    StartWorker(resources_.MostWorkers());  // a refusal only means fewer reads at a time
   } else {
     measures_.AddRead(plan_.extents[block.extent].shard, Engine::kBuffered, counts, start);
   }

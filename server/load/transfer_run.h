@@ -29,7 +29,8 @@ class TransferRun {
   TransferRun(const LoadPlan& plan, const TransferResources& resources, const RequestContext& context,
               std::vector<Segment>& segments, const std::vector<std::shared_ptr<ShardReader>>& readers);
 
-  // Starts the workers, waits for the last of them and for every copy, and reports progress meanwhile. The first error.
+  // Starts the workers, waits for those that have begun and for every copy, and reports progress meanwhile. The first
+  // error; LOAD_QUEUE_FULL when not one worker found room.
   absl::Status Run(ProgressFunction progress);
   // Adds what was measured. REQUIRES: Run returned.
   void Measure(const CheckpointIndex& index, LoadReport& report) const;
@@ -41,6 +42,9 @@ class TransferRun {
 
   bool StartWorker(size_t limit);
   void Work(bool extra);
+  void LeaveWorker() ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
+  // Workers that have not begun yet never will.
+  void TakeBackTurns() ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
   // The next block, and with it in `ahead` the one that is kReadAheadBlocks later; false after the last.
   bool TakeBlock(Block& block, std::optional<Block>& ahead);
   absl::Status RunBlock(const Block& block, Worker& worker);
@@ -64,7 +68,6 @@ class TransferRun {
   void CountDone(const Block& block);
   LoadProgress Progress() const;
   static uint64_t SlabBytes(const LoadPlan& plan);
-  static size_t MostWorkers(const TransferResources& resources);
 
   const LoadPlan& plan_;
   const TransferResources& resources_;
@@ -87,6 +90,9 @@ class TransferRun {
   CondVar idle_;
   size_t outstanding_ ABSL_GUARDED_BY(mutex_) = 0;  // workers and copies
   size_t workers_ ABSL_GUARDED_BY(mutex_) = 0;      // part of it
+  // Of workers that are queued: true once one has begun, or is not to begin any more.
+  std::vector<std::shared_ptr<std::atomic<bool>>> turns_ ABSL_GUARDED_BY(mutex_);
+  bool turns_are_over_ ABSL_GUARDED_BY(mutex_) = false;
   absl::Status first_error_ ABSL_GUARDED_BY(mutex_);
 };
 

@@ -1,11 +1,16 @@
 #include "server/base/parallel.h"
 
+#include <gmock/gmock.h>
+#include <gtest/gtest.h>
+
 #include <atomic>
 #include <future>
+#include <set>
 #include <string>
+#include <thread>
 #include <vector>
 
-#include "gtest/gtest.h"
+#include "server/base/mutex.h"
 
 namespace keyload {
 namespace {
@@ -35,6 +40,39 @@ TEST(ParallelFor, UsesTheExecutorsThreadsTogether) {
                 together.wait();  // for ever, unless three threads are here
                 return absl::OkStatus();
               }).ok());
+}
+
+TEST(ParallelFor, TakesNoMoreHelpersThanItMay) {
+  Executor executor(Threads(4));
+  Mutex mutex;
+  std::set<std::thread::id> threads;
+  for (int round = 0; round < 100; ++round) {
+    EXPECT_TRUE(ParallelFor(
+                    &executor, 4,
+                    [&](size_t) {
+                      MutexLock lock(mutex);
+                      threads.insert(std::this_thread::get_id());
+                      return absl::OkStatus();
+                    },
+                    /*most_helpers=*/0)
+                    .ok());
+  }
+  EXPECT_THAT(threads, testing::ElementsAre(std::this_thread::get_id()));
+
+  std::atomic<int> together = 0;
+  std::atomic<int> most = 0;
+  EXPECT_TRUE(ParallelFor(
+                  &executor, 500,
+                  [&](size_t) {
+                    const int now = ++together;
+                    for (int seen = most; seen < now && !most.compare_exchange_weak(seen, now);) continue;
+                    std::this_thread::yield();
+                    --together;
+                    return absl::OkStatus();
+                  },
+                  /*most_helpers=*/1)
+                  .ok());
+  EXPECT_LE(most, 2);
 }
 
 TEST(ParallelFor, ReturnsTheErrorOfTheLowestNumber) {

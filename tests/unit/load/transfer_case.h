@@ -36,6 +36,7 @@ class TransferCase {
   std::string SegmentBytes(const TransferResult& result, size_t segment) const;
 
   FakeDevice& gpu() { return *gpu_; }
+  Executor& io() { return io_; }  // two threads
   MemoryState memory(const std::string& device) const { return devices_->Find(device)->account().state(); }
   const std::string& shard_path() const { return shard_path_; }
   const LoadPlan& plan() const { return *plan_; }

@@ -1,6 +1,8 @@
 #include <gtest/gtest.h>
 #include <unistd.h>
 
+#include <future>
+#include <optional>
 #include <utility>
 
 #include "absl/time/clock.h"
@@ -81,6 +83,52 @@ TEST(TransferFault, CancellingStopsBetweenBlocksAndWaitsForCopiesInFlight) {
   });
   EXPECT_EQ(ErrorReason(result.status()), Reason::kLoadCancelled);
   ExpectMemoryIsBack(test);
+}
+
+// Occupies threads of an executor while it lives.
+class BusyThreads {
+ public:
+  BusyThreads(Executor& executor, int threads) {
+    for (int i = 0; i < threads; ++i) {
+      std::promise<void> begun;
+      std::future<void> begins = begun.get_future();
+      EXPECT_TRUE(executor.TrySubmit([begun = std::move(begun), released = released_]() mutable {
+        begun.set_value();
+        released.wait();
+      }));
+      begins.wait();
+    }
+  }
+  ~BusyThreads() { release_.set_value(); }
+
+ private:
+  std::promise<void> release_;
+  std::shared_future<void> released_ = release_.get_future().share();
+};
+
+TEST(TransferFault, CancellingEndsALoadThatNoThreadHasBegun) {
+  TransferCase test(TwoTensors());
+  BusyThreads busy(test.io(), 2);
+  std::stop_source stop;
+  const auto result = test.Run("cuda:0", {.stop = stop.get_token()}, [&](const LoadProgress&) { stop.request_stop(); });
+  EXPECT_EQ(ErrorReason(result.status()), Reason::kLoadCancelled);
+  ExpectMemoryIsBack(test);
+}
+
+TEST(TransferFault, ALoadThatIsDoneWaitsForNoWorkerThatHasNotBegun) {
+  TransferCase test({{.name = "a", .dtype = DType::kU8, .shape = {100}}},
+                    {.faults = FaultyReader::Faults{.cold_from = 0}});
+  std::promise<void> end;
+  BusyThreads one(test.io(), 1);
+  std::optional<BusyThreads> other(std::in_place, test.io(), 1);
+  // The load's only worker finds its block cold and starts a second one, which is queued behind somebody else's task.
+  const auto result = test.Run("cuda:0", {}, [&](const LoadProgress&) {
+    if (!other) return;
+    ASSERT_TRUE(test.io().TrySubmit([&] { end.get_future().wait(); }));
+    other.reset();
+  });
+  EXPECT_TRUE(result.ok()) << result.status();
+  end.set_value();
 }
 
 TEST(TransferFault, TheDeadlineEndsALoad) {
