@@ -10,7 +10,6 @@
 #include <algorithm>
 #include <cerrno>
 #include <fstream>
-#include <limits>
 #include <utility>
 
 #include "absl/strings/str_cat.h"
@@ -82,13 +81,6 @@ std::optional<uint64_t> ResidentInWindow(int fd, uint64_t begin, uint64_t end) {
 }
 
 }  // namespace
-
-bool CanBeInFile(ByteRange range) {
-  constexpr uint64_t most = std::numeric_limits<off_t>::max();
-  return range.offset <= most && range.length <= most - range.offset;
-}
-
-uint64_t PageBytes() { return static_cast<uint64_t>(::sysconf(_SC_PAGESIZE)); }
 
 PageCacheWarmer::PageCacheWarmer(int fd, std::string file)
     : given_(fd),

@@ -12,21 +12,12 @@
 #include "absl/status/statusor.h"
 #include "server/base/fd.h"
 #include "server/base/request_context.h"
+#include "server/io/byte_range.h"
 #include "server/io/shard_reader.h"
 
 namespace keyload {
 
 // What the page cache holds of a file, and how to change that. Nothing here dereferences a mapping of the file.
-
-struct ByteRange {
-  uint64_t offset = 0;
-  uint64_t length = 0;
-};
-
-// Whether files can be long enough to have `range`.
-bool CanBeInFile(ByteRange range);
-
-uint64_t PageBytes();
 
 // Brings ranges of one file into the page cache: by reads of 1 MiB into one buffer, in order, and never through a
 // mapping, so that it works as well on network file systems. Not thread-safe; make one per thread.

@@ -22,31 +22,6 @@ constexpr uint64_t kHoldMapping = 1u << 30;  // few mappings, of which the syste
 uint64_t RoundDown(uint64_t offset, uint64_t unit) { return offset / unit * unit; }
 uint64_t RoundUp(uint64_t offset, uint64_t unit) { return RoundDown(offset + unit - 1, unit); }
 
-struct Run {
-  uint64_t begin;
-  uint64_t end;
-};
-
-// `ranges` in order, those that share or touch a page joined, so that no page counts twice.
-absl::StatusOr<std::vector<Run>> JoinRanges(std::span<const ByteRange> ranges, const std::string& file) {
-  std::vector<Run> sorted;
-  for (const ByteRange& range : ranges) {
-    if (range.length == 0) continue;
-    if (!CanBeInFile(range)) return FileEndsEarly(file, range.offset, range.length);
-    sorted.push_back({range.offset, range.offset + range.length});
-  }
-  std::sort(sorted.begin(), sorted.end(), [](const Run& a, const Run& b) { return a.begin < b.begin; });
-  std::vector<Run> runs;
-  for (const Run& run : sorted) {
-    if (!runs.empty() && RoundDown(run.begin, PageBytes()) <= RoundUp(runs.back().end, PageBytes())) {
-      runs.back().end = std::max(runs.back().end, run.end);
-    } else {
-      runs.push_back(run);
-    }
-  }
-  return runs;
-}
-
 std::string LockRefusal(int error) {
   std::string why = absl::StrCat("mlock: ", std::strerror(error));
   rlimit locked = {};
@@ -106,13 +81,16 @@ class PageHolder {
     pages_.budget_ = &budget;
   }
 
-  absl::StatusOr<HeldPages> Hold(const std::vector<Run>& runs, const RequestContext& context, ReadCounts& counts) {
+  // `runs` share no page.
+  absl::StatusOr<HeldPages> Hold(const std::vector<ByteRange>& runs, const RequestContext& context,
+                                 ReadCounts& counts) {
     KEYLOAD_ASSIGN_OR_RETURN(const FileSystemKind kind, FileSystemOf(fd_, file_));
     if (kind == FileSystemKind::kRemote) pages_.refusal_ = "files on this file system are not mapped";
-    for (const Run& run : runs) {
-      for (uint64_t begin = run.begin; begin < run.end;) {
-        const Run window = {begin, std::min(run.end, RoundDown(begin, kHoldMapping) + kHoldMapping)};
-        KEYLOAD_RETURN_IF_ERROR(HoldWindow(window, {run.begin, run.end - run.begin}, context, counts));
+    for (const ByteRange& run : runs) {
+      const uint64_t end = run.offset + run.length;
+      for (uint64_t begin = run.offset; begin < end;) {
+        const Window window = {begin, std::min(end, RoundDown(begin, kHoldMapping) + kHoldMapping)};
+        KEYLOAD_RETURN_IF_ERROR(HoldWindow(window, run, context, counts));
         begin = window.end;
       }
     }
@@ -120,7 +98,12 @@ class PageHolder {
   }
 
  private:
-  absl::Status HoldWindow(const Run& window, ByteRange run, const RequestContext& context, ReadCounts& counts) {
+  struct Window {
+    uint64_t begin;
+    uint64_t end;
+  };
+
+  absl::Status HoldWindow(const Window& window, ByteRange run, const RequestContext& context, ReadCounts& counts) {
     const uint64_t map_begin = RoundDown(window.begin, PageBytes());
     const size_t map_length = RoundUp(window.end, PageBytes()) - map_begin;
     std::byte* address = nullptr;
@@ -147,7 +130,7 @@ class PageHolder {
   }
 
   // Reads and locks the pages `piece` of `window`, which is a part of `run`, or sets the refusal.
-  absl::Status HoldPiece(std::byte* address, const Run& piece, const Run& window, ByteRange run,
+  absl::Status HoldPiece(std::byte* address, const Window& piece, const Window& window, ByteRange run,
                          const RequestContext& context, ReadCounts& counts) {
     const uint64_t bytes = piece.end - piece.begin;
     if (std::optional<std::string> refusal = pages_.budget_->Take(bytes)) {
@@ -187,10 +170,13 @@ class PageHolder {
 absl::StatusOr<HeldPages> HoldInPageCache(HoldBudget& budget, int fd, const std::string& file,
                                           std::span<const ByteRange> ranges, const RequestContext& context,
                                           ReadCounts& counts) {
-  KEYLOAD_ASSIGN_OR_RETURN(const std::vector<Run> runs, JoinRanges(ranges, file));
+  for (const ByteRange& range : ranges) {
+    if (!CanBeInFile(range)) return FileEndsEarly(file, range.offset, range.length);
+  }
   const uint64_t cached = ResidentBytes(fd, ranges).value_or(0);
   const uint64_t read_before = counts.read;
-  absl::StatusOr<HeldPages> held = PageHolder(budget, fd, file).Hold(runs, context, counts);
+  absl::StatusOr<HeldPages> held =
+      PageHolder(budget, fd, file).Hold(JoinRanges({ranges.begin(), ranges.end()}, PageBytes()), context, counts);
   counts.cached += std::min(cached, counts.read - read_before);
   return held;
 }

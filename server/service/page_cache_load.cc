@@ -12,29 +12,58 @@
 namespace keyload {
 namespace {
 
-void SortAndJoin(std::vector<ByteRange>& ranges) {
-  const auto before = [](const ByteRange& a, const ByteRange& b) { return a.offset < b.offset; };
-  if (!std::is_sorted(ranges.begin(), ranges.end(), before)) std::sort(ranges.begin(), ranges.end(), before);
-  size_t last = 0;
-  for (size_t i = 1; i < ranges.size(); ++i) {
-    const uint64_t end = ranges[last].offset + ranges[last].length;
-    if (ranges[i].offset <= end) {
-      ranges[last].length = std::max(end, ranges[i].offset + ranges[i].length) - ranges[last].offset;
-    } else {
-      ranges[++last] = ranges[i];
-    }
-  }
-  if (!ranges.empty()) ranges.resize(last + 1);
-}
-
 void Add(uint64_t offset, uint64_t length, std::vector<ByteRange>& ranges) {
   if (length > 0) ranges.push_back({.offset = offset, .length = length});
 }
 
-uint64_t Sum(const std::vector<ByteRange>& ranges) {
-  uint64_t sum = 0;
-  for (const ByteRange& range : ranges) sum += range.length;
-  return sum;
+// The ranges of one shard on their way into the page cache.
+struct Warming {
+  const Shard* shard = nullptr;
+  const std::vector<ByteRange>* ranges = nullptr;
+  uint64_t bytes = 0;  // of the ranges
+  ReadCounts counts;
+  HeldPages held;
+};
+
+absl::Status Warm(Warming& warming, HoldBudget* budget, const RequestContext& context) {
+  const Shard& shard = *warming.shard;
+  if (budget != nullptr) {
+    KEYLOAD_ASSIGN_OR_RETURN(
+        warming.held, HoldInPageCache(*budget, shard.fd->get(), shard.file, *warming.ranges, context, warming.counts));
+  } else {
+    PageCacheWarmer warmer(shard.fd->get(), shard.file);
+    for (const ByteRange& range : *warming.ranges) {
+      KEYLOAD_RETURN_IF_ERROR(warmer.Warm(range, context, warming.counts));
+    }
+  }
+  KEYLOAD_ASSIGN_OR_RETURN(const FileIdentity now, IdentifyFile(shard.fd->get(), shard.file));
+  if (now == shard.identity) return absl::OkStatus();
+  return MakeError(Reason::kCheckpointChanged, StrCat(shard.file, ": the file changed while it was read"),
+                   {{"file", shard.file}});
+}
+
+// A warning about what could not be held, or is not in the page cache any more; empty when all of it is there.
+std::string WhatIsLacking(const std::vector<Warming>& warmings) {
+  uint64_t wanted = 0;
+  uint64_t resident = 0;
+  uint64_t refused = 0;
+  bool known = true;
+  std::string_view refusal;
+  for (const Warming& warming : warmings) {
+    const std::optional<uint64_t> bytes = ResidentBytes(warming.shard->fd->get(), *warming.ranges);
+    known = known && bytes.has_value();
+    wanted += warming.bytes;
+    resident += std::min(bytes.value_or(0), warming.bytes);
+    refused += warming.held.refused_bytes();
+    if (refusal.empty()) refusal = warming.held.refusal();
+  }
+  if (refused > 0) {
+    return StrCat(FormatByteSize(refused), " of ", FormatByteSize(wanted),
+                  " could not be held in the page cache: ", refusal);
+  }
+  if (!known || resident >= wanted) return "";
+  return StrCat(FormatByteSize(wanted - resident), " of ", FormatByteSize(wanted),
+                " are not in the page cache although they were read: the system needed the memory");
 }
 
 }  // namespace
@@ -52,7 +81,7 @@ ShardRanges RangesInFiles(const KeyReport& keys, const LoadPlan& plan, const std
     const StoredTensor& stored = index.tensors()[keys.keys[key].stored];
     Add(stored.offset, stored.bytes, ranges[stored.shard]);
   }
-  for (std::vector<ByteRange>& of_shard : ranges) SortAndJoin(of_shard);
+  for (std::vector<ByteRange>& of_shard : ranges) of_shard = JoinRanges(std::move(of_shard));
   return ranges;
 }
 
@@ -62,82 +91,43 @@ ShardRanges CopiedRanges(const CheckpointIndex& index, const LoadPlan& plan) {
     if (plan.segments[tensor.segment].kind == SegmentKind::kMemory)
       Add(tensor.file_offset, tensor.stored_bytes, ranges[tensor.shard]);
   }
-  for (std::vector<ByteRange>& of_shard : ranges) SortAndJoin(of_shard);
+  for (std::vector<ByteRange>& of_shard : ranges) of_shard = JoinRanges(std::move(of_shard));
   return ranges;
 }
 
 absl::StatusOr<std::vector<HeldPages>> WarmRanges(const KeyReport& keys, const ShardRanges& ranges, HoldBudget* budget,
                                                   const TransferResources& resources, const RequestContext& context,
                                                   ProgressFunction progress, LoadReport& report) {
-  const CheckpointIndex& index = *keys.index;
-  struct Done {
-    ReadCounts counts;
-    HeldPages held;
-  };
-  std::vector<uint32_t> shards;
-  uint64_t wanted = 0;
+  std::vector<Warming> warmings;
+  LoadProgress done = {.phase = "transfer"};
   for (uint32_t i = 0; i < ranges.size(); ++i) {
-    if (!ranges[i].empty()) shards.push_back(i);
-    wanted += Sum(ranges[i]);
+    if (ranges[i].empty()) continue;
+    warmings.push_back({.shard = &keys.index->shards()[i], .ranges = &ranges[i], .bytes = TotalLength(ranges[i])});
+    done.bytes_total += warmings.back().bytes;
   }
-  std::vector<Done> done(shards.size());
   Mutex mutex;
-  uint64_t warmed = 0;
   const auto warm = [&](size_t i) -> absl::Status {
-    const Shard& shard = index.shards()[shards[i]];
-    const std::vector<ByteRange>& wanted_here = ranges[shards[i]];
-    if (budget != nullptr) {
-      KEYLOAD_ASSIGN_OR_RETURN(
-          done[i].held, HoldInPageCache(*budget, shard.fd->get(), shard.file, wanted_here, context, done[i].counts));
-    } else {
-      PageCacheWarmer warmer(shard.fd->get(), shard.file);
-      for (const ByteRange& range : wanted_here) {
-        KEYLOAD_RETURN_IF_ERROR(warmer.Warm(range, context, done[i].counts));
-      }
-    }
-    KEYLOAD_ASSIGN_OR_RETURN(const FileIdentity now, IdentifyFile(shard.fd->get(), shard.file));
-    if (now != shard.identity) {
-      return MakeError(Reason::kCheckpointChanged, StrCat(shard.file, ": the file changed while it was read"),
-                       {{"file", shard.file}});
-    }
+    KEYLOAD_RETURN_IF_ERROR(Warm(warmings[i], budget, context));
     MutexLock lock(mutex);
-    warmed += Sum(wanted_here);
-    progress({.phase = "transfer", .bytes_done = warmed, .bytes_total = wanted, .tensors_done = 0, .tensors_total = 0});
+    done.bytes_done += warmings[i].bytes;
+    progress(done);
     return absl::OkStatus();
   };
-  const absl::Status status = ParallelFor(resources.io, shards.size(), warm);
-  report.bytes.selected += wanted;
-  for (size_t i = 0; i < done.size(); ++i) {
-    report.bytes.read += done[i].counts.read;
-    report.bytes.cached += done[i].counts.cached;
-    report.shards.push_back({.file = index.shards()[shards[i]].file,
-                             .selected_bytes = Sum(ranges[shards[i]]),
-                             .read_bytes = done[i].counts.read,
+  // With this thread as many as a load may take: the others are for other loads.
+  const absl::Status status = ParallelFor(resources.io, warmings.size(), warm, resources.MostWorkers() - 1);
+  report.bytes.selected += done.bytes_total;
+  for (const Warming& warming : warmings) {
+    report.bytes.read += warming.counts.read;
+    report.bytes.cached += warming.counts.cached;
+    report.shards.push_back({.file = warming.shard->file,
+                             .selected_bytes = warming.bytes,
+                             .read_bytes = warming.counts.read,
                              .engine = std::string(EngineName(Engine::kBuffered))});
   }
   KEYLOAD_RETURN_IF_ERROR(status);
-
+  if (std::string lacking = WhatIsLacking(warmings); !lacking.empty()) report.warnings.push_back(std::move(lacking));
   std::vector<HeldPages> held;
-  uint64_t resident = 0;
-  uint64_t refused = 0;
-  bool known = true;
-  std::string refusal;
-  for (size_t i = 0; i < done.size(); ++i) {
-    const std::optional<uint64_t> bytes = ResidentBytes(index.shards()[shards[i]].fd->get(), ranges[shards[i]]);
-    known = known && bytes.has_value();
-    resident += std::min(bytes.value_or(0), Sum(ranges[shards[i]]));
-    refused += done[i].held.refused_bytes();
-    if (refusal.empty()) refusal = done[i].held.refusal();
-    held.push_back(std::move(done[i].held));
-  }
-  if (refused > 0) {
-    report.warnings.push_back(StrCat(FormatByteSize(refused), " of ", FormatByteSize(wanted),
-                                     " could not be held in the page cache: ", refusal));
-  } else if (known && resident < wanted) {
-    report.warnings.push_back(
-        StrCat(FormatByteSize(wanted - resident), " of ", FormatByteSize(wanted),
-               " are not in the page cache although they were read: the system needed the memory"));
-  }
+  for (Warming& warming : warmings) held.push_back(std::move(warming.held));
   return held;
 }
 
@@ -161,7 +151,7 @@ uint64_t PageCacheBytes(const ResidentModel& model) {
   uint64_t bytes = 0;
   for (size_t i = 0; i < ranges.size(); ++i) {
     if (ranges[i].empty()) continue;
-    bytes += std::min(ResidentBytes(index.shards()[i].fd->get(), ranges[i]).value_or(0), Sum(ranges[i]));
+    bytes += std::min(ResidentBytes(index.shards()[i].fd->get(), ranges[i]).value_or(0), TotalLength(ranges[i]));
   }
   return bytes;
 }

@@ -4,6 +4,8 @@
 #include <gtest/gtest.h>
 #include <unistd.h>
 
+#include <thread>
+
 #include "server/base/error.h"
 #include "server/service/page_cache_load.h"
 #include "tests/unit/service/loader_node.h"
@@ -126,6 +128,25 @@ TEST_F(PageCacheLoad, DropGivesThePagesBack) {
                   }())
                   .ok());
   EXPECT_LE(cached(), 4096 * 4);  // pages at the ends of ranges stay
+}
+
+TEST_F(PageCacheLoad, WarmLeavesTheThreadsOfOtherLoadsAlone) {
+  ASSERT_TRUE(node_.Load(Spec(PageCache::kWarm)).ok());
+  const ModelHandle model = *node_.registry().Use("m");
+  const KeyReport& keys = *model->content().keys;
+  const ShardRanges ranges = RangesInFiles(keys, *model->content().plan, {});
+  Executor io({.name = "io", .threads = 4});
+  const TransferResources resources = {.io = &io, .workers = 1, .cold_workers = 1};
+  for (int round = 0; round < 50; ++round) {
+    LoadReport report;
+    ASSERT_TRUE(WarmRanges(
+                    keys, ranges, nullptr, resources, {},
+                    [caller = std::this_thread::get_id()](const LoadProgress&) {
+                      EXPECT_EQ(std::this_thread::get_id(), caller) << "the only one that this load may take";
+                    },
+                    report)
+                    .ok());
+  }
 }
 
 TEST_F(PageCacheLoad, RangesOfNeighboursAreOne) {
