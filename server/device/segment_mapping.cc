@@ -13,13 +13,12 @@
 #include <utility>
 
 #include "absl/strings/str_cat.h"
+#include "server/base/rounding.h"
 
 namespace keyload {
 namespace {
 
 constexpr uint64_t kMaxBytes = uint64_t{std::numeric_limits<off_t>::max()} / 2;  // rounding up cannot overflow
-
-uint64_t RoundUp(uint64_t bytes, uint64_t page) { return (bytes + page - 1) / page * page; }
 
 uint64_t SmallPage() { return static_cast<uint64_t>(::sysconf(_SC_PAGESIZE)); }
 

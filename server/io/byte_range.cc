@@ -6,6 +6,8 @@
 #include <algorithm>
 #include <limits>
 
+#include "server/base/rounding.h"
+
 namespace keyload {
 
 bool CanBeInFile(ByteRange range) {
@@ -25,7 +27,7 @@ std::vector<ByteRange> JoinRanges(std::vector<ByteRange> ranges, uint64_t unit) 
     if (joined > 0) {
       ByteRange& last = ranges[joined - 1];
       const uint64_t last_end = last.offset + last.length;
-      if (range.offset / unit <= (last_end + unit - 1) / unit) {
+      if (RoundDown(range.offset, unit) <= RoundUp(last_end, unit)) {
         last.length = std::max(last_end, end) - last.offset;
         continue;
       }

@@ -11,6 +11,7 @@
 
 #include "absl/strings/str_cat.h"
 #include "server/base/error.h"
+#include "server/base/rounding.h"
 #include "server/io/file_end.h"
 #include "server/io/page_cache.h"
 #include "server/io/shard_reader.h"
@@ -124,7 +125,7 @@ class FileReader : public ShardReader {
     // beforehand, it reads that alone.
     if (length < kShortRange && !(IsCached(offset) && IsCached(end - 1))) WillNeed(offset, length);
     for (uint64_t begin = offset; begin < end && can_populate_;) {
-      const uint64_t window_end = std::min(end, begin / kPopulateWindow * kPopulateWindow + kPopulateWindow);
+      const uint64_t window_end = std::min(end, RoundDown(begin, kPopulateWindow) + kPopulateWindow);
       KEYLOAD_RETURN_IF_ERROR(PopulateWindow(begin, window_end));
       if (can_populate_) begin = window_end;
     }
@@ -162,8 +163,8 @@ class FileReader : public ShardReader {
 
   // To count pages is many times faster than to map and populate those that are there.
   bool AllCached(uint64_t begin, uint64_t end) const {
-    const uint64_t page = PageBytes();
-    const ByteRange pages = {begin / page * page, (end - 1) / page * page + page - begin / page * page};
+    const uint64_t first = RoundDown(begin, PageBytes());
+    const ByteRange pages = {first, RoundUp(end, PageBytes()) - first};
     return ResidentBytes(fd_->get(), {&pages, 1}) == pages.length;
   }
 
@@ -177,7 +178,7 @@ class FileReader : public ShardReader {
 
   // Clears can_populate_ and returns OK where the kernel or the file system cannot do it.
   absl::Status PopulateWindow(uint64_t begin, uint64_t end) {
-    const uint64_t map_begin = begin / PageBytes() * PageBytes();
+    const uint64_t map_begin = RoundDown(begin, PageBytes());
     const size_t map_length = end - map_begin;
     void* const address = ::mmap(nullptr, map_length, PROT_READ, MAP_SHARED, fd_->get(), static_cast<off_t>(map_begin));
     if (address == MAP_FAILED) {

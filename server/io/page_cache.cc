@@ -14,6 +14,7 @@
 
 #include "absl/strings/str_cat.h"
 #include "server/base/error.h"
+#include "server/base/rounding.h"
 #include "server/io/file_end.h"
 #include "server/io/file_system_kind.h"
 
@@ -63,7 +64,7 @@ bool MayAskMincore(int fd) {
 // The bytes of [begin, end), which is at most a window long, that are in the page cache.
 std::optional<uint64_t> ResidentInWindow(int fd, uint64_t begin, uint64_t end) {
   const uint64_t page = PageBytes();
-  const uint64_t map_begin = begin / page * page;
+  const uint64_t map_begin = RoundDown(begin, page);
   const size_t map_length = end - map_begin;
   void* const address = ::mmap(nullptr, map_length, PROT_READ, MAP_SHARED, fd, static_cast<off_t>(map_begin));
   if (address == MAP_FAILED) return std::nullopt;
@@ -162,7 +163,7 @@ std::optional<uint64_t> ResidentBytesByMincore(int fd, std::span<const ByteRange
     if (!CanBeInFile(range)) continue;
     const uint64_t end = range.offset + range.length;
     for (uint64_t begin = range.offset; begin < end;) {
-      const uint64_t window_end = std::min(end, begin / kMincoreWindow * kMincoreWindow + kMincoreWindow);
+      const uint64_t window_end = std::min(end, RoundDown(begin, kMincoreWindow) + kMincoreWindow);
       const std::optional<uint64_t> in_window = ResidentInWindow(fd, begin, window_end);
       if (!in_window.has_value()) return std::nullopt;
       resident += *in_window;

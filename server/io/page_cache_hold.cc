@@ -10,6 +10,7 @@
 #include "absl/strings/str_cat.h"
 #include "server/base/byte_size.h"
 #include "server/base/error.h"
+#include "server/base/rounding.h"
 #include "server/io/file_end.h"
 #include "server/io/file_system_kind.h"
 
@@ -18,9 +19,6 @@ namespace {
 
 constexpr uint64_t kHoldPiece = 16u << 20;
 constexpr uint64_t kHoldMapping = 1u << 30;  // few mappings, of which the system allows a limited number
-
-uint64_t RoundDown(uint64_t offset, uint64_t unit) { return offset / unit * unit; }
-uint64_t RoundUp(uint64_t offset, uint64_t unit) { return RoundDown(offset + unit - 1, unit); }
 
 std::string LockRefusal(int error) {
   std::string why = absl::StrCat("mlock: ", std::strerror(error));

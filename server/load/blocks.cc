@@ -2,6 +2,7 @@
 
 #include <algorithm>
 
+#include "server/base/rounding.h"
 #include "server/io/shard_reader.h"
 
 namespace keyload {
@@ -15,7 +16,7 @@ uint64_t ElementBytes(const TensorRun& run) {
 
 // Where a block that begins at `position` ends at the latest.
 uint64_t Stop(uint64_t position, uint64_t limit) {
-  return limit < 2 * kSectorBytes ? position + limit : position / kSectorBytes * kSectorBytes + limit;
+  return limit < 2 * kSectorBytes ? position + limit : RoundDown(position, kSectorBytes) + limit;
 }
 
 // The tensors of `run` that end at or before `offset`.

@@ -4,6 +4,7 @@
 
 #include <cstdlib>
 
+#include "server/base/rounding.h"
 #include "server/io/shard_reader.h"
 
 namespace keyload {
@@ -36,7 +37,7 @@ void FreeMemory::operator()(std::byte* memory) const {
 
 ScratchMemory AllocateScratch(uint64_t bytes) {
   const uint64_t alignment = bytes < kHugePage ? kSectorBytes : kHugePage;
-  const uint64_t rounded = (bytes + alignment - 1) / alignment * alignment;
+  const uint64_t rounded = RoundUp(bytes, alignment);
   if (rounded < bytes || rounded + kHugePage < rounded) return nullptr;
   if (alignment == kHugePage) return ScratchMemory(MapAligned(rounded), FreeMemory{rounded});
   return ScratchMemory(static_cast<std::byte*>(std::aligned_alloc(alignment, rounded)), FreeMemory{});

@@ -4,6 +4,7 @@
 #include <utility>
 
 #include "server/base/error.h"
+#include "server/base/rounding.h"
 #include "server/tensor/convert.h"
 
 namespace keyload {
@@ -14,10 +15,6 @@ using Clock = TransferMeasures::Clock;
 constexpr BlockLimits kBlockLimits;
 constexpr uint64_t kWorkerScratch = 256ull << 10;
 constexpr size_t kReadAheadBlocks = 8;  // as many as are asked of the disk at a time
-
-uint64_t SectorBegin(uint64_t offset) { return offset / kSectorBytes * kSectorBytes; }
-
-uint64_t SectorEnd(uint64_t end) { return (end + kSectorBytes - 1) / kSectorBytes * kSectorBytes; }
 
 }  // namespace
 
@@ -308,7 +305,7 @@ absl::StatusOr<bool> TransferRun::ReadCached(const Block& block, uint64_t offset
 // Reads a block, or the rest of one, that is not in the page cache; returns where in `slab` its bytes are.
 absl::StatusOr<std::span<std::byte>> TransferRun::ReadColdTo(const Block& block, const Worker& worker,
                                                              std::span<std::byte> slab) {
-  if (ReadDirect(block, slab)) return slab.subspan(block.offset - SectorBegin(block.offset), block.length);
+  if (ReadDirect(block, slab)) return slab.subspan(block.offset - RoundDown(block.offset, kSectorBytes), block.length);
   if (worker.ahead && plan_.extents[worker.ahead->extent].engine != Engine::kMapped) {
     ReaderOf(*worker.ahead).WillNeed(worker.ahead->offset, worker.ahead->length);
   }
@@ -319,9 +316,9 @@ absl::StatusOr<std::span<std::byte>> TransferRun::ReadColdTo(const Block& block,
 
 // Reads the whole sectors around `block` past the page cache; false when that is refused or adds too much.
 bool TransferRun::ReadDirect(const Block& block, std::span<std::byte> slab) {
-  const uint64_t begin = SectorBegin(block.offset);
+  const uint64_t begin = RoundDown(block.offset, kSectorBytes);
   const uint64_t end = block.offset + block.length;
-  const iovec sectors = {slab.data(), SectorEnd(end) - begin};
+  const iovec sectors = {slab.data(), RoundUp(end, kSectorBytes) - begin};
   if (sectors.iov_len - block.length > block.wanted_bytes / kRoundingShare) return false;
   const auto start = Clock::now();
   ReadCounts counts;

@@ -2,6 +2,7 @@
 
 #include <algorithm>
 
+#include "server/base/rounding.h"
 #include "server/checkpoint/dtype.h"
 #include "server/checkpoint/natural_order.h"
 #include "server/plan/extents.h"
@@ -12,8 +13,6 @@ namespace {
 constexpr uint64_t kRunAlignment = 256;    // what CUDA guarantees of an allocation, and more than any element needs
 constexpr uint64_t kVectorAlignment = 16;  // of every tensor on devices other than cpu
 constexpr uint64_t kSegmentTarget = 2ull << 20;  // below it, neighbouring units share a segment
-
-uint64_t AlignUp(uint64_t offset) { return (offset + kRunAlignment - 1) / kRunAlignment * kRunAlignment; }
 
 uint64_t Alignment(const PlannedTensor& tensor, bool host) {
   return std::max<uint64_t>(DTypeAlignment(tensor.dtype), host ? 1 : kVectorAlignment);
@@ -88,13 +87,13 @@ void SegmentLayout::LayOut(std::span<PlannedTensor> tensors) {
     begin = end;
   }
   for (size_t i = first_segment; i < plan_.segments.size(); ++i) {
-    plan_.segments[i].bytes = AlignUp(plan_.segments[i].bytes);
+    plan_.segments[i].bytes = RoundUp(plan_.segments[i].bytes, kRunAlignment);
   }
 }
 
 void SegmentLayout::Place(std::span<PlannedTensor> run) {
   PlannedSegment& segment = plan_.segments[run.front().segment];
-  uint64_t offset = AlignUp(segment.bytes);
+  uint64_t offset = RoundUp(segment.bytes, kRunAlignment);
   for (PlannedTensor& tensor : run) {
     tensor.segment_offset = offset;
     offset += tensor.bytes;
