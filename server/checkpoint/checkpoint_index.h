@@ -8,6 +8,7 @@
 #include <vector>
 
 #include "absl/status/statusor.h"
+#include "server/base/error.h"
 #include "server/base/executor.h"
 #include "server/base/fd.h"
 #include "server/base/request_context.h"
@@ -26,6 +27,10 @@ struct Shard {
   FileIdentity identity;     // when it was opened
   uint64_t data_offset = 0;  // where tensor bytes begin
 };
+
+// CHECKPOINT_CHANGED when the file is not the one that was opened, as far as stat can tell: "FILE: the file changed
+// WHEN". `metadata` is added to the error's. IO_ERROR.
+absl::Status CheckUnchanged(const Shard& shard, std::string_view when, ErrorMetadata metadata = {});
 
 // Where each key's bytes are: the validated headers of every shard of one checkpoint, and the shards, opened.
 // Immutable, thread-safe. Inside a shard the tensors cover the data without hole or overlap; names are unique over all

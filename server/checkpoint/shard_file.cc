@@ -10,6 +10,7 @@
 
 #include "absl/strings/str_format.h"
 #include "server/base/error.h"
+#include "server/base/strings.h"
 
 namespace keyload {
 namespace {
@@ -59,6 +60,13 @@ absl::StatusOr<SafetensorsHeader> ReadShardHeader(const Shard& shard, const std:
   JsonBuffer json(length);
   KEYLOAD_RETURN_IF_ERROR(ReadFully(fd, json.data(), length, kHeaderPrefixBytes, path));
   return ParseSafetensorsHeader(json, file_size, path, number);
+}
+
+absl::Status CheckUnchanged(const Shard& shard, std::string_view when, ErrorMetadata metadata) {
+  KEYLOAD_ASSIGN_OR_RETURN(const FileIdentity now, IdentifyFile(shard.fd->get(), shard.file));
+  if (now == shard.identity) return absl::OkStatus();
+  metadata["file"] = shard.file;
+  return MakeError(Reason::kCheckpointChanged, StrCat(shard.file, ": the file changed ", when), metadata);
 }
 
 absl::StatusOr<FileIdentity> IdentifyJsonFile(const OpenedPath& opened, const std::string& path) {

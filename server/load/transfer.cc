@@ -4,7 +4,6 @@
 #include <utility>
 
 #include "server/base/error.h"
-#include "server/base/strings.h"
 #include "server/load/tied_copies.h"
 #include "server/load/transfer_run.h"
 
@@ -55,15 +54,9 @@ std::vector<std::shared_ptr<ShardReader>> OpenReaders(const LoadPlan& plan, cons
   return readers;
 }
 
-absl::Status CheckUnchanged(const CheckpointIndex& index, const std::vector<std::shared_ptr<ShardReader>>& readers) {
+absl::Status CheckFilesRead(const CheckpointIndex& index, const std::vector<std::shared_ptr<ShardReader>>& readers) {
   for (size_t i = 0; i < readers.size(); ++i) {
-    if (readers[i] == nullptr) continue;
-    const Shard& shard = index.shards()[i];
-    KEYLOAD_ASSIGN_OR_RETURN(const FileIdentity now, IdentifyFile(shard.fd->get(), shard.file));
-    if (now != shard.identity) {
-      return MakeError(Reason::kCheckpointChanged, StrCat(shard.file, ": the file changed while it was read"),
-                       {{"file", shard.file}});
-    }
+    if (readers[i] != nullptr) KEYLOAD_RETURN_IF_ERROR(CheckUnchanged(index.shards()[i], "while it was read"));
   }
   return absl::OkStatus();
 }
@@ -112,14 +105,14 @@ absl::StatusOr<TransferResult> Transfer(const LoadPlan& plan, const CheckpointIn
   run.Measure(index, report);
   if (!status.ok()) {
     // A reader meets a file that shrank as a truncated one; what happened is that it changed.
-    const absl::Status unchanged = CheckUnchanged(index, result.readers);
+    const absl::Status unchanged = CheckFilesRead(index, result.readers);
     return ErrorReason(status) == Reason::kCheckpointTruncated && !unchanged.ok() ? unchanged : status;
   }
   ReadCounts compared;
   KEYLOAD_RETURN_IF_ERROR(CompareTiedCopies(plan, context, result, compared));
   report.bytes.read += compared.read;
   report.bytes.cached += compared.cached;
-  KEYLOAD_RETURN_IF_ERROR(CheckUnchanged(index, result.readers));
+  KEYLOAD_RETURN_IF_ERROR(CheckFilesRead(index, result.readers));
   report.bytes.mapped = plan.mapped_bytes;
   return result;
 }

@@ -36,10 +36,7 @@ absl::Status Warm(Warming& warming, HoldBudget* budget, const RequestContext& co
       KEYLOAD_RETURN_IF_ERROR(warmer.Warm(range, context, warming.counts));
     }
   }
-  KEYLOAD_ASSIGN_OR_RETURN(const FileIdentity now, IdentifyFile(shard.fd->get(), shard.file));
-  if (now == shard.identity) return absl::OkStatus();
-  return MakeError(Reason::kCheckpointChanged, StrCat(shard.file, ": the file changed while it was read"),
-                   {{"file", shard.file}});
+  return CheckUnchanged(shard, "while it was read");
 }
 
 // A warning about what could not be held, or is not in the page cache any more; empty when all of it is there.

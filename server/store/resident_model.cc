@@ -22,11 +22,8 @@ std::string_view WhyWithoutBytes(const ModelKey& key) {
   }
 }
 
-absl::Status CheckFile(const Shard& shard, std::string_view model) {
-  KEYLOAD_ASSIGN_OR_RETURN(const FileIdentity now, IdentifyFile(shard.fd->get(), shard.file));
-  if (now == shard.identity) return absl::OkStatus();
-  return MakeError(Reason::kCheckpointChanged, StrCat(shard.file, ": the file changed since the load was planned"),
-                   {{"file", shard.file}, {"model", std::string(model)}});
+absl::Status CheckFile(const Shard& shard, const std::string& model) {
+  return CheckUnchanged(shard, "since the load was planned", {{"model", model}});
 }
 
 }  // namespace

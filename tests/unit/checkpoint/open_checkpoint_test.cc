@@ -233,6 +233,20 @@ TEST_F(OpenCheckpointTest, CancellationIsSeen) {
             Reason::kLoadCancelled);
 }
 
+TEST_F(OpenCheckpointTest, AShardIsUnchangedUntilItsFileIsTouched) {
+  WriteShardedCheckpoint(dir_.path(), {{Tensor("a")}, {Tensor("b")}});
+  Opened index = Open(dir_.path());
+  ASSERT_TRUE(index.ok()) << index.status();
+  const Shard& shard = (*index)->shards()[1];
+  EXPECT_TRUE(CheckUnchanged(shard, "while it was read").ok());
+  std::filesystem::permissions(dir_.File(shard.file), std::filesystem::perms(0600));
+  const absl::Status changed = CheckUnchanged(shard, "while it was read", {{"model", "m"}});
+  EXPECT_EQ(ErrorReason(changed), Reason::kCheckpointChanged);
+  EXPECT_EQ(changed.message(), shard.file + ": the file changed while it was read");
+  EXPECT_EQ(ErrorDetails(changed), (ErrorMetadata{{"file", shard.file}, {"model", "m"}}));
+  EXPECT_TRUE(CheckUnchanged((*index)->shards()[0], "while it was read").ok());
+}
+
 TEST_F(OpenCheckpointTest, SparseTerabytesReadOnlyHeaders) {
   WriteSparseCheckpoint(dir_.path(), 4, 500, uint64_t{1} << 30);
   Opened index = Open(dir_.path());
