@@ -3,8 +3,6 @@
 #include <algorithm>
 
 #include "absl/time/clock.h"
-#include "server/base/error.h"
-#include "server/base/strings.h"
 #include "server/placement/clean_device_map.h"
 #include "server/placement/module_tree.h"
 #include "server/service/plan_report.h"
@@ -100,30 +98,6 @@ absl::StatusOr<Placement> JoinPlacements(const PlacementInput& input, const Resi
 }
 
 }  // namespace
-
-absl::Status CheckSameKeys(const ResidentModel& model, const KeyReport& keys) {
-  const KeyReport& before = *model.content().keys;
-  const std::vector<Shard>& shards = keys.index->shards();
-  for (size_t i = 0; i < before.index->shards().size(); ++i) {
-    const Shard& shard = before.index->shards()[i];
-    if (i < shards.size() && shards[i].file == shard.file && shards[i].identity == shard.identity) continue;
-    return MakeError(Reason::kCheckpointChanged,
-                     StrCat("model ", model.content().name, " is loaded already, from a ", shard.file,
-                            " that changed since: unload it first"),
-                     {{"model", model.content().name}, {"file", shard.file}});
-  }
-  // A key that has its bytes from another keeps them: with a new provider it would have other ones.
-  const auto same = [](const ModelKey& now, const ModelKey& then) {
-    return now.name == then.name && now.shape == then.shape &&
-           (then.state != KeyState::kTied || now.tied_to == then.tied_to);
-  };
-  if (shards.size() == before.index->shards().size() &&
-      std::equal(keys.keys.begin(), keys.keys.end(), before.keys.begin(), before.keys.end(), same))
-    return absl::OkStatus();
-  return MakeError(Reason::kModelExists,
-                   StrCat("model ", model.content().name, " is loaded already, with other expected keys"),
-                   {{"model", model.content().name}});
-}
 
 bool SelectsMore(const ResidentModel& model, const KeyReport& keys) {
   for (size_t i = 0; i < keys.keys.size(); ++i) {

@@ -15,10 +15,6 @@ namespace keyload {
 // A load that widens a resident model (IF_EXISTS_EXTEND): what was placed stays where it is, new keys are placed beside
 // it, and both together are the next generation.
 
-// Whether `keys`, reconciled for the union of both selections, are about the files and keys of `model`.
-// CHECKPOINT_CHANGED; MODEL_EXISTS when the manifest is another one than it was.
-absl::Status CheckSameKeys(const ResidentModel& model, const KeyReport& keys);
-
 // Whether `keys` selects one that `model` did not.
 bool SelectsMore(const ResidentModel& model, const KeyReport& keys);
 

@@ -12,6 +12,7 @@
 #include "server/service/extend.h"
 #include "server/service/page_cache_load.h"
 #include "server/service/publish.h"
+#include "server/service/same_model.h"
 #include "server/tensor/convert.h"
 
 namespace keyload {
@@ -111,34 +112,17 @@ absl::StatusOr<LoadReport> LoaderService::Plan(LoadSpec spec, const RequestConte
   return report;
 }
 
-absl::Status LoaderService::CheckSameRequest(const LoadSpec& spec, const ResidentModel& model) {
-  const bool fail = spec.if_exists == IfExists::kFail;
-  if (!fail && model.content().fingerprint == spec.fingerprint) return absl::OkStatus();
-  return MakeError(Reason::kModelExists,
-                   StrCat("model ", spec.model, " is loaded already",
-                          fail ? "" : ", from another source or with other rules or another map"),
-                   {{"model", spec.model}});
-}
-
 absl::StatusOr<ModelRegistry::Claim> LoaderService::BeginExtend(const LoadSpec& spec, ModelHandle& model) {
   KEYLOAD_ASSIGN_OR_RETURN(ModelRegistry::Claim claim, deps_.registry->BeginReplace(spec.model));
   KEYLOAD_ASSIGN_OR_RETURN(model, deps_.registry->Use(spec.model));
-  KEYLOAD_RETURN_IF_ERROR(CheckSameRequest(spec, *model));
+  KEYLOAD_RETURN_IF_ERROR(CheckSameRequest(*model, spec));
   return claim;
 }
 
 absl::StatusOr<LoadReport> LoaderService::Reuse(const LoadSpec& spec) const {
   KEYLOAD_ASSIGN_OR_RETURN(const ModelHandle model, deps_.registry->Use(spec.model));
-  KEYLOAD_RETURN_IF_ERROR(CheckSameRequest(spec, *model));
-  for (const Shard& shard : model->content().keys->index->shards()) {
-    const absl::StatusOr<FileIdentity> now = IdentifyFile(shard.fd->get(), shard.file);
-    if (!now.ok() || *now != shard.identity) {
-      return MakeError(Reason::kCheckpointChanged,
-                       StrCat("model ", spec.model, " is loaded already, from a ", shard.file,
-                              " that changed since: unload it first"),
-                       {{"model", spec.model}, {"file", shard.file}});
-    }
-  }
+  KEYLOAD_RETURN_IF_ERROR(CheckSameRequest(*model, spec));
+  KEYLOAD_RETURN_IF_ERROR(CheckSameFiles(*model));
   LoadReport report = model->report();
   report.keys = model->LiveKeys();
   report.devices = model->LiveDevices();

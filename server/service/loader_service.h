@@ -100,8 +100,6 @@ class LoaderService {
 
   std::string NextLoadName() { return absl::StrFormat("load-%06d", ++last_load_); }
   absl::Status Validate(const LoadSpec& spec, bool plan_only) const;
-  // MODEL_EXISTS unless the resident model may answer `spec`, or be made wider by it.
-  static absl::Status CheckSameRequest(const LoadSpec& spec, const ResidentModel& model);
   absl::StatusOr<ModelRegistry::Claim> BeginExtend(const LoadSpec& spec, ModelHandle& model);
   absl::StatusOr<LoadReport> Reuse(const LoadSpec& spec) const;
   void RunJob(Job& job);
