@@ -1,11 +1,11 @@
 #include "server/service/materialize.h"
 
 #include <algorithm>
-#include <map>
 
 #include "server/base/error.h"
 #include "server/base/strings.h"
 #include "server/checkpoint/natural_order.h"
+#include "server/service/plan_report.h"
 
 namespace keyload {
 namespace {
@@ -46,22 +46,19 @@ LoadReport DescribePart(const ResidentModel& model, const LoadPlan& part, const 
       report.devices[i].simulated = use.simulated;
     }
   }
-  std::map<uint32_t, ShardUse> shards;  // in the index's order
-  for (const PlannedTensor& tensor : part.tensors) {
-    const PlannedSegment& segment = part.segments[tensor.segment];
-    ++report.devices[segment.device].tensors;
-    report.devices[segment.device].tensor_bytes += tensor.bytes;
-    const std::string_view engine = segment.kind == SegmentKind::kFile ? "mapped" : "buffered";
-    ShardUse& shard = shards[tensor.shard];
-    ++shard.tensors;
-    shard.selected_bytes += tensor.stored_bytes;
-    if (shard.engine.find(engine) == std::string::npos) shard.engine += StrCat(shard.engine.empty() ? "" : "+", engine);
-  }
-  for (auto& [shard, use] : shards) {
-    use.file = model.content().keys->index->shards()[shard].file;
-    report.shards.push_back(std::move(use));
-  }
+  AddTensors(*model.content().keys->index, part, report);
   return report;
+}
+
+// Adds each entry of `part` to the one that has its `name`; where there is none it becomes one.
+template <typename Entry>
+void AddEntries(const std::vector<Entry>& part, std::string Entry::*name, std::vector<Entry>& entries,
+                void (*add)(const Entry& entry, Entry& same)) {
+  for (const Entry& entry : part) {
+    const auto same =
+        std::find_if(entries.begin(), entries.end(), [&](const Entry& e) { return e.*name == entry.*name; });
+    same == entries.end() ? entries.push_back(entry) : add(entry, *same);
+  }
 }
 
 void Add(const LoadReport& part, LoadReport& report) {
@@ -69,36 +66,21 @@ void Add(const LoadReport& part, LoadReport& report) {
   report.bytes.cached += part.bytes.cached;
   report.bytes.mapped += part.bytes.mapped;
   report.bytes.peak_scratch = std::max(report.bytes.peak_scratch, part.bytes.peak_scratch);
-  for (const DeviceUse& use : part.devices) {
-    const auto same = std::find_if(report.devices.begin(), report.devices.end(),
-                                   [&](const DeviceUse& d) { return d.device == use.device; });
-    if (same == report.devices.end()) {
-      report.devices.push_back(use);
-      continue;
-    }
-    same->tensors += use.tensors;
-    same->tensor_bytes += use.tensor_bytes;
-    same->reserved_bytes += use.reserved_bytes;
-    same->copied_bytes += use.copied_bytes;
-    same->copy_duration += use.copy_duration;
-  }
-  for (const ShardUse& use : part.shards) {
-    const auto same =
-        std::find_if(report.shards.begin(), report.shards.end(), [&](const ShardUse& s) { return s.file == use.file; });
-    if (same == report.shards.end()) {
-      report.shards.push_back(use);
-      continue;
-    }
-    same->tensors += use.tensors;
-    same->selected_bytes += use.selected_bytes;
-    same->read_bytes += use.read_bytes;
-    same->duration += use.duration;
-  }
-  for (const Phase& phase : part.busy) {
-    const auto same =
-        std::find_if(report.busy.begin(), report.busy.end(), [&](const Phase& p) { return p.name == phase.name; });
-    same == report.busy.end() ? report.busy.push_back(phase) : void(same->duration += phase.duration);
-  }
+  AddEntries<DeviceUse>(part.devices, &DeviceUse::device, report.devices, [](const DeviceUse& use, DeviceUse& same) {
+    same.tensors += use.tensors;
+    same.tensor_bytes += use.tensor_bytes;
+    same.reserved_bytes += use.reserved_bytes;
+    same.copied_bytes += use.copied_bytes;
+    same.copy_duration += use.copy_duration;
+  });
+  AddEntries<ShardUse>(part.shards, &ShardUse::file, report.shards, [](const ShardUse& use, ShardUse& same) {
+    same.tensors += use.tensors;
+    same.selected_bytes += use.selected_bytes;
+    same.read_bytes += use.read_bytes;
+    same.duration += use.duration;
+  });
+  AddEntries<Phase>(part.busy, &Phase::name, report.busy,
+                    [](const Phase& phase, Phase& same) { same.duration += phase.duration; });
 }
 
 absl::Status LoadClaim(const ResidentModel& model, Residency::Claim claim, const TransferResources& resources,

@@ -72,42 +72,11 @@ void AddDevices(const KeyReport& keys, const PlacementInput& input, const Placem
     }
     if (const Device* device = node.Find(use.device); device != nullptr) use.simulated = device->info().simulated;
   }
-  for (const PlannedTensor& tensor : plan.tensors) {
-    DeviceUse& use = report.devices[plan.segments[tensor.segment].device];
-    ++use.tensors;
-    use.tensor_bytes += tensor.bytes;
-  }
   for (size_t placed = 0; placed < input.keys.size(); ++placed) {
     const KeyState state = keys.keys[input.keys[placed]].state;
     if (state == KeyState::kMissing || state == KeyState::kMissingIgnored || state == KeyState::kMismatched) {
       report.devices[placement.device_of[placed]].missing_bytes += input.model.tensors[placed].bytes;
     }
-  }
-}
-
-void AddShards(const KeyReport& keys, const LoadPlan& plan, LoadReport& report) {
-  struct Totals {
-    uint64_t tensors = 0;
-    uint64_t bytes = 0;
-    bool mapped = false;
-    bool buffered = false;
-  };
-  std::map<uint32_t, Totals> totals;  // in the index's order
-  for (const PlannedTensor& tensor : plan.tensors) {
-    Totals& shard = totals[tensor.shard];
-    ++shard.tensors;
-    shard.bytes += tensor.stored_bytes;
-    (plan.segments[tensor.segment].kind == SegmentKind::kFile ? shard.mapped : shard.buffered) = true;
-  }
-  for (const auto& [shard, total] : totals) {
-    report.shards.push_back({.file = keys.index->shards()[shard].file,
-                             .tensors = total.tensors,
-                             .selected_bytes = total.bytes,
-                             .read_bytes = 0,
-                             .engine = total.mapped && total.buffered ? "mapped+buffered"
-                                       : total.mapped                 ? "mapped"
-                                                                      : "buffered",
-                             .duration = absl::ZeroDuration()});
   }
 }
 
@@ -127,9 +96,37 @@ LoadReport MakePlanReport(const LoadSpec& spec, const PreparedKeys& prepared, co
   AddNames(keys, spec.name_limit, report);
   report.device_map = placement.device_map;
   AddDevices(keys, input, placement, plan, devices, node, report);
-  AddShards(keys, plan, report);
+  AddTensors(*keys.index, plan, report);
   report.bytes.selected = plan.selected_bytes;
   return report;
+}
+
+void AddTensors(const CheckpointIndex& index, const LoadPlan& plan, LoadReport& report) {
+  struct Totals {
+    uint64_t tensors = 0;
+    uint64_t bytes = 0;
+    uint32_t engines = 0;
+  };
+  std::map<uint32_t, Totals> totals;
+  for (const PlannedTensor& tensor : plan.tensors) {
+    const PlannedSegment& segment = plan.segments[tensor.segment];
+    DeviceUse& use = report.devices[segment.device];
+    ++use.tensors;
+    use.tensor_bytes += tensor.bytes;
+    const Engine engine = segment.kind == SegmentKind::kFile ? Engine::kMapped : Engine::kBuffered;
+    Totals& shard = totals[tensor.shard];
+    ++shard.tensors;
+    shard.bytes += tensor.stored_bytes;
+    shard.engines |= 1u << static_cast<uint32_t>(engine);
+  }
+  for (const auto& [shard, total] : totals) {
+    report.shards.push_back({.file = index.shards()[shard].file,
+                             .tensors = total.tensors,
+                             .selected_bytes = total.bytes,
+                             .read_bytes = 0,
+                             .engine = EngineNames(total.engines),
+                             .duration = absl::ZeroDuration()});
+  }
 }
 
 }  // namespace keyload

@@ -9,4 +9,8 @@ LoadReport MakePlanReport(const LoadSpec& spec, const PreparedKeys& prepared, co
                           const Placement& placement, const LoadPlan& plan, const std::vector<PlacementDevice>& devices,
                           const DeviceSet& node);
 
+// Counts the tensors of `plan`: into report.devices, which are those of the plan in its order, and into report.shards,
+// one for each shard that has any, in the index's order.
+void AddTensors(const CheckpointIndex& index, const LoadPlan& plan, LoadReport& report);
+
 }  // namespace keyload
