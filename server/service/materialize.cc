@@ -4,7 +4,6 @@
 
 #include "server/base/error.h"
 #include "server/base/strings.h"
-#include "server/checkpoint/natural_order.h"
 #include "server/service/plan_report.h"
 
 namespace keyload {
@@ -109,7 +108,6 @@ absl::StatusOr<SelectedTensors> SelectTensors(const ResidentModel& model, const 
   const ResidentModel::Content& content = model.content();
   KeyCounts& counts = selected.report.keys;
   std::vector<bool> seen(content.plan->tensors.size());
-  std::vector<std::string_view> missing;
   for (uint32_t i = 0; i < content.keys->keys.size(); ++i) {
     const ModelKey& key = content.keys->keys[i];
     if (key.state == KeyState::kNonPersistent) continue;
@@ -120,7 +118,6 @@ absl::StatusOr<SelectedTensors> SelectTensors(const ResidentModel& model, const 
     counts.missing_ignored += key.state == KeyState::kMissingIgnored;
     counts.missing_tied += key.state == KeyState::kTied;
     counts.mismatched += key.state == KeyState::kMismatched;
-    if (key.state == KeyState::kMissing) missing.push_back(key.name);
     const uint32_t tensor = model.TensorOf(i);
     if (key.state == KeyState::kFound) selected.keys.push_back(i);
     if (tensor == ResidentModel::kNoTensor || tensor == ResidentModel::kInFile || seen[tensor]) continue;
@@ -129,9 +126,10 @@ absl::StatusOr<SelectedTensors> SelectTensors(const ResidentModel& model, const 
     selected.report.bytes.selected += content.plan->tensors[tensor].stored_bytes;
   }
   counts.not_selected = counts.expected - counts.selected;
-  std::sort(missing.begin(), missing.end(), NaturalLess);
-  missing.resize(std::min(missing.size(), name_limit));
-  selected.report.missing_keys.assign(missing.begin(), missing.end());
+  for (const UnexpectedKey& key : content.keys->unexpected) {
+    if (selection.Selects(key.name)) ++(key.ignored ? counts.unexpected_ignored : counts.unexpected);
+  }
+  AddNames(*content.keys, selection, name_limit, selected.report);
   return selected;
 }
 

@@ -21,7 +21,8 @@ struct SelectedTensors {
   LoadReport report;              // counts and names over the selection; `loaded` and `lazy` are still open
 };
 // KEY_NOT_FOUND for an exact name that is no key of the model, KEY_NOT_RESIDENT for one that its load did not select.
-// What is missing or mismatched is counted, as in the report of a load. Never blocks.
+// What is missing, unexpected or mismatched is counted and named as in the report of a load with that selection, but
+// for tied keys: one whose holder is not selected is not missing. Never blocks.
 absl::StatusOr<SelectedTensors> SelectTensors(const ResidentModel& model, const KeySelection& selection,
                                               size_t name_limit);
 

@@ -18,32 +18,6 @@ std::vector<std::string> FirstNames(std::vector<std::string_view> names, size_t 
   return {names.begin(), names.begin() + static_cast<ptrdiff_t>(count)};
 }
 
-void AddNames(const KeyReport& keys, size_t limit, LoadReport& report) {
-  std::vector<std::string_view> missing;
-  std::vector<const ModelKey*> mismatched;
-  for (const ModelKey& key : keys.keys) {
-    if (key.state == KeyState::kMissing) missing.push_back(key.name);
-    if (key.state == KeyState::kMismatched) mismatched.push_back(&key);
-  }
-  report.missing_keys = FirstNames(std::move(missing), limit);
-  for (const UnexpectedKey& key : keys.unexpected) {
-    if (report.unexpected_keys.size() == limit) break;
-    if (!key.ignored) report.unexpected_keys.emplace_back(key.name);
-  }
-  const size_t count = std::min(limit, mismatched.size());
-  std::partial_sort(mismatched.begin(), mismatched.begin() + static_cast<ptrdiff_t>(count), mismatched.end(),
-                    [](const ModelKey* a, const ModelKey* b) { return NaturalLess(a->name, b->name); });
-  for (size_t i = 0; i < count; ++i) {
-    const ModelKey& key = *mismatched[i];
-    const StoredTensor& stored = keys.index->tensors()[key.stored];
-    report.mismatched_keys.push_back({.key = std::string(key.name),
-                                      .expected_shape = key.shape,
-                                      .found_shape = stored.shape,
-                                      .expected_dtype = key.dtype,
-                                      .found_dtype = stored.dtype});
-  }
-}
-
 // Index file and headers should agree; the headers are what is believed.
 void AddIndexWarnings(const CheckpointIndex& index, LoadReport& report) {
   const auto warn = [&](const std::vector<std::string>& keys, std::string_view what) {
@@ -93,12 +67,39 @@ LoadReport MakePlanReport(const LoadSpec& spec, const PreparedKeys& prepared, co
   report.warnings = keys.warnings;
   report.warnings.insert(report.warnings.end(), placement.warnings.begin(), placement.warnings.end());
   AddIndexWarnings(*keys.index, report);
-  AddNames(keys, spec.name_limit, report);
+  AddNames(keys, KeySelection(), spec.name_limit, report);
   report.device_map = placement.device_map;
   AddDevices(keys, input, placement, plan, devices, node, report);
   AddTensors(*keys.index, plan, report);
   report.bytes.selected = plan.selected_bytes;
   return report;
+}
+
+void AddNames(const KeyReport& keys, const KeySelection& selection, size_t limit, LoadReport& report) {
+  std::vector<std::string_view> missing;
+  std::vector<const ModelKey*> mismatched;
+  for (const ModelKey& key : keys.keys) {
+    if (key.state != KeyState::kMissing && key.state != KeyState::kMismatched) continue;
+    if (!selection.Selects(key.name)) continue;
+    key.state == KeyState::kMissing ? missing.push_back(key.name) : mismatched.push_back(&key);
+  }
+  report.missing_keys = FirstNames(std::move(missing), limit);
+  for (const UnexpectedKey& key : keys.unexpected) {
+    if (report.unexpected_keys.size() == limit) break;
+    if (!key.ignored && selection.Selects(key.name)) report.unexpected_keys.emplace_back(key.name);
+  }
+  const size_t count = std::min(limit, mismatched.size());
+  std::partial_sort(mismatched.begin(), mismatched.begin() + static_cast<ptrdiff_t>(count), mismatched.end(),
+                    [](const ModelKey* a, const ModelKey* b) { return NaturalLess(a->name, b->name); });
+  for (size_t i = 0; i < count; ++i) {
+    const ModelKey& key = *mismatched[i];
+    const StoredTensor& stored = keys.index->tensors()[key.stored];
+    report.mismatched_keys.push_back({.key = std::string(key.name),
+                                      .expected_shape = key.shape,
+                                      .found_shape = stored.shape,
+                                      .expected_dtype = key.dtype,
+                                      .found_dtype = stored.dtype});
+  }
 }
 
 void AddTensors(const CheckpointIndex& index, const LoadPlan& plan, LoadReport& report) {

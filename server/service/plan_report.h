@@ -9,6 +9,10 @@ LoadReport MakePlanReport(const LoadSpec& spec, const PreparedKeys& prepared, co
                           const Placement& placement, const LoadPlan& plan, const std::vector<PlacementDevice>& devices,
                           const DeviceSet& node);
 
+// Names what a report names, at most `limit` of each: those of the missing, unexpected and mismatched keys that
+// `selection` selects.
+void AddNames(const KeyReport& keys, const KeySelection& selection, size_t limit, LoadReport& report);
+
 // Counts the tensors of `plan`: into report.devices, which are those of the plan in its order, and into report.shards,
 // one for each shard that has any, in the index's order.
 void AddTensors(const CheckpointIndex& index, const LoadPlan& plan, LoadReport& report);

@@ -83,6 +83,12 @@ class StrictTest(daemon.DaemonTest):
         self.assertEqual(self.succeed("list")["models"], [])
         self.assert_memory(memory)
 
+    def test_a_materialize_is_rejected(self):
+        self.succeed("load", "m", "--from", self.source, *self.pair("--lazy"))
+        self.assert_rejected(self.keyload("materialize", "m", "--strict"))
+        self.assertEqual(self.succeed("materialize", "m", "--include", "layers.[1-6].*", "--strict")["keys"]["loaded"], 6)
+        self.assertEqual(self.keyload("materialize", "m", "--include", "layers.7.*", "--max-unexpected", 0).code, 1)
+
     def test_a_plan_is_rejected(self):
         self.assert_rejected(self.keyload("plan", "m", "--from", self.source, *self.pair("--strict")))
 
