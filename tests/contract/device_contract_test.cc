@@ -4,6 +4,7 @@
 #include <functional>
 #include <future>
 #include <limits>
+#include <ostream>
 #include <thread>
 #include <vector>
 
@@ -21,6 +22,7 @@ struct DeviceCase {
   std::string name;
   std::function<std::unique_ptr<Device>()> make;  // with kCapacity
 };
+void PrintTo(const DeviceCase& tested, std::ostream* out) { *out << tested.name; }
 
 // What every Device promises, whatever its memory is.
 class DeviceContractTest : public testing::TestWithParam<DeviceCase> {

@@ -3,6 +3,7 @@
 
 #include <functional>
 #include <limits>
+#include <ostream>
 #include <vector>
 
 #include "server/base/error.h"
@@ -19,6 +20,7 @@ struct ReaderCase {
   std::string name;
   std::function<std::unique_ptr<ShardReader>(const TemporaryFile&)> make;
 };
+void PrintTo(const ReaderCase& tested, std::ostream* out) { *out << tested.name; }
 
 // What every ShardReader promises.
 class ShardReaderContractTest : public testing::TestWithParam<ReaderCase> {

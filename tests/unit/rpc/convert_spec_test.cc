@@ -4,6 +4,7 @@
 #include <gtest/gtest.h>
 
 #include <functional>
+#include <ostream>
 
 #include "server/base/error.h"
 
@@ -31,6 +32,7 @@ struct Change {
   const char* field;
   std::function<void(v1::LoadSpec&)> apply;
 };
+void PrintTo(const Change& tested, std::ostream* out) { *out << tested.name; }
 
 std::string TestName(const testing::TestParamInfo<Change>& info) { return info.param.name; }
 

@@ -3,6 +3,8 @@
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
+#include <ostream>
+
 #include "absl/strings/str_cat.h"
 #include "google/rpc/error_details.pb.h"
 #include "google/rpc/status.pb.h"
@@ -112,6 +114,7 @@ struct Invalid {
   std::string text;
   std::string fixed;
 };
+void PrintTo(const Invalid& tested, std::ostream* out) { *out << tested.name; }
 class InvalidUtf8 : public testing::TestWithParam<Invalid> {};
 
 TEST_P(InvalidUtf8, IsReplaced) { EXPECT_EQ(ToUtf8(GetParam().text), GetParam().fixed); }

@@ -4,6 +4,7 @@
 #include <gtest/gtest.h>
 
 #include <functional>
+#include <ostream>
 
 #include "tests/unit/rpc/loader_server.h"
 
@@ -17,6 +18,7 @@ struct Method {
   const char* name;
   std::function<grpc::Status(Stub&)> call;
 };
+void PrintTo(const Method& tested, std::ostream* out) { *out << tested.name; }
 class UnsupportedMethod : public testing::TestWithParam<Method> {};
 
 TEST_P(UnsupportedMethod, IsRefusedByName) {

@@ -4,6 +4,8 @@
 #include <grpcpp/create_channel.h>
 #include <gtest/gtest.h>
 
+#include <ostream>
+
 #include "tests/unit/rpc/loader_server.h"
 
 namespace keyload {
@@ -152,6 +154,7 @@ struct BadRequest {
   v1::LoadRequest request;
   const char* field;
 };
+void PrintTo(const BadRequest& tested, std::ostream* out) { *out << tested.name; }
 class BadLoadRequest : public testing::TestWithParam<BadRequest> {};
 
 TEST_P(BadLoadRequest, EndsTheStream) {

@@ -3,6 +3,8 @@
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
+#include <ostream>
+
 #include "server/base/error.h"
 #include "tests/unit/service/loader_node.h"
 
@@ -243,6 +245,7 @@ struct BadSpec {
   const char* field;
   void (*spoil)(LoadSpec&);
 };
+void PrintTo(const BadSpec& tested, std::ostream* out) { *out << tested.field; }
 class LoaderServiceValidation : public testing::TestWithParam<BadSpec> {};
 
 TEST_P(LoaderServiceValidation, NamesTheFieldBeforeItAccepts) {

@@ -7,6 +7,7 @@
 #include <cstdint>
 #include <cstring>
 #include <filesystem>
+#include <ostream>
 #include <vector>
 
 #include "server/base/error.h"
@@ -62,6 +63,7 @@ struct HalfType {
   DType dtype;
   int mantissa_bits;
 };
+void PrintTo(const HalfType& tested, std::ostream* out) { *out << DTypeName(tested.dtype); }
 class HalfWidthTest : public testing::TestWithParam<HalfType> {
  protected:
   bool IsNan(uint16_t bits) const { return std::isnan(FromHalfWidth(bits, GetParam().mantissa_bits)); }
