@@ -81,22 +81,9 @@ absl::StatusOr<KeySelection> KeySelection::Compile(const KeySelectionSpec& spec)
   return selection;
 }
 
-KeySelection KeySelection::Union(std::shared_ptr<const KeySelection> a, std::shared_ptr<const KeySelection> b) {
-  KeySelection both;
-  for (const KeySelection* part : {a.get(), b.get()}) {
-    both.names_.insert(both.names_.end(), part->names_.begin(), part->names_.end());
-  }
-  both.parts_ = {std::move(a), std::move(b)};
-  return both;
-}
-
-bool KeySelection::selects_all() const {
-  if (!parts_.empty()) return parts_[0]->selects_all() || parts_[1]->selects_all();
-  return include_ == nullptr && exclude_ == nullptr && names_.empty();
-}
+bool KeySelection::selects_all() const { return include_ == nullptr && exclude_ == nullptr && names_.empty(); }
 
 bool KeySelection::Selects(std::string_view key) const {
-  if (!parts_.empty()) return parts_[0]->Selects(key) || parts_[1]->Selects(key);
   const bool wanted = (include_ == nullptr && names_.empty()) || named_.contains(key) ||
                       (include_ != nullptr && re2::RE2::FullMatch(key, *include_));
   return wanted && (exclude_ == nullptr || !re2::RE2::FullMatch(key, *exclude_));

@@ -27,9 +27,6 @@ class KeySelection {
   // PATTERN_INVALID names the pattern (too many alternatives, more than 1,000 patterns, over 64 KiB in all).
   static absl::StatusOr<KeySelection> Compile(const KeySelectionSpec& spec);
 
-  // Selects what either of them selects.
-  static KeySelection Union(std::shared_ptr<const KeySelection> a, std::shared_ptr<const KeySelection> b);
-
   KeySelection();  // selects everything
   ~KeySelection();
   KeySelection(KeySelection&&) noexcept;
@@ -38,14 +35,13 @@ class KeySelection {
   bool selects_all() const;
   // True if `key` matches an include (or there is neither include nor name) or is named, and matches no exclude.
   bool Selects(std::string_view key) const;
-  // The exact names of the spec, or of both.
+  // The exact names of the spec.
   const std::vector<std::string>& names() const { return names_; }
 
  private:
   std::unique_ptr<re2::RE2> include_;
   std::unique_ptr<re2::RE2> exclude_;
   std::vector<std::string> names_;
-  std::vector<std::shared_ptr<const KeySelection>> parts_;  // of a union; then the rest is empty but for the names
   absl::flat_hash_set<std::string_view> named_;  // into names_, whose strings stay where they are when it moves
 };
 

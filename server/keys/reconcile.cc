@@ -55,12 +55,18 @@ std::vector<ModelKey> KeysOfManifest(const Manifest& manifest) {
   return keys;
 }
 
-// The state of each key by itself; ties and ignore patterns come later.
-void ClassifyKeys(const CheckpointIndex& index, const KeySelection& selection, std::vector<ModelKey>& keys) {
+// The state of each key by itself; ties and ignore patterns come later. Returns how many keys `selection` selects,
+// without those that only `widened` does.
+uint64_t ClassifyKeys(const CheckpointIndex& index, const KeySelection& selection, const KeyReport* widened,
+                      std::vector<ModelKey>& keys) {
   const bool selects_all = selection.selects_all();
-  for (ModelKey& key : keys) {
+  uint64_t selected = 0;
+  for (size_t i = 0; i < keys.size(); ++i) {
+    ModelKey& key = keys[i];
     if (key.state == KeyState::kNonPersistent) continue;
-    if (!selects_all && !selection.Selects(key.name)) {
+    const bool selects = selects_all || selection.Selects(key.name);
+    selected += selects;
+    if (!selects && (widened == nullptr || widened->keys[i].state == KeyState::kNotSelected)) {
       key.state = KeyState::kNotSelected;
     } else if (key.stored < 0) {
       key.state = KeyState::kMissing;
@@ -68,6 +74,7 @@ void ClassifyKeys(const CheckpointIndex& index, const KeySelection& selection, s
       key.state = index.tensors()[key.stored].shape == key.shape ? KeyState::kFound : KeyState::kMismatched;
     }
   }
+  return selected;
 }
 
 void FinishKeys(const PatternSet& ignore_missing, KeyReport& report) {
@@ -86,10 +93,17 @@ void FinishKeys(const PatternSet& ignore_missing, KeyReport& report) {
   counts.selected = counts.expected - counts.not_selected;
 }
 
-void FinishUnexpected(const PatternSet& ignore_unexpected, const KeySelection& selection, KeyReport& report) {
+void FinishUnexpected(const PatternSet& ignore_unexpected, const KeySelection& selection, const KeyReport* widened,
+                      KeyReport& report) {
   std::vector<UnexpectedKey>& unexpected = report.unexpected;
   if (!selection.selects_all()) {
-    std::erase_if(unexpected, [&](const UnexpectedKey& key) { return !selection.Selects(key.name); });
+    absl::flat_hash_set<int64_t> listed;
+    if (widened != nullptr) {
+      for (const UnexpectedKey& key : widened->unexpected) listed.insert(key.stored);
+    }
+    std::erase_if(unexpected, [&](const UnexpectedKey& key) {
+      return !selection.Selects(key.name) && !listed.contains(key.stored);
+    });
   }
   for (UnexpectedKey& key : unexpected) {
     key.ignored = key.ignored || ignore_unexpected.Matches(key.name);
@@ -104,7 +118,7 @@ void FinishUnexpected(const PatternSet& ignore_unexpected, const KeySelection& s
     std::sort(unexpected.begin(), unexpected.end(), before);
 }
 
-void WarnAboutSelection(const KeySelection& selection, KeyReport& report) {
+void WarnAboutSelection(const KeySelection& selection, uint64_t selected, KeyReport& report) {
   if (selection.selects_all()) return;
   absl::flat_hash_set<std::string_view> unknown(selection.names().begin(), selection.names().end());
   if (!unknown.empty()) {
@@ -123,7 +137,7 @@ void WarnAboutSelection(const KeySelection& selection, KeyReport& report) {
                                            " no expected key: ", absl::StrJoin(first, ", "),
                                            count > first.size() ? ", ..." : ""));
   }
-  if (report.counts.selected == 0 && report.counts.expected > 0) {
+  if (selected == 0 && report.counts.expected > 0) {
     report.warnings.push_back(absl::StrCat("the selection matches none of ", report.counts.expected, " expected keys"));
   }
 }
@@ -137,20 +151,25 @@ absl::StatusOr<std::shared_ptr<const KeyReport>> Reconcile(const ReconcileInput&
   report->manifest = input.manifest;
   const CheckpointIndex& index = *input.index;
   NameArena arena;
+  uint64_t selected = 0;
+  const auto widened = [&] {
+    const bool counts = input.widened != nullptr && input.widened->keys.size() == report->keys.size();
+    return counts ? input.widened : nullptr;
+  };
   if (input.manifest != nullptr) {
     const Manifest& manifest = *input.manifest;
     ModelNames names(manifest, input.rules.base_model_prefix.value_or(manifest.base_model_prefix));
     report->keys = KeysOfManifest(manifest);
     KEYLOAD_ASSIGN_OR_RETURN(report->unexpected, MapStoredKeys(index, rules.renames, names, arena, report->keys));
-    ClassifyKeys(index, *input.selection, report->keys);
-    ResolveTiedGroups(manifest, names, *report);
+    selected = ClassifyKeys(index, *input.selection, widened(), report->keys);
+    ResolveTiedGroups(manifest, names, widened(), *report);
   } else {
     KEYLOAD_ASSIGN_OR_RETURN(report->keys, KeysOfCheckpoint(index, rules.renames, arena));
-    ClassifyKeys(index, *input.selection, report->keys);
+    selected = ClassifyKeys(index, *input.selection, widened(), report->keys);
   }
   FinishKeys(rules.ignore_missing, *report);
-  FinishUnexpected(rules.ignore_unexpected, *input.selection, *report);
-  WarnAboutSelection(*input.selection, *report);
+  FinishUnexpected(rules.ignore_unexpected, *input.selection, widened(), *report);
+  WarnAboutSelection(*input.selection, selected, *report);
   report->name_blocks = arena.Release();
   return std::shared_ptr<const KeyReport>(std::move(report));
 }

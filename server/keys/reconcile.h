@@ -85,6 +85,10 @@ struct ReconcileInput {
   std::shared_ptr<const Manifest> manifest;  // null: expect what the checkpoint has
   KeyRules rules;
   const KeySelection* selection = nullptr;  // never null
+  // What a loaded model has, when it is made wider: what was selected is selected too, and a tied group has its bytes
+  // from where it has them already. Counts only with the same keys in the same order. Nothing of the report points into
+  // it.
+  const KeyReport* widened = nullptr;
 };
 
 // Renames, prefix, tied groups, filters and shapes, decided for every key in one pass each over both sides. Reads

@@ -20,27 +20,43 @@ std::vector<uint32_t> Members(const TiedGroup& group, ModelNames& names) {
   return members;
 }
 
+// Who supplies the missing ones of `members`, or -1.
+int64_t ProviderOf(const std::vector<uint32_t>& members, const std::vector<ModelKey>& keys, const KeyReport* widened) {
+  const auto first = [&](auto matches) -> int64_t {
+    const auto it = std::find_if(members.begin(), members.end(), matches);
+    return it == members.end() ? int64_t{-1} : int64_t{*it};
+  };
+  const auto found = [&](uint32_t member) { return keys[member].state == KeyState::kFound; };
+  if (widened == nullptr) return first(found);
+  const int64_t tied = first([&](uint32_t member) { return widened->keys[member].state == KeyState::kTied; });
+  const int64_t supplier = tied < 0 ? -1 : widened->keys[tied].tied_to;
+  if (const int64_t same = first([&](uint32_t member) { return member == supplier && found(member); }); same >= 0)
+    return same;
+  const int64_t held =
+      first([&](uint32_t member) { return found(member) && widened->keys[member].state == KeyState::kFound; });
+  return held >= 0 ? held : first(found);
+}
+
 }  // namespace
 
-void ResolveTiedGroups(const Manifest& manifest, ModelNames& names, KeyReport& report) {
+void ResolveTiedGroups(const Manifest& manifest, ModelNames& names, const KeyReport* widened, KeyReport& report) {
   std::vector<ModelKey>& keys = report.keys;
   uint64_t cut_off = 0;
   std::string first_cut_off;
   for (const TiedGroup& group : manifest.tied_groups) {
     std::vector<uint32_t> members = Members(group, names);
-    const auto found = [&](uint32_t member) { return keys[member].state == KeyState::kFound; };
     const auto unselected = [&](uint32_t member) {
       return keys[member].state == KeyState::kNotSelected && keys[member].stored >= 0;
     };
-    const auto provider = std::find_if(members.begin(), members.end(), found);
+    const int64_t provider = ProviderOf(members, keys, widened);
     const auto withheld = std::find_if(members.begin(), members.end(), unselected);
     for (const uint32_t member : members) {
       ModelKey& key = keys[member];
       key.tied_group = static_cast<int32_t>(report.tied_groups.size());
       if (key.state != KeyState::kMissing) continue;
-      if (provider != members.end()) {
+      if (provider >= 0) {
         key.state = KeyState::kTied;
-        key.tied_to = *provider;
+        key.tied_to = provider;
       } else if (withheld != members.end() && cut_off++ == 0) {
         first_cut_off = absl::StrFormat("%s is tied to %s", key.name, keys[*withheld].name);
       }

@@ -3,6 +3,7 @@
 #include <algorithm>
 
 #include "absl/time/clock.h"
+#include "server/base/error.h"
 #include "server/placement/clean_device_map.h"
 #include "server/placement/module_tree.h"
 #include "server/service/plan_report.h"
@@ -133,7 +134,6 @@ ResidentModel::Content MakeExtendedContent(const LoadSpec& spec, const PreparedK
   ResidentModel::Content content = model.content();
   const auto first_tensor = static_cast<uint32_t>(content.plan->tensors.size());
   content.keys = prepared.keys;
-  content.selection = prepared.selection;
   content.plan = plan.plan;
   for (uint32_t i = 0; i < plan.added->tensors.size(); ++i) {
     content.tensor_of_key[plan.added->tensors[i].key] = first_tensor + i;

@@ -215,9 +215,10 @@ void LoaderService::RunJob(Job& job) {
 
 absl::StatusOr<LoadReport> LoaderService::RunLoad(Job& job) {
   KEYLOAD_RETURN_IF_ERROR(job.context.Check());
-  KEYLOAD_ASSIGN_OR_RETURN(const PreparedKeys keys,
-                           PrepareKeys(job.spec, {*deps_.roots, *deps_.documents, deps_.headers}, job.context,
-                                       job.clock, job.extends == nullptr ? nullptr : job.extends->content().selection));
+  KEYLOAD_ASSIGN_OR_RETURN(
+      const PreparedKeys keys,
+      PrepareKeys(job.spec, {*deps_.roots, *deps_.documents, deps_.headers}, job.context, job.clock,
+                  job.extends == nullptr ? nullptr : job.extends->content().keys.get()));
   if (job.extends != nullptr) {
     KEYLOAD_RETURN_IF_ERROR(CheckSameKeys(*job.extends, *keys.keys));
     if (!SelectsMore(*job.extends, *keys.keys)) return Reuse(job.spec);

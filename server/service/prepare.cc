@@ -64,28 +64,24 @@ absl::StatusOr<KeySelection> CompileSelection(const KeySelectionSpec& spec, cons
 }
 
 absl::StatusOr<PreparedKeys> PrepareKeys(const LoadSpec& spec, const KeySources& sources, const RequestContext& context,
-                                         PhaseClock& clock, std::shared_ptr<const KeySelection> selected_before) {
+                                         PhaseClock& clock, const KeyReport* widened) {
   clock.Enter("open");
   KEYLOAD_RETURN_IF_ERROR(context.Check());
   KEYLOAD_ASSIGN_OR_RETURN(const std::shared_ptr<const Manifest> manifest,
                            FindManifest(spec.expected, sources.roots, sources.documents));
-  KEYLOAD_ASSIGN_OR_RETURN(KeySelection compiled,
+  KEYLOAD_ASSIGN_OR_RETURN(const KeySelection selection,
                            CompileSelection(spec.select, spec.key_list_digest, sources.documents));
-  auto selection = std::make_shared<const KeySelection>(std::move(compiled));
-  if (selected_before != nullptr) {
-    selection = std::make_shared<const KeySelection>(KeySelection::Union(std::move(selected_before), selection));
-  }
   clock.Enter("index");
   KEYLOAD_ASSIGN_OR_RETURN(const std::shared_ptr<const CheckpointIndex> index,
                            OpenCheckpoint(sources.roots, spec.source, context, sources.headers));
   clock.Enter("reconcile");
   KEYLOAD_RETURN_IF_ERROR(context.Check());
   PreparedKeys prepared = {.keys = nullptr,
-                           .selection = selection,
                            .expected_from = manifest == nullptr ? ExpectedFrom::kCheckpoint : ExpectedFrom::kManifest};
   KEYLOAD_ASSIGN_OR_RETURN(
       prepared.keys,
-      Reconcile({.index = index, .manifest = manifest, .rules = spec.rules, .selection = selection.get()}));
+      Reconcile(
+          {.index = index, .manifest = manifest, .rules = spec.rules, .selection = &selection, .widened = widened}));
   return prepared;
 }
 

@@ -20,7 +20,6 @@ absl::StatusOr<KeySelection> CompileSelection(const KeySelectionSpec& spec, cons
 // What is decided about keys, before any device is looked at.
 struct PreparedKeys {
   std::shared_ptr<const KeyReport> keys;
-  std::shared_ptr<const KeySelection> selection;
   ExpectedFrom expected_from = ExpectedFrom::kCheckpoint;
 };
 
@@ -31,11 +30,10 @@ struct KeySources {
   HeaderReading headers;
 };
 
-// Opens the checkpoint and reconciles it with what is expected: phases open, index and reconcile. What
-// `selected_before` selects is selected too. Reads headers, no tensor byte. Blocks on files.
+// Opens the checkpoint and reconciles it with what is expected: phases open, index and reconcile. `widened`: the keys
+// of the model that is made wider, as in ReconcileInput. Reads headers, no tensor byte. Blocks on files.
 absl::StatusOr<PreparedKeys> PrepareKeys(const LoadSpec& spec, const KeySources& sources, const RequestContext& context,
-                                         PhaseClock& clock,
-                                         std::shared_ptr<const KeySelection> selected_before = nullptr);
+                                         PhaseClock& clock, const KeyReport* widened = nullptr);
 
 // A finished decision.
 struct PreparedPlan {

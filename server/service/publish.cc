@@ -67,7 +67,6 @@ ResidentModel::Content MakeModelContent(const LoadSpec& spec, const PreparedKeys
   content.fingerprint = spec.fingerprint;
   content.source_path = spec.source.path;
   content.keys = prepared.keys;
-  content.selection = prepared.selection;
   content.plan = plan.plan;
   content.tensor_of_key = TensorOfKey(prepared.keys->keys.size(), *plan.plan, loaded.transferred.equal_duplicates);
   ReportConflicts(*prepared.keys, *plan.plan, loaded.transferred, report);

@@ -1,5 +1,7 @@
 #include "server/service/same_model.h"
 
+#include <algorithm>
+
 #include "server/base/error.h"
 #include "server/base/strings.h"
 
@@ -16,6 +18,20 @@ absl::Status FileChanged(const ResidentModel& model, const Shard& shard) {
                    StrCat("model ", model.content().name, " is loaded already, from a ", shard.file,
                           " that changed since: unload it first"),
                    {{"model", model.content().name}, {"file", shard.file}});
+}
+
+// A key that has its bytes from another keeps them: with a new provider it would have other ones.
+absl::Status CheckSameProviders(const ResidentModel& model, const KeyReport& keys) {
+  for (size_t i = 0; i < keys.keys.size(); ++i) {
+    const ModelKey& then = model.content().keys->keys[i];
+    const ModelKey& now = keys.keys[i];
+    if (then.state != KeyState::kTied || now.tied_to == then.tied_to) continue;
+    return ModelExists(
+        model, StrCat(": ", now.name, " has the bytes of ", keys.keys[then.tied_to].name, " there, and would have ",
+                      now.tied_to < 0 ? "none" : StrCat("those of ", keys.keys[now.tied_to].name),
+                      " now that the manifest ties other keys: unload it first"));
+  }
+  return absl::OkStatus();
 }
 
 }  // namespace
@@ -41,15 +57,13 @@ absl::Status CheckSameKeys(const ResidentModel& model, const KeyReport& keys) {
     if (i < shards.size() && shards[i].file == shard.file && shards[i].identity == shard.identity) continue;
     return FileChanged(model, shard);
   }
-  // A key that has its bytes from another keeps them: with a new provider it would have other ones.
   const auto same = [](const ModelKey& now, const ModelKey& then) {
-    return now.name == then.name && now.shape == then.shape &&
-           (then.state != KeyState::kTied || now.tied_to == then.tied_to);
+    return now.name == then.name && now.shape == then.shape;
   };
-  if (shards.size() == before.index->shards().size() &&
-      std::equal(keys.keys.begin(), keys.keys.end(), before.keys.begin(), before.keys.end(), same))
-    return absl::OkStatus();
-  return ModelExists(model, ", with other expected keys");
+  if (shards.size() != before.index->shards().size() ||
+      !std::equal(keys.keys.begin(), keys.keys.end(), before.keys.begin(), before.keys.end(), same))
+    return ModelExists(model, ", with other expected keys");
+  return CheckSameProviders(model, keys);
 }
 
 }  // namespace keyload

@@ -52,7 +52,6 @@ class ResidentModel {
     std::string fingerprint;  // of the request that made it; requests that may share the model have equal ones
     std::string source_path;  // as requested
     std::shared_ptr<const KeyReport> keys;
-    std::shared_ptr<const KeySelection> selection;  // of the load, and of those that made the model wider
     std::shared_ptr<const LoadPlan> plan;
     std::shared_ptr<Residency> residency;  // of the plan's tensors
     std::vector<uint32_t> tensor_of_key;   // per KeyReport::keys: index into plan->tensors, kInFile or kNoTensor

@@ -199,20 +199,5 @@ TEST(KeySelection, MatchesHostileStarsInLinearTime) {
   EXPECT_FALSE(Matches(glob + "b", std::string(5000, 'a')));
 }
 
-TEST(KeySelection, AUnionSelectsWhatEitherDoes) {
-  const auto compile = [](const KeySelectionSpec& spec) {
-    return std::make_shared<const KeySelection>(*KeySelection::Compile(spec));
-  };
-  const auto globs = compile({.include = {"a.*"}, .exclude = {"*.bias"}, .keys = {}});
-  const auto names = compile({.include = {}, .exclude = {}, .keys = {"a.bias", "b"}});
-  const KeySelection both = KeySelection::Union(globs, names);
-  for (const char* key : {"a.x", "a.bias", "b"}) EXPECT_TRUE(both.Selects(key)) << key;
-  for (const char* key : {"a2.bias", "c"}) EXPECT_FALSE(both.Selects(key)) << key;
-  EXPECT_FALSE(both.selects_all());
-  EXPECT_EQ(both.names(), (std::vector<std::string>{"a.bias", "b"}));
-  EXPECT_TRUE(KeySelection::Union(globs, compile({})).selects_all());
-  EXPECT_TRUE(KeySelection::Union(globs, compile({})).Selects("c"));
-}
-
 }  // namespace
 }  // namespace keyload

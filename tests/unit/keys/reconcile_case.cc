@@ -58,6 +58,7 @@ absl::StatusOr<std::shared_ptr<const KeyReport>> ReconcileCase::Run() const {
   absl::StatusOr<KeySelection> compiled = KeySelection::Compile(selection);
   if (!compiled.ok()) return compiled.status();
   input.selection = &*compiled;
+  input.widened = widened.get();
   return Reconcile(input);
 }
 

@@ -42,6 +42,7 @@ struct ReconcileCase {
   Manifest manifest;
   KeyRules rules;
   KeySelectionSpec selection;
+  std::shared_ptr<const KeyReport> widened = nullptr;
 
   absl::StatusOr<std::shared_ptr<const KeyReport>> Run() const;
   // Run, which must succeed.

@@ -7,52 +7,12 @@
 
 #include "server/base/error.h"
 #include "server/service/model_keys.h"
-#include "tests/unit/service/loader_node.h"
+#include "tests/unit/service/extend_case.h"
 
 namespace keyload {
 namespace {
 
 using testing::ElementsAre;
-
-constexpr uint64_t kBytes = 1ull << 20;  // of each tensor; each layer is a segment
-
-class ExtendTest : public testing::Test {
- protected:
-  ExtendTest() {
-    std::vector<TestTensor> tensors;
-    for (int layer = 0; layer < 4; ++layer) {
-      for (const char* part : {"a", "b"}) tensors.push_back(Tensor(layer, part));
-    }
-    WriteSafetensors(node_.dir() + "/model.safetensors", tensors);
-  }
-  static TestTensor Tensor(int layer, const std::string& part) {
-    return {.name = "layers." + std::to_string(layer) + "." + part, .dtype = DType::kU8, .shape = {kBytes}, .data = ""};
-  }
-  LoadSpec Spec(std::vector<std::string> include, IfExists if_exists = IfExists::kExtend) {
-    LoadSpec spec = node_.Spec();
-    spec.select.include = std::move(include);
-    spec.if_exists = if_exists;
-    return spec;
-  }
-  LoadSpec Lazy(std::vector<std::string> include) {
-    LoadSpec spec = Spec(std::move(include));
-    spec.residency = LoadSpec::Residency::kLazy;
-    return spec;
-  }
-  ModelInfo Info() { return *node_.registry().Info("m"); }
-  std::shared_ptr<DeviceMemory> MemoryOf(const std::string& key) {
-    const ModelHandle model = *node_.registry().Use("m");
-    const std::optional<Segment> segment =
-        model->residency().Pin(model->TensorOf(static_cast<uint32_t>(model->FindKey(key))));
-    return segment ? segment->memory : nullptr;
-  }
-  MemoryState gpu() { return node_.gpu().account().state(); }
-  void ExpectBytes(const std::vector<std::string>& keys) {
-    for (const std::string& key : keys) EXPECT_TRUE(node_.ReadKey("m", key) == PatternBytes(key, kBytes)) << key;
-  }
-
-  LoaderNode node_;
-};
 
 TEST_F(ExtendTest, OnANewNameItIsALoad) {
   const absl::StatusOr<LoadReport> report = node_.Load(Spec({"layers.0.*"}));
@@ -239,25 +199,20 @@ TEST_F(ExtendTest, ThePolicyPlacesOnlyTheNewKeys) {
   ExpectBytes({"layers.0.b", "layers.1.a", "layers.2.b"});
 }
 
-TEST_F(ExtendTest, ATiedKeyThatComesLaterHasTheBytesOfItsGroup) {
-  LoadSpec spec = Spec({"layers.0.a"});
-  spec.expected.manifest = [] {
-    auto manifest =
-        std::make_shared<Manifest>(*ManifestOf({"layers.0.a", "head"}, {kBytes}, {{"layers.0.a", {"head"}}}));
-    for (TensorSpec& tensor : manifest->tensors) tensor.dtype = DType::kU8;
-    EXPECT_TRUE(ValidateManifest(*manifest).ok());
-    return manifest;
-  }();
-  ASSERT_TRUE(node_.Load(spec).ok());
-  const uint64_t used = gpu().used;
-  spec.select.include = {"head"};
-  const absl::StatusOr<LoadReport> report = node_.Load(spec);
-  ASSERT_TRUE(report.ok()) << report.status();
-  EXPECT_EQ(report->keys.missing_tied, 1);
-  EXPECT_EQ(gpu().used, used);
-  const auto key = static_cast<uint32_t>(Info().model->FindKey("head"));
-  EXPECT_EQ(Info().model->TensorOf(key),
-            Info().model->TensorOf(static_cast<uint32_t>(Info().model->FindKey("layers.0.a"))));
+TEST_F(ExtendTest, AHundredTimesNothingOfTheEarlierGenerationsIsKept) {
+  std::vector<TestTensor> tensors;
+  for (int i = 0; i < 101; ++i) {
+    tensors.push_back({.name = "k" + std::to_string(i), .dtype = DType::kU8, .shape = {1}, .data = ""});
+  }
+  WriteSafetensors(node_.dir() + "/model.safetensors", tensors);
+  ASSERT_TRUE(node_.Load(Spec({"k0"})).ok());
+  const std::weak_ptr<const ResidentModel> first = *node_.registry().Use("m");
+  const std::weak_ptr<const KeyReport> keys = Info().model->content().keys;
+  for (int i = 1; i < 101; ++i) ASSERT_TRUE(node_.Load(Spec({"k" + std::to_string(i)})).ok());
+  EXPECT_TRUE(first.expired());
+  EXPECT_TRUE(keys.expired());
+  EXPECT_EQ(Info().model->LiveKeys().loaded, 101);
+  EXPECT_TRUE(node_.ReadKey("m", "k77") == PatternBytes("k77", 1));
 }
 
 }  // namespace
