@@ -38,6 +38,7 @@ namespace {
 constexpr int kExitBadConfig = 2;
 constexpr int kExitFailed = 6;
 constexpr size_t kQueryThreads = 4;
+constexpr size_t kReadThreads = 4;
 constexpr size_t kQueryQueue = 1024;
 constexpr size_t kMostIdleSegments = 4096;
 constexpr int kKeptFreeBytes = 64 << 20;
@@ -155,13 +156,15 @@ int Run(const Config& config) {
   // Every running load has its own share of the threads: one that waits for a slow device or file holds up no other.
   // What waits for a disk needs more of them than there are cores.
   const size_t io_share = std::max(io_threads, TransferResources().cold_workers);
-  // Reads of lazy keys load as well, on the query threads.
-  const size_t io_total = io_share * (config.concurrent_loads + kQueryThreads);
+  // Reads of lazy keys load as well.
+  const size_t io_total = io_share * (config.concurrent_loads + kReadThreads);
   auto io = std::make_unique<Executor>(Executor::Options{.name = "io", .threads = io_total, .queue_limit = io_total});
   auto loads = std::make_unique<Executor>(
       Executor::Options{.name = "load", .threads = config.concurrent_loads, .queue_limit = config.load_queue});
   auto queries = std::make_unique<Executor>(
       Executor::Options{.name = "query", .threads = kQueryThreads, .queue_limit = kQueryQueue});
+  auto reads = std::make_unique<Executor>(
+      Executor::Options{.name = "reads", .threads = kReadThreads, .queue_limit = kQueryQueue});
   auto unloads = std::make_unique<Executor>(
       Executor::Options{.name = "unload", .threads = kQueryThreads, .queue_limit = kQueryQueue});
   // Threads that only help: who opens a checkpoint reads headers itself too, so one that hangs on a dead file system
@@ -183,7 +186,8 @@ int Run(const Config& config) {
                     .make_reader = [](const Shard& shard) { return MakeFileReader(shard.fd, shard.file); }}});
 
   absl::StatusOr<std::unique_ptr<RpcServer>> server = RpcServer::Start(
-      {.listen = config.listen, .rpc = {.service = &service, .queries = queries.get(), .unloads = unloads.get()}});
+      {.listen = config.listen,
+       .rpc = {.service = &service, .queries = queries.get(), .reads = reads.get(), .unloads = unloads.get()}});
   if (!server.ok()) {
     std::fprintf(stderr, "keyloadd: %s\n", std::string(server.status().message()).c_str());
     return kExitFailed;
@@ -201,6 +205,7 @@ int Run(const Config& config) {
   TakeDown(**server, service, signals, config.grace);
   server->reset();
   queries.reset();
+  reads.reset();
   unloads.reset();
   loads.reset();
   header_readers.reset();

@@ -11,8 +11,8 @@
 
 namespace keyload {
 
-// A response stream whose messages are made one at a time on the query executor: the next one only after the client
-// took the last. Deletes itself. Subclasses make the messages.
+// A response stream whose messages are made one at a time on an executor: the next one only after the client took the
+// last. Deletes itself. Subclasses make the messages.
 template <typename Response>
 class ChunkStream : public grpc::ServerWriteReactor<Response>, public LiveCall {
  public:
@@ -26,18 +26,21 @@ class ChunkStream : public grpc::ServerWriteReactor<Response>, public LiveCall {
   }
 
  protected:
-  ChunkStream(const RpcContext& rpc, grpc::CallbackServerContext& context)
-      : rpc_(rpc), context_(context), request_context_(ToRequestContext(context, stop_.get_token())) {
+  ChunkStream(const RpcContext& rpc, Executor& executor, grpc::CallbackServerContext& context)
+      : rpc_(rpc),
+        executor_(executor),
+        context_(context),
+        request_context_(ToRequestContext(context, stop_.get_token())) {
     rpc_.calls->Add(this);
   }
   ~ChunkStream() override { rpc_.calls->Remove(this); }
 
-  // Fills the next message: true; false at the end. Runs on the query executor and may block.
+  // Fills the next message: true; false at the end. Runs on the executor and may block.
   virtual absl::StatusOr<bool> Next(Response& response) = 0;
 
   // Makes and sends the next message. Called once by the subclass to begin.
   void Continue() {
-    const bool queued = rpc_.queries->TrySubmit([this] {
+    const bool queued = executor_.TrySubmit([this] {
       response_.Clear();
       absl::StatusOr<bool> more = false;
       if (absl::Status status = request_context_.Check(); !status.ok()) {
@@ -58,6 +61,7 @@ class ChunkStream : public grpc::ServerWriteReactor<Response>, public LiveCall {
   const RpcContext rpc_;
 
  private:
+  Executor& executor_;
   grpc::CallbackServerContext& context_;
   std::stop_source stop_;  // before request_context_, which holds its token
   const RequestContext request_context_;

@@ -24,7 +24,7 @@ constexpr uint64_t kReadBytes = 1 << 20;  // of a chunk of tensor data
 class ListKeysStream : public ChunkStream<v1::ListKeysResponse> {
  public:
   ListKeysStream(const RpcContext& rpc, grpc::CallbackServerContext& context, const v1::ListKeysRequest& request)
-      : ChunkStream(rpc, context), request_(request) {
+      : ChunkStream(rpc, *rpc.queries, context), request_(request) {
     Continue();
   }
 
@@ -61,7 +61,7 @@ class ListKeysStream : public ChunkStream<v1::ListKeysResponse> {
 class ReadTensorsStream : public ChunkStream<v1::ReadTensorsResponse> {
  public:
   ReadTensorsStream(const RpcContext& rpc, grpc::CallbackServerContext& context, const v1::ReadTensorsRequest& request)
-      : ChunkStream(rpc, context), request_(request) {
+      : ChunkStream(rpc, *rpc.reads, context), request_(request) {
     Continue();
   }
 
@@ -69,8 +69,18 @@ class ReadTensorsStream : public ChunkStream<v1::ReadTensorsResponse> {
   absl::StatusOr<bool> Next(v1::ReadTensorsResponse& response) override {
     if (model_ == nullptr) KEYLOAD_RETURN_IF_ERROR(Prepare());
     if (next_ == keys_.size()) return false;
+    const std::string_view key = keys_[next_].key.substr(0, kNameInMessage);
+    KEYLOAD_RETURN_IF_ERROR(Annotate(ReadChunk(response), StrCat("model ", request_.model(), ": ", key),
+                                     {{"model", request_.model()}, {"key", std::string(key)}}));
+    return true;
+  }
+
+  absl::Status ReadChunk(v1::ReadTensorsResponse& response) {
     ListedKey& key = keys_[next_];
     if (offset_ == 0) {
+      if (next_ == ahead_) {
+        ahead_ += rpc_.service->ReadAhead(*model_, std::span(keys_).subspan(next_), request_context());
+      }
       KEYLOAD_ASSIGN_OR_RETURN(bytes_,
                                rpc_.service->OpenTensor(*model_, static_cast<uint32_t>(key.index), request_context()));
       if (model_->TensorOf(static_cast<uint32_t>(key.index)) != ResidentModel::kInFile)
@@ -88,7 +98,7 @@ class ReadTensorsStream : public ChunkStream<v1::ReadTensorsResponse> {
       offset_ = 0;
       ++next_;
     }
-    return true;
+    return absl::OkStatus();
   }
 
   absl::Status Prepare() {
@@ -112,6 +122,7 @@ class ReadTensorsStream : public ChunkStream<v1::ReadTensorsResponse> {
   std::vector<ListedKey> keys_;       // views into *model_
   std::optional<TensorBytes> bytes_;  // of keys_[next_]; keeps them while they are sent
   size_t next_ = 0;
+  size_t ahead_ = 0;     // up to here keys have been read ahead
   uint64_t offset_ = 0;  // in keys_[next_]
 };
 

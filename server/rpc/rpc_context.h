@@ -15,7 +15,8 @@ namespace keyload {
 struct RpcContext {
   LoaderService* service = nullptr;
   Executor* queries = nullptr;  // answers that may block on a file
-  Executor* unloads = nullptr;  // waits for the users of models, who need `queries` to get done
+  Executor* reads = nullptr;    // tensor bytes, which may wait for lazy keys to be loaded
+  Executor* unloads = nullptr;  // waits for the users of models, who need `queries` and `reads` to get done
   LiveCalls* calls = nullptr;
 };
 

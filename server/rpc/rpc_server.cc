@@ -49,7 +49,12 @@ absl::StatusOr<UniqueFd> LockSocket(const std::string& path) {
 }  // namespace
 
 RpcServer::RpcServer(const RpcContext& rpc)
-    : rpc_{.service = rpc.service, .queries = rpc.queries, .unloads = rpc.unloads, .calls = &calls_}, service_(rpc_) {}
+    : rpc_{.service = rpc.service,
+           .queries = rpc.queries,
+           .reads = rpc.reads,
+           .unloads = rpc.unloads,
+           .calls = &calls_},
+      service_(rpc_) {}
 
 RpcServer::~RpcServer() {
   if (server_ == nullptr) return;

@@ -3,6 +3,7 @@
 #include <atomic>
 #include <cstdint>
 #include <memory>
+#include <span>
 #include <string>
 #include <vector>
 
@@ -16,6 +17,7 @@
 #include "server/load/transfer.h"
 #include "server/service/document_store.h"
 #include "server/service/load_spec.h"
+#include "server/service/model_keys.h"
 #include "server/service/prepare.h"
 #include "server/service/publish.h"
 
@@ -71,6 +73,10 @@ class LoaderService {
   // Makes the selected keys lazy again; see Residency::Evict. The model's generation stays. Blocks while memory is
   // given back. MODEL_NOT_FOUND, MODEL_BUSY and what SelectTensors returns.
   absl::StatusOr<Residency::Evicted> Evict(const ModelSelection& selection);
+  // For who is about to open `keys` one after the other: makes the lazy ones of the first few resident with one call,
+  // so that neighbours are read together. Returns how many keys those are, lazy or not; at least one unless there are
+  // none. Blocks. What fails is left to OpenTensor, which knows the key that it was asked for.
+  size_t ReadAhead(const ResidentModel& model, std::span<const ListedKey> keys, const RequestContext& context);
   // The bytes of a key of `model` to read; a lazy key is made resident first, unless it is placed on "disk". Blocks.
   // REQUIRES: model.CheckHasBytes(key).ok().
   absl::StatusOr<TensorBytes> OpenTensor(const ResidentModel& model, uint32_t key, const RequestContext& context);

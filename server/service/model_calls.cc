@@ -1,6 +1,8 @@
 // The calls of LoaderService about a model that is loaded.
 
+#include <algorithm>
 #include <utility>
+#include <vector>
 
 #include "absl/time/clock.h"
 #include "server/base/error.h"
@@ -9,6 +11,12 @@
 #include "server/service/materialize.h"
 
 namespace keyload {
+namespace {
+
+constexpr size_t kReadAheadKeys = 1024;
+constexpr uint64_t kReadAheadBytes = 64 << 20;
+
+}  // namespace
 
 absl::StatusOr<LoadReport> LoaderService::Materialize(const ModelSelection& selection, const Limits& limits,
                                                       const RequestContext& context, PhaseClock& clock) {
@@ -48,6 +56,26 @@ absl::StatusOr<Residency::Evicted> LoaderService::Evict(const ModelSelection& se
   Log(LogLevel::kInfo, "evict",
       {{"model", selection.model}, {"tensors", evicted.tensors}, {"freed_bytes", evicted.bytes}});
   return evicted;
+}
+
+size_t LoaderService::ReadAhead(const ResidentModel& model, std::span<const ListedKey> keys,
+                                const RequestContext& context) {
+  std::vector<uint32_t> tensors;
+  uint64_t bytes = 0;
+  size_t count = 0;
+  for (; count < std::min(keys.size(), kReadAheadKeys); ++count) {
+    bytes += keys[count].bytes;
+    if (count > 0 && bytes > kReadAheadBytes) break;
+    const uint32_t tensor = model.TensorOf(static_cast<uint32_t>(keys[count].index));
+    if (tensor != ResidentModel::kInFile) tensors.push_back(tensor);
+  }
+  std::sort(tensors.begin(), tensors.end());
+  tensors.erase(std::unique(tensors.begin(), tensors.end()), tensors.end());  // tied keys have the same
+  if (tensors.size() < 2) return count;                                       // nothing to read together
+  PhaseClock clock;
+  LoadReport report;
+  MakeResident(model, tensors, deps_.transfer, context, clock, report).IgnoreError();
+  return count;
 }
 
 absl::StatusOr<TensorBytes> LoaderService::OpenTensor(const ResidentModel& model, uint32_t key,

@@ -25,6 +25,7 @@ const std::string& KeepGrpc(const std::string& address) {
 LoaderServer::LoaderServer(const LoaderNode::Options& options)
     : node_(options),
       queries_({.name = "query", .threads = 2, .queue_limit = 16}),
+      reads_({.name = "reads", .threads = 2, .queue_limit = 16}),
       unloads_({.name = "unload", .threads = 1, .queue_limit = 16}),
       server_(RpcServer::Start({.listen = {KeepGrpc("unix:" + socket())}, .rpc = rpc()}).value()),
       channel_(grpc::CreateChannel("unix:" + socket(), grpc::InsecureChannelCredentials())),

@@ -29,7 +29,9 @@ class LoaderServer {
   v1::ModelLoaderService::Stub& stub() { return *stub_; }
   const std::shared_ptr<grpc::Channel>& channel() { return channel_; }
   std::string socket() const { return sockets_.File("s"); }
-  RpcContext rpc() { return {.service = &node_.service(), .queries = &queries_, .unloads = &unloads_}; }
+  RpcContext rpc() {
+    return {.service = &node_.service(), .queries = &queries_, .reads = &reads_, .unloads = &unloads_};
+  }
 
   // A request for the checkpoint of the node, on its GPU.
   v1::LoadSpec Spec(const std::string& model = "m") const;
@@ -44,6 +46,7 @@ class LoaderServer {
   TempDir sockets_;
   LoaderNode node_;
   Executor queries_;
+  Executor reads_;
   Executor unloads_;
   std::unique_ptr<RpcServer> server_;
   std::shared_ptr<grpc::Channel> channel_;

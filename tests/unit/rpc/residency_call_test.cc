@@ -148,8 +148,57 @@ TEST_F(ResidencyCalls, ReadingALazyKeyMakesItResident) {
   EXPECT_EQ(GetModel().keys().loaded(), 1);
 }
 
-// Two query threads, two threads that read, eight readers: the reads that lazy keys need must not wait for the threads
-// that wait for them.
+TEST_F(ResidencyCalls, NeighboursAreReadTogether) {
+  TestContext context;
+  v1::ReadTensorsRequest request;
+  request.set_model("m");
+  const auto reader = server_.stub().ReadTensors(&context, request);
+  uint64_t bytes = 0;
+  v1::ReadTensorsResponse chunk;
+  while (reader->Read(&chunk)) {
+    EXPECT_TRUE(!chunk.has_tensor() || chunk.tensor().state() == v1::KEY_STATE_RESIDENT);
+    bytes += chunk.data().size();
+  }
+  EXPECT_TRUE(reader->Finish().ok());
+  EXPECT_EQ(bytes, kLayers * kBytes);
+  EXPECT_EQ(server_.node().reads().bytes(), kLayers * kBytes);
+  EXPECT_LT(server_.node().reads().calls(), kLayers);
+}
+
+TEST_F(ResidencyCalls, AReadThatFailsNamesModelAndKeyAfterTheKeysBeforeIt) {
+  FaultyReader::Faults faults;
+  faults.io_error_at = 2 * kBytes + kBytes / 2;
+  server_.node().SetFaults("model.safetensors", faults);
+  TestContext context;
+  v1::ReadTensorsRequest request;
+  request.set_model("m");
+  const auto reader = server_.stub().ReadTensors(&context, request);
+  std::string bytes;
+  v1::ReadTensorsResponse chunk;
+  while (reader->Read(&chunk)) bytes += chunk.data();
+  EXPECT_TRUE(bytes == PatternBytes(Key(0), kBytes) + PatternBytes(Key(1), kBytes));
+  const grpc::Status status = reader->Finish();
+  EXPECT_THAT(status.error_message(), testing::StartsWith("model m: layers.2.w: "));
+  const google::rpc::ErrorInfo info = InfoOf(status);
+  EXPECT_EQ(info.reason(), "IO_ERROR");
+  EXPECT_EQ(info.metadata().at("model"), "m");
+  EXPECT_EQ(info.metadata().at("key"), "layers.2.w");
+  EXPECT_EQ(info.metadata().at("file"), "shard");
+}
+
+TEST_F(ResidencyCalls, QueriesAreAnsweredWhileMoreReadsWaitThanThereAreQueryThreads) {
+  server_.node().reads().Hold();
+  std::vector<std::jthread> readers;
+  for (int i = 0; i < kLayers; ++i) {
+    readers.emplace_back([this, i] { EXPECT_EQ(Read(Key(i)).first.size(), kBytes); });
+  }
+  server_.node().reads().WaitForCalls(2);
+  EXPECT_EQ(GetModel().keys().lazy(), kLayers);
+  server_.node().reads().Release();
+}
+
+// Two threads for the streams, two that read, eight readers: the reads that lazy keys need must not wait for the
+// threads that wait for them.
 TEST_F(ResidencyCalls, ManyReadersOfLazyKeysFinish) {
   std::vector<std::jthread> readers;
   for (int i = 0; i < 2 * kLayers; ++i) {
