@@ -59,7 +59,9 @@ struct ByteCounts {
   uint64_t peak_scratch = 0;
 };
 
-// The result of a load: the one truth behind the RPC's answer, the log line and the metrics. A value.
+// The result of a load: the one truth behind the RPC's answer, the log line and the metrics. A value. Of a load that
+// makes a model wider, keys, names, map and devices are those of the whole model; bytes, shards, phases and busy, and
+// what was copied to a device, are those of the load.
 struct LoadReport {
   std::string load;
   std::string model;

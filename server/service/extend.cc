@@ -11,12 +11,17 @@
 namespace keyload {
 namespace {
 
-// The index of `name`, which is appended where it is absent.
-uint16_t IndexOf(std::vector<std::string>& names, const std::string& name) {
-  const auto it = std::find(names.begin(), names.end(), name);
-  if (it != names.end()) return static_cast<uint16_t>(it - names.begin());
-  names.push_back(name);
-  return static_cast<uint16_t>(names.size() - 1);
+// `part` with its devices numbered as in `devices`, behind which come those that are not among them.
+Placement Renumber(Placement part, std::vector<std::string> devices) {
+  std::vector<uint16_t> number;
+  for (const std::string& name : part.devices) {
+    const auto it = std::find(devices.begin(), devices.end(), name);
+    number.push_back(static_cast<uint16_t>(it - devices.begin()));
+    if (it == devices.end()) devices.push_back(name);
+  }
+  for (uint16_t& device : part.device_of) device = number[device];
+  part.devices = std::move(devices);
+  return part;
 }
 
 // `full` without the tensors whose key has a device in `device_of_key`.
@@ -42,19 +47,16 @@ PlacementInput WithoutPlaced(const PlacementInput& full, const std::vector<uint1
   return part;
 }
 
-// `first` with everything of `second` behind it. Nothing runs the whole of it, so that it has neither runs nor extents.
+// `first` with everything of `second` behind it, whose devices begin with those of `first`. Nothing runs the whole of
+// it, so that it has neither runs nor extents.
 std::shared_ptr<const LoadPlan> Join(const LoadPlan& first, const LoadPlan& second) {
   auto joined = std::make_shared<LoadPlan>(first);
   joined->runs.clear();
   joined->extents.clear();
-  std::vector<uint16_t> device;
-  for (const std::string& name : second.devices) device.push_back(IndexOf(joined->devices, name));
+  joined->devices = second.devices;
   const auto first_segment = static_cast<uint32_t>(first.segments.size());
   const auto first_tensor = static_cast<uint32_t>(first.tensors.size());
-  for (PlannedSegment segment : second.segments) {
-    segment.device = device[segment.device];
-    joined->segments.push_back(segment);
-  }
+  joined->segments.insert(joined->segments.end(), second.segments.begin(), second.segments.end());
   for (PlannedTensor tensor : second.tensors) {
     tensor.segment += first_segment;
     joined->tensors.push_back(tensor);
@@ -64,7 +66,7 @@ std::shared_ptr<const LoadPlan> Join(const LoadPlan& first, const LoadPlan& seco
   }
   joined->lazy_keys.insert(joined->lazy_keys.end(), second.lazy_keys.begin(), second.lazy_keys.end());
   joined->reserve_bytes.resize(joined->devices.size());
-  for (size_t i = 0; i < device.size(); ++i) joined->reserve_bytes[device[i]] += second.reserve_bytes[i];
+  for (size_t i = 0; i < second.devices.size(); ++i) joined->reserve_bytes[i] += second.reserve_bytes[i];
   joined->selected_bytes += second.selected_bytes;
   joined->mapped_bytes += second.mapped_bytes;
   return joined;
@@ -73,17 +75,12 @@ std::shared_ptr<const LoadPlan> Join(const LoadPlan& first, const LoadPlan& seco
 // Where all of `input` is afterwards. A policy's map of the new keys alone would say the same of modules that have keys
 // on other devices, so the map is made anew from all of them.
 absl::StatusOr<Placement> JoinPlacements(const PlacementInput& input, const ResidentModel& model,
-                                         const PlacementInput& part_input, const Placement& part,
-                                         std::vector<std::string> devices) {
-  std::vector<uint16_t> device_of_key(model.content().device_of_key.size(), ResidentModel::kNoDevice);
-  const auto place = [&](uint32_t key, const std::string& device) { device_of_key[key] = IndexOf(devices, device); };
-  for (const uint32_t key : input.keys) {
-    const uint16_t before = model.content().device_of_key[key];
-    if (before != ResidentModel::kNoDevice) place(key, model.content().devices[before]);
-  }
-  for (size_t i = 0; i < part_input.keys.size(); ++i) place(part_input.keys[i], part.devices[part.device_of[i]]);
+                                         const PlacementInput& part_input, const Placement& part) {
+  std::vector<uint16_t> device_of_key = model.content().device_of_key;
+  for (size_t i = 0; i < part_input.keys.size(); ++i) device_of_key[part_input.keys[i]] = part.device_of[i];
   Placement joined;
   joined.warnings = part.warnings;
+  joined.devices = part.devices;
   KEYLOAD_ASSIGN_OR_RETURN(const ModuleTree tree, ModuleTree::Create(input.model));
   std::vector<int32_t> device_of_item(tree.items().size(), -1);
   for (uint32_t i = 0; i < input.keys.size(); ++i) {
@@ -92,10 +89,20 @@ absl::StatusOr<Placement> JoinPlacements(const PlacementInput& input, const Resi
   }
   for (const TreeMapEntry& entry : CleanDeviceMap(tree, device_of_item)) {
     joined.device_map.push_back(
-        {.module = std::string(tree[entry.item].name), .device = devices[static_cast<size_t>(entry.device)]});
+        {.module = std::string(tree[entry.item].name), .device = joined.devices[static_cast<size_t>(entry.device)]});
   }
-  joined.devices = std::move(devices);
   return joined;
+}
+
+// What the model is afterwards, of which this load does the part alone.
+LoadReport JoinReports(LoadReport whole, LoadReport part, const std::vector<DeviceUse>& before) {
+  for (size_t i = 0; i < whole.devices.size(); ++i) {
+    whole.devices[i].reserved_bytes =
+        part.devices[i].reserved_bytes + (i < before.size() ? before[i].reserved_bytes : 0);
+  }
+  whole.bytes = part.bytes;
+  whole.shards = std::move(part.shards);
+  return whole;
 }
 
 }  // namespace
@@ -114,17 +121,25 @@ absl::StatusOr<PreparedPlan> PrepareExtension(const LoadSpec& spec, const Prepar
   clock.Enter("place");
   PlacementInput input = MakeInput(spec, prepared);
   const PlacementInput part_input = WithoutPlaced(input, model.content().device_of_key);
-  KEYLOAD_ASSIGN_OR_RETURN(const Placement part, Place(part_input.model, spec.device_map, devices));
+  Placement part;
+  if (!part_input.keys.empty()) {
+    KEYLOAD_ASSIGN_OR_RETURN(part, Place(part_input.model, spec.device_map, devices));
+  }
+  part = Renumber(std::move(part), model.content().devices);
   clock.Enter("plan");
   PreparedPlan result;
   result.added = BuildLoadPlan(*prepared.keys, part_input, part, PlanOptionsOf(spec));
   result.plan = Join(*model.content().plan, *result.added);
-  KEYLOAD_ASSIGN_OR_RETURN(result.placement, JoinPlacements(input, model, part_input, part, result.plan->devices));
+  KEYLOAD_ASSIGN_OR_RETURN(result.placement, JoinPlacements(input, model, part_input, part));
+  LoadReport part_report = MakePlanReport(spec, prepared, part_input, part, *result.added, devices, node);
+  result.added_devices = part_report.devices;
   // What the model holds is not needed again.
-  for (const DeviceUse& use : model.LiveDevices()) {
+  const std::vector<DeviceUse> before = model.LiveDevices();
+  for (const DeviceUse& use : before) {
     for (PlacementDevice& device : devices) device.free_bytes += device.name == use.device ? use.reserved_bytes : 0;
   }
-  result.report = MakePlanReport(spec, prepared, input, result.placement, *result.plan, devices, node);
+  result.report = JoinReports(MakePlanReport(spec, prepared, input, result.placement, *result.plan, devices, node),
+                              std::move(part_report), before);
   result.placed_keys = std::move(input.keys);
   return result;
 }
@@ -141,12 +156,14 @@ ResidentModel::Content MakeExtendedContent(const LoadSpec& spec, const PreparedK
   for (const TiedDuplicate& copy : loaded.transferred.equal_duplicates) {
     content.tensor_of_key[plan.added->tensors[copy.tensor].key] = first_tensor + copy.provider;
   }
+  for (const TiedDuplicate& copy : loaded.transferred.conflicts) {
+    content.conflicts.push_back({.tensor = first_tensor + copy.tensor, .provider = first_tensor + copy.provider});
+  }
   for (const uint32_t key : plan.added->lazy_keys) content.tensor_of_key[key] = ResidentModel::kInFile;
   SetDevices(plan, content);
-  ReportConflicts(*prepared.keys, *plan.added, loaded.transferred, report);
   KeepHeld(std::move(loaded.held), content);
   content.residency->Append(plan.plan, ResidencyOf(spec, plan.added, std::move(loaded)));
-  FinishCounts(*content.residency, report);
+  FinishReport(content, report);
   content.load_time = absl::Now();
   return content;
 }

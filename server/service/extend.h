@@ -19,7 +19,8 @@ namespace keyload {
 bool SelectsMore(const ResidentModel& model, const KeyReport& keys);
 
 // As PreparePlan, with the keys that `model` has placed where they are and only the others placed on `devices`. The
-// plan is that of the model afterwards, its tensors and segments those of `model` first; `added` is the new part alone.
+// plan is that of the model afterwards, its devices, tensors and segments those of `model` first; `added` is the new
+// part alone, and numbers devices alike. The report is about the model afterwards, but for bytes and shards.
 absl::StatusOr<PreparedPlan> PrepareExtension(const LoadSpec& spec, const PreparedKeys& prepared,
                                               const ResidentModel& model, std::vector<PlacementDevice> devices,
                                               const DeviceSet& node, PhaseClock& clock);

@@ -219,10 +219,7 @@ absl::StatusOr<LoadReport> LoaderService::RunLoad(Job& job) {
       const PreparedKeys keys,
       PrepareKeys(job.spec, {*deps_.roots, *deps_.documents, deps_.headers}, job.context, job.clock,
                   job.extends == nullptr ? nullptr : job.extends->content().keys.get()));
-  if (job.extends != nullptr) {
-    KEYLOAD_RETURN_IF_ERROR(CheckSameKeys(*job.extends, *keys.keys));
-    if (!SelectsMore(*job.extends, *keys.keys)) return Reuse(job.spec);
-  }
+  if (job.extends != nullptr) KEYLOAD_RETURN_IF_ERROR(CheckSameKeys(*job.extends, *keys.keys));
   PreparedPlan plan;
   std::vector<MemoryReservation> reservations;
   absl::Status status = PlanAndReserve(job, keys, plan, reservations);
@@ -263,7 +260,9 @@ absl::Status LoaderService::PlanAndReserve(Job& job, const PreparedKeys& keys, P
       job.clock.Enter("reserve");
       reserved = ReserveForPlan(*plan.added, *deps_.transfer.devices);
     } else {
-      for (DeviceUse& use : plan.report.devices) use.reserved_bytes = 0;
+      for (size_t i = 0; i < plan.added_devices.size(); ++i) {
+        plan.report.devices[i].reserved_bytes -= plan.added_devices[i].reserved_bytes;
+      }
     }
     if (reserved.ok()) {
       reservations = *std::move(reserved);
@@ -272,15 +271,14 @@ absl::Status LoaderService::PlanAndReserve(Job& job, const PreparedKeys& keys, P
       job.observer->OnPlanned(planned);
       return absl::OkStatus();
     }
-    if (attempt == kPlanAttempts || !HasPolicy(job.spec.device_map) || job.extends != nullptr) return reserved.status();
+    if (attempt == kPlanAttempts || !HasPolicy(job.spec.device_map)) return reserved.status();
     // The memory moved since the snapshot, or padding did not fit: place again, with less than now by what the plan was
     // over.
     std::vector<PlacementDevice> now = SnapshotDevices(*deps_.transfer.devices);
     for (PlacementDevice& device : now) {
-      for (size_t i = 0; i < plan.plan->devices.size(); ++i) {
-        const uint64_t needed = plan.plan->reserve_bytes[i];
-        if (plan.plan->devices[i] != device.name || needed <= device.free_bytes) continue;
-        const DeviceUse& use = plan.report.devices[i];
+      for (const DeviceUse& use : plan.added_devices) {
+        const uint64_t needed = use.reserved_bytes;
+        if (use.device != device.name || needed <= device.free_bytes) continue;
         const uint64_t placed = use.tensor_bytes + use.missing_bytes;
         device.free_bytes = placed - std::min(needed - device.free_bytes, placed);
       }
@@ -321,6 +319,13 @@ absl::StatusOr<LoadedTensors> LoaderService::LoadTensors(Job& job, const Prepare
 
 absl::Status LoaderService::LoadAndPublish(Job& job, const PreparedKeys& keys, PreparedPlan plan,
                                            std::vector<MemoryReservation> reservations, LoadReport& report) {
+  if (job.extends != nullptr && !SelectsMore(*job.extends, *keys.keys)) {
+    // The model lacks nothing and stays the generation that it is.
+    report.generation = job.extends->report().generation;
+    FinishReport(job.extends->content(), report);
+    job.clock.Write(report);
+    return absl::OkStatus();
+  }
   absl::StatusOr<LoadedTensors> loaded = LoadTensors(job, keys, *plan.added, std::move(reservations), report);
   job.clock.Enter("publish");
   KEYLOAD_RETURN_IF_ERROR(loaded.status());

@@ -107,6 +107,7 @@ absl::StatusOr<PreparedPlan> PreparePlan(const LoadSpec& spec, const PreparedKey
   result.plan = BuildLoadPlan(*prepared.keys, input, result.placement, PlanOptionsOf(spec));
   result.added = result.plan;
   result.report = MakePlanReport(spec, prepared, input, result.placement, *result.plan, devices, node);
+  result.added_devices = result.report.devices;
   result.placed_keys = std::move(input.keys);
   return result;
 }

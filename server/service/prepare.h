@@ -41,6 +41,7 @@ struct PreparedPlan {
   std::vector<uint32_t> placed_keys;      // per placed tensor: index into KeyReport::keys
   std::shared_ptr<const LoadPlan> plan;   // of the model
   std::shared_ptr<const LoadPlan> added;  // the part of it that this load brings: all, unless it extends a model
+  std::vector<DeviceUse> added_devices;   // that part of report.devices
   LoadReport report;                      // everything that is known before a byte is read
 };
 

@@ -18,19 +18,18 @@ std::vector<uint32_t> TensorOfKey(size_t keys, const LoadPlan& plan, const std::
   return tensor_of_key;
 }
 
-}  // namespace
-
-void ReportConflicts(const KeyReport& keys, const LoadPlan& plan, const TransferResult& transferred,
-                     LoadReport& report) {
+void ReportConflicts(const ResidentModel::Content& content, LoadReport& report) {
   constexpr size_t kNamed = 5;
-  report.keys.tied_conflicts = transferred.conflicts.size();
-  for (size_t i = 0; i < std::min(kNamed, transferred.conflicts.size()); ++i) {
-    const TiedDuplicate& conflict = transferred.conflicts[i];
-    report.warnings.push_back(StrCat(keys.keys[plan.tensors[conflict.tensor].key].name, " is tied to ",
-                                     keys.keys[plan.tensors[conflict.provider].key].name,
+  const auto name = [&](uint32_t tensor) { return content.keys->keys[content.plan->tensors[tensor].key].name; };
+  report.keys.tied_conflicts = content.conflicts.size();
+  for (size_t i = 0; i < std::min(kNamed, content.conflicts.size()); ++i) {
+    const TiedDuplicate& conflict = content.conflicts[i];
+    report.warnings.push_back(StrCat(name(conflict.tensor), " is tied to ", name(conflict.provider),
                                      ", but the checkpoint holds different values for them: both are kept"));
   }
 }
+
+}  // namespace
 
 void SetDevices(const PreparedPlan& plan, ResidentModel::Content& content) {
   content.devices = plan.placement.devices;
@@ -53,10 +52,12 @@ void KeepHeld(std::vector<HeldPages> held, ResidentModel::Content& content) {
   if (!held.empty()) content.held.push_back(std::make_shared<std::vector<HeldPages>>(std::move(held)));
 }
 
-void FinishCounts(const Residency& residency, LoadReport& report) {
-  const Residency::Totals totals = residency.totals();
+void FinishReport(const ResidentModel::Content& content, LoadReport& report) {
+  const Residency::Totals totals = content.residency->totals();
   report.keys.loaded = totals.resident_keys;
-  report.keys.lazy = totals.lazy_keys + residency.plan()->lazy_keys.size();
+  report.keys.lazy = totals.lazy_keys + content.plan->lazy_keys.size();
+  for (size_t i = 0; i < report.devices.size(); ++i) report.devices[i].reserved_bytes = totals.devices[i].memory_bytes;
+  ReportConflicts(content, report);
   report.outcome = report.keys.missing + report.keys.mismatched > 0 ? Outcome::kIncomplete : Outcome::kComplete;
 }
 
@@ -69,12 +70,12 @@ ResidentModel::Content MakeModelContent(const LoadSpec& spec, const PreparedKeys
   content.keys = prepared.keys;
   content.plan = plan.plan;
   content.tensor_of_key = TensorOfKey(prepared.keys->keys.size(), *plan.plan, loaded.transferred.equal_duplicates);
-  ReportConflicts(*prepared.keys, *plan.plan, loaded.transferred, report);
+  content.conflicts = std::move(loaded.transferred.conflicts);
   KeepHeld(std::move(loaded.held), content);
   content.residency = std::make_shared<Residency>(ResidencyOf(spec, plan.plan, std::move(loaded)));
   content.make_reader = make_reader;
   SetDevices(plan, content);
-  FinishCounts(*content.residency, report);
+  FinishReport(content, report);
   content.load_time = absl::Now();
   return content;
 }

@@ -18,13 +18,12 @@ struct LoadedTensors {
 // The parts of what is below, for those who make a model otherwise.
 void SetDevices(const PreparedPlan& plan, ResidentModel::Content& content);
 Residency::Content ResidencyOf(const LoadSpec& spec, std::shared_ptr<const LoadPlan> plan, LoadedTensors loaded);
-void ReportConflicts(const KeyReport& keys, const LoadPlan& plan, const TransferResult& transferred,
-                     LoadReport& report);
 void KeepHeld(std::vector<HeldPages> held, ResidentModel::Content& content);
-void FinishCounts(const Residency& residency, LoadReport& report);
+// What a report says of the model as it is now: loaded, lazy and conflicting keys, warnings about conflicts, memory on
+// each device, and the outcome COMPLETE or INCOMPLETE.
+void FinishReport(const ResidentModel::Content& content, LoadReport& report);
 
-// Joins what was planned and what was loaded into the content of a model, and finishes the report: loaded, lazy and
-// conflicting keys, warnings about conflicts, and the outcome COMPLETE or INCOMPLETE.
+// Joins what was planned and what was loaded into the content of a model, and finishes the report.
 ResidentModel::Content MakeModelContent(const LoadSpec& spec, const PreparedKeys& prepared, PreparedPlan& plan,
                                         LoadedTensors loaded, const ReaderFactory& make_reader, LoadReport& report);
 

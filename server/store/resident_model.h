@@ -56,7 +56,8 @@ class ResidentModel {
     std::shared_ptr<Residency> residency;  // of the plan's tensors
     std::vector<uint32_t> tensor_of_key;   // per KeyReport::keys: index into plan->tensors, kInFile or kNoTensor
     std::vector<uint16_t> device_of_key;   // index into `devices`; kNoDevice where a key has no place
-    std::vector<std::string> devices;
+    std::vector<std::string> devices;      // as plan->devices
+    std::vector<TiedDuplicate> conflicts;  // second copies of tied tensors that differ, of all loads
     std::function<std::unique_ptr<ShardReader>(const Shard&)> make_reader;  // for what stays in its file
     std::vector<std::shared_ptr<std::vector<HeldPages>>> held;              // page cache that stays locked, per load
     LoadReport report;

@@ -22,6 +22,8 @@ class ExtendTest(layers.LayersTest):
         self.assertLessEqual(moved, 1.05 * 2 * layers.TENSOR_BYTES + layers.SLACK_BYTES)
         self.assertEqual(reports[0]["outcome"], "COMPLETE")
         self.assertGreater(reports[0]["generation"], first["generation"])
+        self.assertEqual(reports[0]["bytes"]["selected"], 2 * layers.TENSOR_BYTES)
+        self.assertEqual(reports[0]["keys"]["loaded"], 4)
         self.assertEqual(self.keys("resident"), self.layer(0, 1))
         self.assertEqual(self.entries(self.layer(0)), placed)
         self.assert_reads_what_is_stored(self.layer(0, 1))
@@ -29,9 +31,13 @@ class ExtendTest(layers.LayersTest):
         self.assert_memory(self.memory)
 
     def test_keys_that_are_there_are_not_read_again(self):
-        self.succeed(*self.load("--include", "layers.0.*"))
+        first = self.succeed(*self.load("--include", "layers.0.*"))
         again = self.load("--include", "layers.0.*", "--if-exists", "extend")
-        self.assertLessEqual(self.read_by(lambda: self.succeed(*again)), layers.SLACK_BYTES)
+        reports = []
+        self.assertLessEqual(self.read_by(lambda: reports.append(self.succeed(*again))), layers.SLACK_BYTES)
+        self.assertEqual(reports[0]["bytes"]["read"], 0)
+        self.assertEqual(reports[0]["generation"], first["generation"])
+        self.assertNotEqual(reports[0]["load"], first["load"])
 
     def test_another_device_map_is_refused(self):
         self.succeed(*self.load("--include", "layers.0.*"))
