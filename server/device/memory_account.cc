@@ -21,6 +21,11 @@ MemoryReservation::~MemoryReservation() {
   if (account_ != nullptr) account_->Unreserve(remaining_);
 }
 
+MemoryReservation MemoryReservation::Split(uint64_t bytes) {
+  remaining_ -= bytes;
+  return MemoryReservation(account_, bytes);
+}
+
 MemoryAccount::MemoryAccount(std::string device, uint64_t capacity_bytes) : device_(std::move(device)) {
   MutexLock lock(mutex_);
   state_.capacity = capacity_bytes;

@@ -19,6 +19,8 @@ class MemoryReservation {
   MemoryReservation& operator=(MemoryReservation&& other) noexcept;
   ~MemoryReservation();
   uint64_t remaining() const { return remaining_; }
+  // `bytes` of it as a reservation of their own. REQUIRES: so many remain.
+  MemoryReservation Split(uint64_t bytes);
 
  private:
   friend class MemoryAccount;

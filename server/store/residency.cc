@@ -37,6 +37,8 @@ void Residency::Append(std::shared_ptr<const LoadPlan> plan, Content added) {
   segments_.insert(segments_.end(), std::make_move_iterator(added.segments.begin()),
                    std::make_move_iterator(added.segments.end()));
   users_.resize(segments_.size());
+  kept_.resize(segments_.size());
+  is_kept_.resize(segments_.size());
   states_.resize(plan_->tensors.size(), State::kLazy);
   totals_.lazy_keys += states_.size() - first_tensor;
   totals_.devices.resize(plan_->devices.size());
@@ -52,17 +54,16 @@ void Residency::Append(std::shared_ptr<const LoadPlan> plan, Content added) {
     }
   }
   for (size_t i = first_segment; i < segments_.size(); ++i) {
-    if (segments_[i].memory == nullptr) continue;
-    totals_.allocated_bytes += plan_->segments[i].bytes;
-    totals_.devices[plan_->segments[i].device].memory_bytes += plan_->segments[i].bytes;
-  }
-  for (size_t i = 0; i < added.reserved.size(); ++i) {
-    const auto device = static_cast<uint16_t>(
-        std::find(plan_->devices.begin(), plan_->devices.end(), added.plan->devices[i]) - plan_->devices.begin());
-    totals_.devices[device].memory_bytes += added.reserved[i].remaining();
-    if (added.reserved[i].remaining() > 0) {
-      kept_.push_back({.device = device, .reservation = std::move(added.reserved[i])});
+    const PlannedSegment& planned = plan_->segments[i];
+    if (segments_[i].memory != nullptr) {
+      totals_.allocated_bytes += planned.bytes;
+    } else if (!added.reserved.empty() && planned.kind == SegmentKind::kMemory) {
+      kept_[i] = added.reserved[added.plan->segments[i - first_segment].device].Split(planned.bytes);
+      is_kept_[i] = true;
+    } else {
+      continue;
     }
+    totals_.devices[planned.device].memory_bytes += planned.bytes;
   }
 }
 
@@ -128,21 +129,12 @@ absl::StatusOr<std::vector<Segment>> Residency::Claim::Allocate() {
 
 absl::StatusOr<std::vector<std::unique_ptr<DeviceMemory>>> Residency::AllocateMemory(
     const LoadPlan& plan, const std::vector<Segment>& segments, std::span<const uint32_t> lacking) {
-  const std::vector<Device*> devices = [&] {
-    std::vector<Device*> by_index(plan.devices.size());
-    for (const uint32_t s : lacking) by_index[plan.segments[s].device] = segments[s].device;
-    return by_index;
-  }();
-  std::vector<uint64_t> left(kept_.size());
-  for (size_t i = 0; i < kept_.size(); ++i) left[i] = kept_[i].reservation.remaining();
-  std::vector<size_t> source(lacking.size(), kept_.size());  // index into kept_; past its end: a new reservation
+  std::vector<Device*> devices(plan.devices.size());
   std::vector<uint64_t> wanted(plan.devices.size());
-  for (size_t i = 0; i < lacking.size(); ++i) {
-    const PlannedSegment& planned = plan.segments[lacking[i]];
-    for (size_t k = 0; k < kept_.size() && source[i] == kept_.size(); ++k) {
-      if (kept_[k].device == planned.device && left[k] >= planned.bytes) source[i] = k;
-    }
-    (source[i] < kept_.size() ? left[source[i]] -= planned.bytes : wanted[planned.device] += planned.bytes);
+  for (const uint32_t index : lacking) {
+    if (kept_[index].remaining() > 0) continue;
+    devices[plan.segments[index].device] = segments[index].device;
+    wanted[plan.segments[index].device] += plan.segments[index].bytes;
   }
   std::vector<MemoryReservation> fresh(plan.devices.size());
   for (size_t d = 0; d < fresh.size(); ++d) {
@@ -150,36 +142,36 @@ absl::StatusOr<std::vector<std::unique_ptr<DeviceMemory>>> Residency::AllocateMe
     KEYLOAD_ASSIGN_OR_RETURN(fresh[d], devices[d]->account().Reserve(wanted[d]));
   }
   std::vector<std::unique_ptr<DeviceMemory>> memory;
-  std::vector<uint64_t> taken(plan.devices.size());  // out of kept_
-  for (size_t i = 0; i < lacking.size(); ++i) {
-    const PlannedSegment& planned = plan.segments[lacking[i]];
-    const bool is_kept = source[i] < kept_.size();
-    absl::StatusOr<std::unique_ptr<DeviceMemory>> one = devices[planned.device]->Allocate(
-        is_kept ? kept_[source[i]].reservation : fresh[planned.device], planned.bytes, Contents::kZeroed);
+  std::vector<uint32_t> taken;  // out of kept_
+  for (const uint32_t index : lacking) {
+    const PlannedSegment& planned = plan.segments[index];
+    const bool is_kept = kept_[index].remaining() > 0;
+    absl::StatusOr<std::unique_ptr<DeviceMemory>> one = segments[index].device->Allocate(
+        is_kept ? kept_[index] : fresh[planned.device], planned.bytes, Contents::kZeroed);
     if (!one.ok()) {
       memory.clear();
-      KeepAgain(devices, taken);
+      KeepAgain(taken);
       return one.status();
     }
     memory.push_back(*std::move(one));
-    taken[planned.device] += is_kept ? planned.bytes : 0;
+    if (is_kept) taken.push_back(index);
   }
   MutexLock lock(mutex_);
   for (size_t d = 0; d < wanted.size(); ++d) totals_.devices[d].memory_bytes += wanted[d];
   return memory;
 }
 
-void Residency::KeepAgain(const std::vector<Device*>& devices, const std::vector<uint64_t>& bytes) {
-  for (size_t d = 0; d < bytes.size(); ++d) {
-    if (bytes[d] == 0) continue;
-    absl::StatusOr<MemoryReservation> again = devices[d]->account().Reserve(bytes[d]);
-    if (again.ok()) {
-      kept_.push_back({.device = static_cast<uint16_t>(d), .reservation = *std::move(again)});
-    } else {
-      MutexLock lock(mutex_);
-      totals_.devices[d].memory_bytes -= bytes[d];
-    }
+void Residency::KeepAgain(std::span<const uint32_t> segments) {
+  MutexLock lock(mutex_);
+  for (const uint32_t index : segments) {
+    absl::StatusOr<MemoryReservation> again = segments_[index].device->account().Reserve(plan_->segments[index].bytes);
+    again.ok() ? void(kept_[index] = *std::move(again)) : GiveUp(index);
   }
+}
+
+void Residency::GiveUp(uint32_t segment) {
+  is_kept_[segment] = false;
+  totals_.devices[plan_->segments[segment].device].memory_bytes -= plan_->segments[segment].bytes;
 }
 
 void Residency::Claim::Commit() {
@@ -190,13 +182,19 @@ void Residency::Claim::Commit() {
 }
 
 void Residency::Abandon(std::span<const uint32_t> tensors) {
-  std::vector<std::shared_ptr<DeviceMemory>> freed;  // ends after the lock
-  MutexLock lock(mutex_);
-  for (const uint32_t tensor : tensors) {
-    states_[tensor] = State::kLazy;
-    Leave(tensor, freed);
+  MutexLock allocation(allocation_mutex_);  // who takes over finds what was kept
+  std::vector<uint32_t> kept;
+  {
+    Freed freed;  // ends after the lock
+    MutexLock lock(mutex_);
+    for (const uint32_t tensor : tensors) {
+      states_[tensor] = State::kLazy;
+      Leave(tensor, freed);
+    }
+    for (const auto& [segment, memory] : freed) is_kept_[segment] ? kept.push_back(segment) : GiveUp(segment);
+    changed_.NotifyAll();
   }
-  changed_.NotifyAll();
+  KeepAgain(kept);
 }
 
 absl::Status Residency::WaitForOthers(std::span<const uint32_t> tensors, const RequestContext& context) {
@@ -211,7 +209,7 @@ absl::Status Residency::WaitForOthers(std::span<const uint32_t> tensors, const R
 }
 
 Residency::Evicted Residency::Evict(std::span<const uint32_t> tensors) {
-  std::vector<std::shared_ptr<DeviceMemory>> freed;  // ends after the lock
+  Freed freed;  // ends after the lock
   Evicted evicted;
   MutexLock lock(mutex_);
   for (const uint32_t tensor : tensors) {
@@ -223,8 +221,12 @@ Residency::Evicted Residency::Evict(std::span<const uint32_t> tensors) {
     totals_.resident_keys -= KeysOf(tensor);
     totals_.lazy_keys += KeysOf(tensor);
     states_[tensor] = State::kLazy;
-    evicted.bytes += Leave(tensor, freed);
+    Leave(tensor, freed);
     ++evicted.tensors;
+  }
+  for (const auto& [segment, memory] : freed) {
+    evicted.bytes += plan_->segments[segment].bytes;
+    GiveUp(segment);
   }
   return evicted;
 }
@@ -265,15 +267,11 @@ void Residency::SetResident(uint32_t tensor) {
   states_[tensor] = State::kResident;
 }
 
-uint64_t Residency::Leave(uint32_t tensor, std::vector<std::shared_ptr<DeviceMemory>>& freed) {
+void Residency::Leave(uint32_t tensor, Freed& freed) {
   const uint32_t index = plan_->tensors[tensor].segment;
-  if (--users_[index] > 0 || segments_[index].memory == nullptr) return 0;
-  const uint64_t bytes = plan_->segments[index].bytes;
-  totals_.allocated_bytes -= bytes;
-  totals_.devices[plan_->segments[index].device].memory_bytes -= bytes;
-  freed.push_back(std::move(segments_[index].memory));
-  segments_[index].memory = nullptr;
-  return bytes;
+  if (--users_[index] > 0 || segments_[index].memory == nullptr) return;
+  totals_.allocated_bytes -= plan_->segments[index].bytes;
+  freed.emplace_back(index, std::move(segments_[index].memory));
 }
 
 uint64_t Residency::KeysOf(uint32_t tensor) const {

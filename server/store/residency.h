@@ -4,6 +4,7 @@
 #include <memory>
 #include <optional>
 #include <span>
+#include <utility>
 #include <vector>
 
 #include "absl/container/flat_hash_map.h"
@@ -20,7 +21,8 @@ namespace keyload {
 //
 //   LAZY ─▶ LOADING ─▶ RESIDENT ─▶ LAZY      a claim takes LAZY tensors; what it does not commit is LAZY again
 //
-// A segment has memory from the first tensor that is loaded into it until no tensor of it is LOADING or RESIDENT.
+// A segment has memory from the first tensor that is loaded into it until no tensor of it is LOADING or RESIDENT. What
+// was reserved for it is reserved again when a claim gives it up, and not when it is evicted.
 class Residency {
  public:
   enum class State : uint8_t {
@@ -35,7 +37,7 @@ class Residency {
     std::vector<Segment> segments;            // as plan->segments; of lazy ones only the memory is absent
     State state = State::kResident;           // of every tensor: kLazy or kResident
     std::vector<TiedDuplicate> dropped;       // second copies that are kDropped
-    std::vector<MemoryReservation> reserved;  // per plan->devices: kept for what is lazy, until the model is gone
+    std::vector<MemoryReservation> reserved;  // per plan->devices: kept for what is lazy, until it is evicted
   };
   explicit Residency(Content content);
 
@@ -57,8 +59,8 @@ class Residency {
     uint64_t allocated_bytes(size_t device) const {
       return device < allocated_bytes_.size() ? allocated_bytes_[device] : 0;
     }
-    // Gives every segment that the tensors lie in its memory, zeroed, unless it has some already; what the model has
-    // reserved is taken first. The table is as long as the plan's, with memory where the tensors lie only.
+    // Gives every segment that the tensors lie in its memory, zeroed, unless it has some already; where the model has
+    // reserved it, that is taken. The table is as long as the plan's, with memory where the tensors lie only.
     // DEVICE_OUT_OF_MEMORY leaves everything as it was.
     absl::StatusOr<std::vector<Segment>> Allocate();
     // The tensors are resident from now on.
@@ -105,35 +107,35 @@ class Residency {
   Totals totals() const;
 
  private:
-  struct Kept {
-    uint16_t device;
-    MemoryReservation reservation;
-  };
-  // Memory for the segments `lacking`, out of a kept reservation that has enough, else out of new ones.
+  using Freed = std::vector<std::pair<uint32_t, std::shared_ptr<DeviceMemory>>>;  // segments, and their memory
+
+  // Memory for the segments `lacking`, each out of what is kept for it, else out of new reservations.
   absl::StatusOr<std::vector<std::unique_ptr<DeviceMemory>>> AllocateMemory(const LoadPlan& plan,
                                                                             const std::vector<Segment>& segments,
                                                                             std::span<const uint32_t> lacking)
       ABSL_EXCLUSIVE_LOCKS_REQUIRED(allocation_mutex_);
-  // Reserves again what was taken out of kept_, as far as it is still free.
-  void KeepAgain(const std::vector<Device*>& devices, const std::vector<uint64_t>& bytes)
-      ABSL_EXCLUSIVE_LOCKS_REQUIRED(allocation_mutex_);
+  // Reserves again what is kept for `segments`, whose memory was freed: those for which there is room still.
+  void KeepAgain(std::span<const uint32_t> segments) ABSL_EXCLUSIVE_LOCKS_REQUIRED(allocation_mutex_);
+  // The model has the segment's bytes no more, neither as memory nor reserved.
+  void GiveUp(uint32_t segment) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
   void SetLoading(uint32_t tensor) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
   void SetResident(uint32_t tensor) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
-  // Ends the use of the segment by one tensor. After the last the memory goes into `freed`, to be given back outside
-  // the lock; its bytes are returned.
-  uint64_t Leave(uint32_t tensor, std::vector<std::shared_ptr<DeviceMemory>>& freed)
-      ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
+  // Ends the use of the segment by one tensor. After the last the memory goes into `freed`, to be freed outside the
+  // lock.
+  void Leave(uint32_t tensor, Freed& freed) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
   uint64_t KeysOf(uint32_t tensor) const ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
   void Abandon(std::span<const uint32_t> tensors);
 
   mutable Mutex allocation_mutex_;  // before mutex_; held while memory is allocated, so that a segment gets it once
-  std::vector<Kept> kept_ ABSL_GUARDED_BY(allocation_mutex_);
+  // Per segment: reserved for it while it has no memory.
+  std::vector<MemoryReservation> kept_ ABSL_GUARDED_BY(allocation_mutex_);
 
   mutable Mutex mutex_;
   CondVar changed_;
   std::shared_ptr<const LoadPlan> plan_ ABSL_GUARDED_BY(mutex_);
   std::vector<Segment> segments_ ABSL_GUARDED_BY(mutex_);
   std::vector<uint32_t> users_ ABSL_GUARDED_BY(mutex_);  // per segment: tensors that are loading or resident
+  std::vector<bool> is_kept_ ABSL_GUARDED_BY(mutex_);    // per segment: its bytes are in kept_ or came from there
   std::vector<State> states_ ABSL_GUARDED_BY(mutex_);
   absl::flat_hash_map<uint32_t, uint32_t> dropped_copies_ ABSL_GUARDED_BY(mutex_);  // per provider
   Totals totals_ ABSL_GUARDED_BY(mutex_);

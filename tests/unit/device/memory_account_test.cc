@@ -29,6 +29,19 @@ TEST(MemoryAccountTest, AReservationGivesBackWhatWasNotCommitted) {
   EXPECT_EQ(account.state().free(), 100u);
 }
 
+TEST(MemoryAccountTest, APartOfAReservationIsGivenBackByItself) {
+  MemoryAccount account("cuda:0", 100);
+  MemoryReservation reservation = *account.Reserve(60);
+  {
+    MemoryReservation part = reservation.Split(20);
+    EXPECT_EQ(reservation.remaining(), 40u);
+    EXPECT_EQ(account.state().reserved, 60u);
+    EXPECT_TRUE(account.Commit(part, 5));
+  }
+  EXPECT_EQ(account.state().reserved, 40u);
+  EXPECT_EQ(account.state().used, 5u);
+}
+
 TEST(MemoryAccountTest, MoreThanWhatIsFreeIsRefusedWithTheFigures) {
   MemoryAccount account("cuda:0", 100);
   const auto held = account.Reserve(70);

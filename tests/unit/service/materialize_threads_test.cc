@@ -3,6 +3,7 @@
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
+#include <algorithm>
 #include <future>
 #include <latch>
 #include <thread>
@@ -26,20 +27,28 @@ class MaterializeThreads : public testing::Test {
     WriteSafetensors(node_.dir() + "/model.safetensors", tensors);
     LoadSpec spec = node_.Spec();
     spec.residency = LoadSpec::Residency::kLazy;
-    EXPECT_TRUE(node_.Load(spec).ok());
+    UseModel(spec);
+  }
+
+  // Loads `spec` in the place of what is there.
+  void UseModel(const LoadSpec& spec) {
+    model_ = {};
+    EXPECT_TRUE(node_.service().Unload("m", {}).ok());
+    EXPECT_EQ(node_.Load(spec)->outcome, Outcome::kComplete);
     model_ = node_.registry().Use("m").value();
   }
 
   std::future<absl::StatusOr<LoadReport>> Start(const KeySelectionSpec& select, RequestContext context = {}) {
     return std::async(std::launch::async, [this, select, context] { return node_.Materialize(select, context); });
   }
+  // Tensors in `state` now.
+  int64_t Count(Residency::State state) {
+    const std::vector<Residency::State> states = model_->residency().states();
+    return std::count(states.begin(), states.end(), state);
+  }
   // Blocks until nothing is left to claim.
   void WaitUntilAllIsClaimed() {
-    while (true) {
-      const std::vector<Residency::State> states = model_->residency().states();
-      if (std::find(states.begin(), states.end(), Residency::State::kLazy) == states.end()) return;
-      std::this_thread::yield();
-    }
+    while (Count(Residency::State::kLazy) > 0) std::this_thread::yield();
   }
 
   LoaderNode node_;
@@ -88,16 +97,54 @@ TEST_F(MaterializeThreads, OverlappingSelectionsShareWhatTheyHaveInCommon) {
 }
 
 TEST_F(MaterializeThreads, ACancelledWaiterLeavesTheLoadToTheOther) {
-  node_.reads().Hold();
-  auto loader = Start(kAll);
-  WaitUntilAllIsClaimed();
+  LoadSpec spec = node_.Spec();
+  spec.residency = LoadSpec::Residency::kLazy;
+  spec.device_map = {};
+  spec.device_map.entries = {{"layers.0", "cuda:0"}, {"layers.1", "cpu"}};
+  spec.host_storage = HostStorage::kCopied;
+  UseModel(spec);
+  node_.gpu().HoldCopies();
+  auto loader = Start({.include = {"layers.0.*"}, .exclude = {}, .keys = {}});
+  node_.gpu().WaitForCopiesStarted(1);
   std::stop_source stop;
   auto waiter = Start(kAll, {.stop = stop.get_token()});
+  // What is on the other device is no longer its own to load: from now on it can only wait.
+  while (Count(Residency::State::kResident) < 2) std::this_thread::yield();
+  EXPECT_EQ(waiter.wait_for(std::chrono::seconds(0)), std::future_status::timeout);
   stop.request_stop();
   EXPECT_EQ(ErrorReason(waiter.get().status()), Reason::kLoadCancelled);
-  node_.reads().Release();
-  EXPECT_EQ(loader.get()->keys.loaded, 4);
+  EXPECT_EQ(Count(Residency::State::kLoading), 2);
+  node_.gpu().ReleaseCopies();
+  const absl::StatusOr<LoadReport> report = loader.get();
+  ASSERT_TRUE(report.ok()) << report.status();
+  EXPECT_EQ(report->keys.loaded, 2);
+  EXPECT_EQ(Count(Residency::State::kResident), 4);  // what the waiter loaded stays
   EXPECT_EQ(node_.reads().bytes(), 4 * kBytes);
+}
+
+TEST_F(MaterializeThreads, ACancelledMaterializeLeavesTheModelAsItWas) {
+  LoadSpec spec = node_.Spec();
+  spec.residency = LoadSpec::Residency::kLazy;
+  spec.reserve_now = true;
+  UseModel(spec);
+  ASSERT_TRUE(node_.Materialize({.include = {}, .exclude = {}, .keys = {"layers.0.a"}}).ok());
+  const MemoryState before = node_.gpu().account().state();
+  node_.gpu().HoldCopies();
+  std::stop_source stop;
+  auto cancelled = Start(kAll, {.stop = stop.get_token()});
+  node_.gpu().WaitForCopiesStarted(2);
+  EXPECT_EQ(Count(Residency::State::kLoading), 3);
+  stop.request_stop();
+  node_.gpu().ReleaseCopies();
+  EXPECT_EQ(ErrorReason(cancelled.get().status()), Reason::kLoadCancelled);
+  EXPECT_EQ(Count(Residency::State::kLazy), 3);
+  EXPECT_EQ(node_.gpu().account().state().used, before.used);
+  EXPECT_EQ(node_.gpu().account().state().reserved, before.reserved);
+  EXPECT_EQ(model_->LiveDevices()[0].reserved_bytes, 4 * kBytes);
+  EXPECT_EQ(model_->LiveDevices()[0].tensors, 1);
+  EXPECT_TRUE(node_.ReadKey("m", "layers.0.b") == PatternBytes("layers.0.b", kBytes));
+  EXPECT_EQ(node_.Materialize(kAll)->keys.loaded, 4);
+  EXPECT_TRUE(node_.ReadKey("m", "layers.1.a") == PatternBytes("layers.1.a", kBytes));
 }
 
 TEST_F(MaterializeThreads, AWaiterTakesOverWhenTheLoaderIsCancelled) {

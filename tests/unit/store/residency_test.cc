@@ -47,6 +47,12 @@ class ResidencyTest : public testing::Test {
     ASSERT_TRUE(claim.Allocate().ok());
     claim.Commit();
   }
+  // What RESERVE_NOW takes for the plan.
+  std::vector<MemoryReservation> ReserveAll() {
+    std::vector<MemoryReservation> kept(2);
+    kept[0] = *gpu_.account().Reserve(3 * kTensorBytes);
+    return kept;
+  }
   uint64_t used() { return gpu_.account().state().used; }
   uint64_t reserved() { return gpu_.account().state().reserved; }
 
@@ -184,10 +190,7 @@ TEST_F(ResidencyTest, WhatSomebodyIsLoadingIsNotEvicted) {
 
 TEST_F(ResidencyTest, ReservedMemoryIsTakenFirstAndReleasedAtTheEnd) {
   {
-    std::vector<MemoryReservation> kept;
-    kept.push_back(*gpu_.account().Reserve(3 * kTensorBytes));
-    kept.emplace_back();
-    Residency residency = Make(State::kLazy, std::move(kept));
+    Residency residency = Make(State::kLazy, ReserveAll());
     EXPECT_EQ(residency.totals().devices[0].memory_bytes, 3 * kTensorBytes);
     const MemoryReservation other = *gpu_.account().Reserve(kTensorBytes);  // the device is full now
     Load(residency, {0});
@@ -200,23 +203,95 @@ TEST_F(ResidencyTest, ReservedMemoryIsTakenFirstAndReleasedAtTheEnd) {
 }
 
 TEST_F(ResidencyTest, EvictedMemoryIsNoLongerReserved) {
-  std::vector<MemoryReservation> kept;
-  kept.push_back(*gpu_.account().Reserve(3 * kTensorBytes));
-  Residency residency = Make(State::kLazy, std::move(kept));
+  Residency residency = Make(State::kLazy, ReserveAll());
   Load(residency, {2});
   residency.Evict(Tensors{2});
   EXPECT_EQ(reserved(), 2 * kTensorBytes);
-  Load(residency, {2});  // out of what is free: the kept bytes are the other segment's
-  EXPECT_EQ(used(), kTensorBytes);
+  EXPECT_EQ(residency.totals().devices[0].memory_bytes, 2 * kTensorBytes);
+  const MemoryReservation other = *gpu_.account().Reserve(2 * kTensorBytes);  // the device is full now
+  {
+    Residency::Claim claim = residency.Begin(Tensors{2});
+    EXPECT_EQ(ErrorReason(claim.Allocate().status()), Reason::kDeviceOutOfMemory);  // the kept bytes are another's
+  }
   Load(residency, {0});
-  EXPECT_EQ(used(), 3 * kTensorBytes);
-  EXPECT_EQ(residency.totals().devices[0].memory_bytes, used() + reserved());
+  EXPECT_EQ(used(), 2 * kTensorBytes);
+  EXPECT_EQ(residency.totals().devices[0].memory_bytes, 2 * kTensorBytes);
+}
+
+TEST_F(ResidencyTest, WhatAClaimGivesUpIsKeptAgain) {
+  Residency residency = Make(State::kLazy, ReserveAll());
+  {
+    Residency::Claim claim = residency.Begin(Tensors{0, 2});
+    ASSERT_TRUE(claim.Allocate().ok());
+    EXPECT_EQ(used(), 3 * kTensorBytes);
+  }
+  EXPECT_EQ(used(), 0);
+  EXPECT_EQ(reserved(), 3 * kTensorBytes);
+  EXPECT_EQ(residency.totals().devices[0].memory_bytes, 3 * kTensorBytes);
+  const MemoryReservation other = *gpu_.account().Reserve(kTensorBytes);  // the device is full now
+  Load(residency, {0, 1, 2});
+}
+
+TEST_F(ResidencyTest, ASegmentThatTwoClaimsGiveUpIsKeptOnce) {
+  Residency residency = Make(State::kLazy, ReserveAll());
+  {
+    Residency::Claim first = residency.Begin(Tensors{0});
+    Residency::Claim second = residency.Begin(Tensors{1});
+    ASSERT_TRUE(first.Allocate().ok());
+    ASSERT_TRUE(second.Allocate().ok());
+  }
+  EXPECT_EQ(used(), 0);
+  EXPECT_EQ(reserved(), 3 * kTensorBytes);
+}
+
+TEST_F(ResidencyTest, WhatIsNotFreeAnyMoreIsNotKeptAgain) {
+  Residency residency = Make(State::kLazy, ReserveAll());
+  std::shared_ptr<DeviceMemory> pinned;  // of segment 1
+  const MemoryReservation other = *gpu_.account().Reserve(kTensorBytes);
+  {
+    Residency::Claim claim = residency.Begin(Tensors{0, 2});
+    pinned = (*claim.Allocate())[1].memory;
+  }
+  EXPECT_EQ(used(), kTensorBytes);
+  EXPECT_EQ(reserved(), 3 * kTensorBytes);  // the other's, and segment 0
+  EXPECT_EQ(residency.totals().devices[0].memory_bytes, 2 * kTensorBytes);
+  pinned.reset();
+  Load(residency, {2});
+  Load(residency, {0});
+  EXPECT_EQ(residency.totals().devices[0].memory_bytes, 3 * kTensorBytes);
+  residency.Evict(Tensors{0, 2});
+  EXPECT_EQ(used(), 0);
+  EXPECT_EQ(reserved(), kTensorBytes);
+  EXPECT_EQ(residency.totals().devices[0].memory_bytes, 0);
+}
+
+TEST_F(ResidencyTest, AWiderModelKeepsWhatWasReservedForItsPart) {
+  Residency residency = Make();
+  auto wider = std::make_shared<LoadPlan>(*MakePlan());
+  auto part = std::make_shared<LoadPlan>();
+  part->devices = {"cpu", "cuda:0"};
+  part->segments = {{.device = 1, .bytes = kTensorBytes}};
+  part->tensors = {{.key = 4, .segment = 0, .bytes = kTensorBytes}};
+  wider->segments.push_back({.device = 0, .bytes = kTensorBytes});
+  wider->tensors.push_back({.key = 4, .segment = 3, .bytes = kTensorBytes});
+  std::vector<MemoryReservation> kept(2);
+  kept[1] = *gpu_.account().Reserve(kTensorBytes);
+  residency.Append(wider, {.plan = part,
+                           .segments = {{.device = &gpu_}},
+                           .state = State::kLazy,
+                           .dropped = {},
+                           .reserved = std::move(kept)});
+  EXPECT_EQ(residency.totals().devices[0].memory_bytes, kTensorBytes);
+  const MemoryReservation other = *gpu_.account().Reserve(3 * kTensorBytes);  // the device is full now
+  Load(residency, {4});
+  EXPECT_EQ(used(), kTensorBytes);
+  EXPECT_EQ(residency.totals().devices[0].memory_bytes, kTensorBytes);
 }
 
 TEST(ResidencyAllocation, ARefusalGivesTheReservationBack) {
   FakeDevice gpu({.capacity_bytes = 4 * kTensorBytes, .fail_allocation = 2});
-  std::vector<MemoryReservation> kept;
-  kept.push_back(*gpu.account().Reserve(3 * kTensorBytes));
+  std::vector<MemoryReservation> kept(2);
+  kept[0] = *gpu.account().Reserve(3 * kTensorBytes);
   Residency residency({.plan = MakePlan(),
                        .segments = {{.device = &gpu}, {.device = &gpu}, {.kind = SegmentKind::kFile}},
                        .state = State::kLazy,
