@@ -1,6 +1,5 @@
 #include "server/load/transfer.h"
 
-#include <cstring>
 #include <utility>
 
 #include "server/base/error.h"
@@ -14,35 +13,6 @@ std::vector<bool> UsedSegments(const LoadPlan& plan) {
   std::vector<bool> used(plan.segments.size());
   for (const PlannedTensor& tensor : plan.tensors) used[tensor.segment] = true;
   return used;
-}
-
-// The host segments whose tensors all belong to the plan, which is not so for a part of one. Other devices zero a
-// segment at almost no cost.
-std::vector<bool> FilledSegments(const LoadPlan& plan) {
-  std::vector<uint64_t> bytes(plan.segments.size());
-  for (const TensorRun& run : plan.runs) bytes[run.segment] += run.bytes;
-  std::vector<bool> filled(plan.segments.size());
-  for (size_t i = 0; i < filled.size(); ++i) {
-    filled[i] = bytes[i] == plan.segments[i].tensor_bytes && plan.devices[plan.segments[i].device] == "cpu";
-  }
-  return filled;
-}
-
-// Zeroes what no run will write of the segments that `filled` names. Runs of one segment ascend in it.
-void ZeroPadding(const LoadPlan& plan, const std::vector<bool>& filled, std::vector<Segment>& segments) {
-  std::vector<uint64_t> position(segments.size());
-  const auto zero = [&](size_t segment, uint64_t end) {
-    const std::span<std::byte> host = segments[segment].memory->host();
-    if (end > position[segment]) std::memset(host.data() + position[segment], 0, end - position[segment]);
-  };
-  for (const TensorRun& run : plan.runs) {
-    if (!filled[run.segment]) continue;
-    zero(run.segment, run.segment_offset);
-    position[run.segment] = run.segment_offset + run.bytes;
-  }
-  for (size_t i = 0; i < segments.size(); ++i) {
-    if (filled[i]) zero(i, plan.segments[i].bytes);
-  }
 }
 
 std::vector<std::shared_ptr<ShardReader>> OpenReaders(const LoadPlan& plan, const CheckpointIndex& index,
@@ -76,7 +46,7 @@ absl::StatusOr<std::vector<MemoryReservation>> ReserveForPlan(const LoadPlan& pl
 absl::StatusOr<std::vector<Segment>> AllocateSegments(const LoadPlan& plan, const DeviceSet& devices,
                                                       std::vector<MemoryReservation>& reservations) {
   const std::vector<bool> used = UsedSegments(plan);
-  std::vector<bool> filled = FilledSegments(plan);  // and may hold anything
+  const std::vector<bool> filled = FilledSegments(plan);
   std::vector<Segment> segments;
   segments.reserve(plan.segments.size());
   for (size_t i = 0; i < plan.segments.size(); ++i) {
@@ -88,7 +58,6 @@ absl::StatusOr<std::vector<Segment>> AllocateSegments(const LoadPlan& plan, cons
                                segment.device->Allocate(reservations[planned.device], planned.bytes,
                                                         filled[i] ? Contents::kUnspecified : Contents::kZeroed));
     }
-    if (segment.memory == nullptr || segment.memory->fresh_fd() >= 0) filled[i] = false;
     segments.push_back(std::move(segment));
   }
   ZeroPadding(plan, filled, segments);

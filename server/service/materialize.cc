@@ -87,7 +87,7 @@ absl::Status LoadClaim(const ResidentModel& model, Residency::Claim claim, const
   clock.Enter("reserve");
   const std::shared_ptr<const LoadPlan> part = SubPlan(*model.residency().plan(), claim.tensors());
   KEYLOAD_RETURN_IF_ERROR(CheckFiles(model, *part));
-  KEYLOAD_ASSIGN_OR_RETURN(std::vector<Segment> segments, claim.Allocate());
+  KEYLOAD_ASSIGN_OR_RETURN(std::vector<Segment> segments, claim.Allocate(*part, context));
   clock.Enter("transfer");
   LoadReport measured = DescribePart(model, *part, claim);
   const absl::Status status = Transfer(

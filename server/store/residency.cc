@@ -90,71 +90,83 @@ Residency::Claim Residency::Begin(std::span<const uint32_t> tensors) {
   return claim;
 }
 
-absl::StatusOr<std::vector<Segment>> Residency::Claim::Allocate() {
-  MutexLock allocation(residency_->allocation_mutex_);
-  std::shared_ptr<const LoadPlan> plan;
-  std::vector<Segment> segments;
+absl::StatusOr<std::vector<Segment>> Residency::Claim::Allocate(const LoadPlan& part, const RequestContext& context) {
+  const std::vector<bool> filled = FilledSegments(part);
+  KEYLOAD_ASSIGN_OR_RETURN(std::vector<Segment> segments,
+                           residency_->AllocateSegments(part, filled, context, allocated_bytes_));
+  ZeroPadding(part, filled, segments);  // of segments in which nobody else has a tensor
+  return segments;
+}
+
+absl::StatusOr<std::vector<Segment>> Residency::AllocateSegments(const LoadPlan& part, const std::vector<bool>& filled,
+                                                                 const RequestContext& context,
+                                                                 std::vector<uint64_t>& allocated_bytes) {
+  MutexLock allocation(allocation_mutex_);
+  std::vector<Segment> segments(part.segments.size());
   std::vector<uint32_t> lacking;
   {
-    MutexLock lock(residency_->mutex_);
-    plan = residency_->plan_;
-    segments.resize(plan->segments.size());
+    MutexLock lock(mutex_);
     for (size_t i = 0; i < segments.size(); ++i) {
-      const Segment& segment = residency_->segments_[i];
+      const Segment& segment = segments_[i];
       segments[i] = {.kind = segment.kind, .device = segment.device, .memory = nullptr, .shard = segment.shard};
     }
     std::vector<bool> seen(segments.size());
-    for (const uint32_t tensor : tensors_) {
-      const uint32_t index = plan->tensors[tensor].segment;
+    for (const PlannedTensor& tensor : part.tensors) {
+      const uint32_t index = tensor.segment;
       if (seen[index]) continue;
       seen[index] = true;
-      segments[index].memory = residency_->segments_[index].memory;
+      segments[index].memory = segments_[index].memory;
       if (segments[index].kind == SegmentKind::kMemory && segments[index].memory == nullptr) lacking.push_back(index);
     }
   }
   // Under allocation_mutex_ nobody else gives a segment memory, and what is LOADING keeps its segment's.
   std::vector<std::unique_ptr<DeviceMemory>> memory;
-  KEYLOAD_ASSIGN_OR_RETURN(memory, residency_->AllocateMemory(*plan, segments, lacking));
-  allocated_bytes_.resize(plan->devices.size());
-  MutexLock lock(residency_->mutex_);
+  KEYLOAD_ASSIGN_OR_RETURN(memory, AllocateMemory(part, segments, lacking, filled, context));
+  allocated_bytes.resize(part.devices.size());
+  MutexLock lock(mutex_);
   for (size_t i = 0; i < lacking.size(); ++i) {
-    const PlannedSegment& planned = plan->segments[lacking[i]];
-    allocated_bytes_[planned.device] += planned.bytes;
-    residency_->totals_.allocated_bytes += planned.bytes;
+    const PlannedSegment& planned = part.segments[lacking[i]];
+    allocated_bytes[planned.device] += planned.bytes;
+    totals_.allocated_bytes += planned.bytes;
     segments[lacking[i]].memory = std::move(memory[i]);
-    residency_->segments_[lacking[i]].memory = segments[lacking[i]].memory;
+    segments_[lacking[i]].memory = segments[lacking[i]].memory;
   }
   return segments;
 }
 
 absl::StatusOr<std::vector<std::unique_ptr<DeviceMemory>>> Residency::AllocateMemory(
-    const LoadPlan& plan, const std::vector<Segment>& segments, std::span<const uint32_t> lacking) {
-  std::vector<Device*> devices(plan.devices.size());
-  std::vector<uint64_t> wanted(plan.devices.size());
+    const LoadPlan& part, const std::vector<Segment>& segments, std::span<const uint32_t> lacking,
+    const std::vector<bool>& filled, const RequestContext& context) {
+  std::vector<Device*> devices(part.devices.size());
+  std::vector<uint64_t> wanted(part.devices.size());
   for (const uint32_t index : lacking) {
     if (kept_[index].remaining() > 0) continue;
-    devices[plan.segments[index].device] = segments[index].device;
-    wanted[plan.segments[index].device] += plan.segments[index].bytes;
+    devices[part.segments[index].device] = segments[index].device;
+    wanted[part.segments[index].device] += part.segments[index].bytes;
   }
-  std::vector<MemoryReservation> fresh(plan.devices.size());
+  std::vector<MemoryReservation> fresh(part.devices.size());
   for (size_t d = 0; d < fresh.size(); ++d) {
     if (wanted[d] == 0) continue;
     KEYLOAD_ASSIGN_OR_RETURN(fresh[d], devices[d]->account().Reserve(wanted[d]));
   }
   std::vector<std::unique_ptr<DeviceMemory>> memory;
   std::vector<uint32_t> taken;  // out of kept_
+  absl::Status status;
   for (const uint32_t index : lacking) {
-    const PlannedSegment& planned = plan.segments[index];
+    if (status = context.Check(); !status.ok()) break;
+    const PlannedSegment& planned = part.segments[index];
     const bool is_kept = kept_[index].remaining() > 0;
-    absl::StatusOr<std::unique_ptr<DeviceMemory>> one = segments[index].device->Allocate(
-        is_kept ? kept_[index] : fresh[planned.device], planned.bytes, Contents::kZeroed);
-    if (!one.ok()) {
-      memory.clear();
-      KeepAgain(taken);
-      return one.status();
-    }
+    absl::StatusOr<std::unique_ptr<DeviceMemory>> one =
+        segments[index].device->Allocate(is_kept ? kept_[index] : fresh[planned.device], planned.bytes,
+                                         filled[index] ? Contents::kUnspecified : Contents::kZeroed);
+    if (status = one.status(); !status.ok()) break;
     memory.push_back(*std::move(one));
     if (is_kept) taken.push_back(index);
+  }
+  if (!status.ok()) {
+    memory.clear();
+    KeepAgain(taken);
+    return status;
   }
   MutexLock lock(mutex_);
   for (size_t d = 0; d < wanted.size(); ++d) totals_.devices[d].memory_bytes += wanted[d];

@@ -59,10 +59,11 @@ class Residency {
     uint64_t allocated_bytes(size_t device) const {
       return device < allocated_bytes_.size() ? allocated_bytes_[device] : 0;
     }
-    // Gives every segment that the tensors lie in its memory, zeroed, unless it has some already; where the model has
-    // reserved it, that is taken. The table is as long as the plan's, with memory where the tensors lie only.
-    // DEVICE_OUT_OF_MEMORY leaves everything as it was.
-    absl::StatusOr<std::vector<Segment>> Allocate();
+    // Gives every segment that the tensors lie in its memory, unless it has some already; where the model has reserved
+    // it, that is taken. It is 0 where `part`, which is the SubPlan of the tensors, puts none; what the part fills
+    // entirely may hold anything there until it is read. The table is as long as the plan's, with memory where the
+    // tensors lie only. DEVICE_OUT_OF_MEMORY, LOAD_CANCELLED and DEADLINE_EXCEEDED leave everything as it was.
+    absl::StatusOr<std::vector<Segment>> Allocate(const LoadPlan& part, const RequestContext& context);
     // The tensors are resident from now on.
     void Commit();
 
@@ -109,11 +110,14 @@ class Residency {
  private:
   using Freed = std::vector<std::pair<uint32_t, std::shared_ptr<DeviceMemory>>>;  // segments, and their memory
 
+  // Claim::Allocate, but for the padding of segments that are `filled`. Adds what it took to `allocated_bytes`.
+  absl::StatusOr<std::vector<Segment>> AllocateSegments(const LoadPlan& part, const std::vector<bool>& filled,
+                                                        const RequestContext& context,
+                                                        std::vector<uint64_t>& allocated_bytes);
   // Memory for the segments `lacking`, each out of what is kept for it, else out of new reservations.
-  absl::StatusOr<std::vector<std::unique_ptr<DeviceMemory>>> AllocateMemory(const LoadPlan& plan,
-                                                                            const std::vector<Segment>& segments,
-                                                                            std::span<const uint32_t> lacking)
-      ABSL_EXCLUSIVE_LOCKS_REQUIRED(allocation_mutex_);
+  absl::StatusOr<std::vector<std::unique_ptr<DeviceMemory>>> AllocateMemory(
+      const LoadPlan& part, const std::vector<Segment>& segments, std::span<const uint32_t> lacking,
+      const std::vector<bool>& filled, const RequestContext& context) ABSL_EXCLUSIVE_LOCKS_REQUIRED(allocation_mutex_);
   // Reserves again what is kept for `segments`, whose memory was freed: those for which there is room still.
   void KeepAgain(std::span<const uint32_t> segments) ABSL_EXCLUSIVE_LOCKS_REQUIRED(allocation_mutex_);
   // The model has the segment's bytes no more, neither as memory nor reserved.
