@@ -119,8 +119,8 @@ int RunMaterialize(const CommandContext& context, Client& client, const ModelOpt
 }
 
 std::string EvictText(const std::string& model, const v1::EvictResponse& evicted) {
-  std::string text =
-      absl::StrFormat("%s: %d keys evicted, %s freed", model, evicted.tensors(), FormatByteSize(evicted.bytes()));
+  std::string text = absl::StrFormat("%s: %d tensor%s evicted, %s freed", model, evicted.tensors(),
+                                     evicted.tensors() == 1 ? "" : "s", FormatByteSize(evicted.bytes()));
   if (evicted.leased_tensors() > 0) text += absl::StrFormat("; %d stay, they are leased", evicted.leased_tensors());
   return text + "\n";
 }

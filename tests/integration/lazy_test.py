@@ -191,7 +191,20 @@ class EvictTest(layers.LayersTest):
         self.succeed("materialize", "m", "--include", "layers.3.*")
         result = self.daemon.command("evict", "m")
         self.assertEqual(result.code, 0, result)
-        self.assertEqual(result.out, "m: 2 keys evicted, 2.0 MiB freed\n")
+        self.assertEqual(result.out, "m: 2 tensors evicted, 2.0 MiB freed\n")
+
+
+class EvictTiedTest(layers.LayersTest):
+    def test_a_tensor_that_two_keys_share_is_evicted_once(self):
+        source = self.models / "tied.safetensors"
+        checkpoints.write_file(source, {"embed": TENSOR})
+        manifest = self.directory / "tied.json"
+        tied = [{"source": "embed", "targets": ["head"]}]
+        manifest.write_text(checkpoints.manifest({"embed": TENSOR, "head": TENSOR}, tiedGroups=tied))
+        self.succeed("load", "tied", "--from", source, "--manifest", manifest, *self.placement)
+        result = self.daemon.command("evict", "tied")
+        self.assertEqual(result.out, "tied: 1 tensor evicted, 1.0 MiB freed\n")
+        self.assertEqual(self.keys("lazy", "tied"), {"embed", "head"})
 
 
 class ChangedCheckpointTest(layers.LayersTest):
