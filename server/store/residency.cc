@@ -39,7 +39,9 @@ void Residency::Append(std::shared_ptr<const LoadPlan> plan, Content added) {
   users_.resize(segments_.size());
   kept_.resize(segments_.size());
   is_kept_.resize(segments_.size());
+  memories_.resize(segments_.size(), 1);
   states_.resize(plan_->tensors.size(), State::kLazy);
+  filled_.resize(states_.size());
   totals_.lazy_keys += states_.size() - first_tensor;
   totals_.devices.resize(plan_->devices.size());
   for (const TiedDuplicate& copy : added.dropped) {
@@ -84,7 +86,12 @@ Residency::Claim Residency::Begin(std::span<const uint32_t> tensors) {
     claim.awaits_others_ |= states_[tensor] == State::kLoading;
     if (states_[tensor] != State::kLazy) continue;
     SetLoading(tensor);
-    claim.tensors_.push_back(tensor);
+    const uint32_t segment = plan_->tensors[tensor].segment;
+    if (segments_[segment].memory != nullptr && filled_[tensor] == memories_[segment]) {
+      SetResident(tensor);
+    } else {
+      claim.tensors_.push_back(tensor);
+    }
   }
   SortByFile(*plan_, claim.tensors_);
   return claim;
@@ -277,6 +284,7 @@ void Residency::SetResident(uint32_t tensor) {
   totals_.resident_keys += KeysOf(tensor);
   totals_.lazy_keys -= KeysOf(tensor);
   states_[tensor] = State::kResident;
+  filled_[tensor] = memories_[planned.segment];
 }
 
 void Residency::Leave(uint32_t tensor, Freed& freed) {
@@ -284,6 +292,7 @@ void Residency::Leave(uint32_t tensor, Freed& freed) {
   if (--users_[index] > 0 || segments_[index].memory == nullptr) return;
   totals_.allocated_bytes -= plan_->segments[index].bytes;
   freed.emplace_back(index, std::move(segments_[index].memory));
+  ++memories_[index];
 }
 
 uint64_t Residency::KeysOf(uint32_t tensor) const {

@@ -21,8 +21,10 @@ namespace keyload {
 //
 //   LAZY ─▶ LOADING ─▶ RESIDENT ─▶ LAZY      a claim takes LAZY tensors; what it does not commit is LAZY again
 //
-// A segment has memory from the first tensor that is loaded into it until no tensor of it is LOADING or RESIDENT. What
-// was reserved for it is reserved again when a claim gives it up, and not when it is evicted.
+// A segment has memory from the first tensor that is loaded into it until no tensor of it is LOADING or RESIDENT. A
+// tensor that is evicted before that has its bytes there still, and is RESIDENT again without being read: bytes that
+// somebody may have pinned are never written again.
+// What was reserved for a segment is reserved again when a claim gives it up, and not when it is evicted.
 class Residency {
  public:
   enum class State : uint8_t {
@@ -75,7 +77,8 @@ class Residency {
     bool awaits_others_ = false;
     std::vector<uint64_t> allocated_bytes_;
   };
-  // Takes those of `tensors` that are lazy. Never blocks.
+  // Takes those of `tensors` that are lazy, but for those whose bytes are in memory still: they are resident again.
+  // Never blocks.
   Claim Begin(std::span<const uint32_t> tensors);
   // Blocks until nobody is loading any of `tensors`; they may be resident then, or lazy again. LOAD_CANCELLED,
   // DEADLINE_EXCEEDED.
@@ -89,6 +92,7 @@ class Residency {
   Evicted Evict(std::span<const uint32_t> tensors);
 
   // The segment of a resident tensor, whose memory lives as long as the copy; nullopt when the tensor is not resident.
+  // The tensor's bytes in it never change, also when the tensor is evicted and comes again meanwhile.
   std::optional<Segment> Pin(uint32_t tensor) const;
   // Every tensor's state at one moment.
   std::vector<State> states() const;
@@ -138,9 +142,11 @@ class Residency {
   CondVar changed_;
   std::shared_ptr<const LoadPlan> plan_ ABSL_GUARDED_BY(mutex_);
   std::vector<Segment> segments_ ABSL_GUARDED_BY(mutex_);
-  std::vector<uint32_t> users_ ABSL_GUARDED_BY(mutex_);  // per segment: tensors that are loading or resident
-  std::vector<bool> is_kept_ ABSL_GUARDED_BY(mutex_);    // per segment: its bytes are in kept_ or came from there
+  std::vector<uint32_t> users_ ABSL_GUARDED_BY(mutex_);     // per segment: tensors that are loading or resident
+  std::vector<uint32_t> memories_ ABSL_GUARDED_BY(mutex_);  // per segment: the number of its present or next one
+  std::vector<bool> is_kept_ ABSL_GUARDED_BY(mutex_);       // per segment: its bytes are in kept_ or came from there
   std::vector<State> states_ ABSL_GUARDED_BY(mutex_);
+  std::vector<uint32_t> filled_ ABSL_GUARDED_BY(mutex_);  // per tensor: the memory that has its bytes; 0: none
   absl::flat_hash_map<uint32_t, uint32_t> dropped_copies_ ABSL_GUARDED_BY(mutex_);  // per provider
   Totals totals_ ABSL_GUARDED_BY(mutex_);
 };

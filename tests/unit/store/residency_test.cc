@@ -118,6 +118,31 @@ TEST_F(ResidencyTest, WhoReadsKeepsTheMemoryOfAnEvictedTensor) {
   EXPECT_EQ(used(), 0);
 }
 
+TEST_F(ResidencyTest, EvictedFromASegmentThatStaysItIsResidentAgainWithoutBeingWritten) {
+  Residency residency = Make();
+  Load(residency, {0, 1});
+  const std::optional<Segment> pinned = residency.Pin(0);
+  residency.Evict(Tensors{0});
+  {
+    const Residency::Claim claim = residency.Begin(Tensors{0});
+    EXPECT_THAT(claim.tensors(), ElementsAre());
+    EXPECT_FALSE(claim.awaits_others());
+  }
+  EXPECT_EQ(residency.Pin(0)->memory, pinned->memory);
+  EXPECT_EQ(residency.totals().resident_keys, 2);
+  EXPECT_EQ(residency.Evict(Tensors{0, 1}).bytes, 2 * kTensorBytes);
+}
+
+TEST_F(ResidencyTest, EvictedWithItsSegmentItIsReadAgainIntoOtherMemory) {
+  Residency residency = Make();
+  Load(residency, {0, 1});
+  const std::optional<Segment> pinned = residency.Pin(0);
+  residency.Evict(Tensors{0, 1});
+  Load(residency, {1});
+  EXPECT_THAT(residency.Begin(Tensors{0}).tensors(), ElementsAre(0));
+  EXPECT_NE(residency.Pin(1)->memory, pinned->memory);
+}
+
 TEST_F(ResidencyTest, WhatSomebodyIsLoadingIsNotEvicted) {
   Residency residency = Make();
   Load(residency, {0});
