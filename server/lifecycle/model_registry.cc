@@ -1,6 +1,5 @@
 #include "server/lifecycle/model_registry.h"
 
-#include <chrono>
 #include <cstdlib>
 #include <utility>
 
@@ -59,7 +58,6 @@ ModelRegistry::~ModelRegistry() {
 void ModelRegistry::Transition(Entry& entry, ModelState to) {
   if (!IsLegalTransition(entry.state, to)) std::abort();  // a bug in this class: nothing outside can cause it
   entry.state = to;
-  changed_.NotifyAll();
 }
 
 absl::StatusOr<ModelRegistry::Claim> ModelRegistry::Begin(std::string_view name) {
@@ -117,10 +115,15 @@ void ModelRegistry::Abandon(const std::string& name) {
 }
 
 void ModelRegistry::Freed(const std::string& name) {
-  MutexLock lock(mutex_);
-  const auto it = entries_.find(name);
-  Transition(it->second, ModelState::kUnloaded);
-  entries_.erase(it);
+  absl::AnyInvocable<void()> on_freed;
+  {
+    MutexLock lock(mutex_);
+    const auto it = entries_.find(name);
+    Transition(it->second, ModelState::kUnloaded);
+    on_freed = std::move(it->second.on_freed);
+    entries_.erase(it);
+  }
+  if (on_freed) on_freed();
 }
 
 void ModelRegistry::Refresh(Entry& entry) {
@@ -161,31 +164,25 @@ std::vector<ModelInfo> ModelRegistry::List() {
   return infos;
 }
 
-absl::StatusOr<ModelRegistry::Unloaded> ModelRegistry::Unload(std::string_view name, const RequestContext& context) {
-  ModelHandle model;
+absl::Status ModelRegistry::Unload(std::string_view name, OnUnloaded done) {
+  ModelHandle model;  // these go after the lock: that may free the memory here
   std::shared_ptr<void> presence;
-  Unloaded unloaded;
-  uint64_t generation = 0;
   {
     MutexLock lock(mutex_);
     const auto it = entries_.find(name);
-    if (it == entries_.end()) return unloaded;
-    if (!IsPublished(it->second.state)) return BusyError(name, it->second.state);
-    Transition(it->second, ModelState::kUnloading);
-    model = std::move(it->second.model);
-    presence = std::move(it->second.presence);
-    generation = it->second.generation;
+    if (it != entries_.end()) {
+      Entry& entry = it->second;
+      if (!IsPublished(entry.state)) return BusyError(name, entry.state);
+      Transition(entry, ModelState::kUnloading);
+      model = std::move(entry.model);
+      presence = std::move(entry.presence);
+      const Unloaded unloaded = {.was_loaded = true, .freed_bytes = model->residency().totals().allocated_bytes};
+      entry.on_freed = [unloaded, done = std::move(done)]() mutable { done(unloaded); };
+      return absl::OkStatus();
+    }
   }
-  unloaded = {.was_loaded = true, .freed_bytes = model->residency().totals().allocated_bytes};
-  presence.reset();
-  model.reset();  // outside the lock: this may free the memory here
-  MutexLock lock(mutex_);
-  while (true) {
-    const auto it = entries_.find(name);
-    if (it == entries_.end() || it->second.generation != generation) return unloaded;
-    KEYLOAD_RETURN_IF_ERROR(context.Check());
-    changed_.WaitFor(mutex_, std::chrono::milliseconds(50));
-  }
+  done({});
+  return absl::OkStatus();
 }
 
 }  // namespace keyload

@@ -7,9 +7,9 @@
 #include <string_view>
 #include <vector>
 
+#include "absl/functional/any_invocable.h"
 #include "absl/status/statusor.h"
 #include "server/base/mutex.h"
-#include "server/base/request_context.h"
 #include "server/lifecycle/model_state.h"
 #include "server/store/resident_model.h"
 
@@ -70,10 +70,11 @@ class ModelRegistry {
     bool was_loaded = false;
     uint64_t freed_bytes = 0;
   };
-  // Withdraws the model and waits until its last user is done and the memory is free. An unknown name is fine.
-  // MODEL_BUSY while it is loading, replaced or already unloading; LOAD_CANCELLED or DEADLINE_EXCEEDED end the wait,
-  // not the unloading.
-  absl::StatusOr<Unloaded> Unload(std::string_view name, const RequestContext& context);
+  using OnUnloaded = absl::AnyInvocable<void(const Unloaded&)>;
+  // Withdraws the model. `done` is called once, when its last user is done and the memory is free: in this call or
+  // later, on the thread of that user, so it must be short. An unknown name is fine. Frees memory, and waits for
+  // nobody. MODEL_BUSY while it is loading, replaced or already unloading; `done` is not called then.
+  absl::Status Unload(std::string_view name, OnUnloaded done);
 
  private:
   struct Entry {
@@ -82,17 +83,17 @@ class ModelRegistry {
     ModelHandle model;
     std::shared_ptr<void> presence;  // every generation that is in use holds it too; its end is Freed
     absl::Time last_use;
+    absl::AnyInvocable<void()> on_freed;  // of who unloads it
   };
 
-  void Transition(Entry& entry, ModelState to) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
+  static void Transition(Entry& entry, ModelState to);
   void Abandon(const std::string& name);
   void Freed(const std::string& name);
   // A published entry's state as what is resident makes it now.
-  void Refresh(Entry& entry) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
-  ModelInfo ToInfo(const std::string& name, Entry& entry) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
+  static void Refresh(Entry& entry);
+  static ModelInfo ToInfo(const std::string& name, Entry& entry);
 
   Mutex mutex_;
-  CondVar changed_;
   std::map<std::string, Entry, std::less<>> entries_ ABSL_GUARDED_BY(mutex_);
   uint64_t last_generation_ ABSL_GUARDED_BY(mutex_) = 0;
 };

@@ -3,9 +3,12 @@
 #include <grpcpp/support/server_callback.h>
 
 #include <atomic>
+#include <chrono>
+#include <string>
 #include <utility>
 
 #include "server/base/error.h"
+#include "server/base/log.h"
 #include "server/rpc/grpc_status.h"
 #include "server/rpc/rpc_context.h"
 
@@ -16,13 +19,23 @@ namespace keyload {
 template <typename Response>
 class ChunkStream : public grpc::ServerWriteReactor<Response>, public LiveCall {
  public:
-  void OnWriteDone(bool ok) override { ok ? Continue() : this->Finish(grpc::Status::CANCELLED); }
+  using Clock = std::chrono::steady_clock;
+  void OnWriteDone(bool ok) override {
+    sending_since_ = kNotSending;
+    ok ? Continue() : this->Finish(grpc::Status::CANCELLED);
+  }
   void OnCancel() override { stop_.request_stop(); }
   void OnDone() override { delete this; }
   void Drain() override {}  // it is sending its answer
   void Cancel() override {
     stop_.request_stop();
     context_.TryCancel();  // a write that the client does not take would wait for ever
+  }
+  void CancelIfUnread(Clock::time_point time) override {
+    if (sending_since_.load() >= time) return;
+    sending_since_ = kNotSending;
+    Log(LogLevel::kWarning, "cancel", {{"message", std::string("the client takes nothing of its stream")}});
+    Cancel();
   }
 
  protected:
@@ -49,6 +62,7 @@ class ChunkStream : public grpc::ServerWriteReactor<Response>, public LiveCall {
         more = Next(response_);
       }
       if (!more.ok() || !*more) return this->Finish(ToGrpcStatus(more.status()));
+      sending_since_ = Clock::now();
       this->StartWrite(&response_);
     });
     if (!queued)
@@ -61,10 +75,13 @@ class ChunkStream : public grpc::ServerWriteReactor<Response>, public LiveCall {
   const RpcContext rpc_;
 
  private:
+  static constexpr Clock::time_point kNotSending = Clock::time_point::max();
+
   Executor& executor_;
   grpc::CallbackServerContext& context_;
   std::stop_source stop_;  // before request_context_, which holds its token
   const RequestContext request_context_;
+  std::atomic<Clock::time_point> sending_since_ = kNotSending;
   Response response_;
 };
 

@@ -1,5 +1,7 @@
 #pragma once
 
+#include <chrono>
+
 #include "absl/container/flat_hash_set.h"
 #include "server/base/mutex.h"
 
@@ -13,9 +15,11 @@ class LiveCall {
   virtual void Drain() = 0;
   // Ends it now: what it still does is cancelled. Never blocks.
   virtual void Cancel() = 0;
+  // Ends it if its client has not taken what it was sent since `time`. Never blocks.
+  virtual void CancelIfUnread(std::chrono::steady_clock::time_point /*time*/) {}
 };
 
-// The open calls of a server. Thread-safe; Drain and Cancel of a call run under the lock, so they must not remove it
+// The open calls of a server. Thread-safe; what it calls of a call runs under the lock, so they must not remove it
 // themselves but through gRPC's OnDone, on another thread.
 class LiveCalls {
  public:
@@ -34,6 +38,10 @@ class LiveCalls {
   void CancelAll() {
     MutexLock lock(mutex_);
     for (LiveCall* call : calls_) call->Cancel();
+  }
+  void CancelUnread(std::chrono::steady_clock::time_point time) {
+    MutexLock lock(mutex_);
+    for (LiveCall* call : calls_) call->CancelIfUnread(time);
   }
   size_t size() const {
     MutexLock lock(mutex_);

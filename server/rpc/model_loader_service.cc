@@ -17,6 +17,7 @@
 #include "server/rpc/load_model_call.h"
 #include "server/rpc/load_stream.h"
 #include "server/rpc/unary_call.h"
+#include "server/rpc/unload_call.h"
 #include "server/service/page_cache_load.h"
 
 namespace keyload {
@@ -101,13 +102,7 @@ grpc::ServerUnaryReactor* ModelLoaderServiceImpl::UnloadModel(grpc::CallbackServ
     return FinishNow(
         context, MakeError(Reason::kFieldNotSupported, "leased: leases are not supported yet", {{"field", "leased"}}));
   }
-  return UnaryCall::Start(
-      rpc_, *rpc_.unloads, context, [this, request, response](const RequestContext& call) -> absl::Status {
-        KEYLOAD_ASSIGN_OR_RETURN(const ModelRegistry::Unloaded unloaded, rpc_.service->Unload(request->model(), call));
-        response->set_was_loaded(unloaded.was_loaded);
-        response->set_freed_bytes(unloaded.freed_bytes);
-        return absl::OkStatus();
-      });
+  return StartUnloadModel(rpc_, request, response);
 }
 
 grpc::ServerReadReactor<v1::UploadDocumentRequest>* ModelLoaderServiceImpl::UploadDocument(

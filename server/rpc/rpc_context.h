@@ -16,7 +16,7 @@ struct RpcContext {
   LoaderService* service = nullptr;
   Executor* queries = nullptr;  // answers that may block on a file
   Executor* reads = nullptr;    // tensor bytes, which may wait for lazy keys to be loaded
-  Executor* unloads = nullptr;  // waits for the users of models, who need `queries` and `reads` to get done
+  Executor* unloads = nullptr;  // gives memory back
   LiveCalls* calls = nullptr;
 };
 

@@ -57,6 +57,12 @@ RpcServer::RpcServer(const RpcContext& rpc)
       service_(rpc_) {}
 
 RpcServer::~RpcServer() {
+  {
+    MutexLock lock(mutex_);
+    ending_ = true;
+    ended_.NotifyAll();
+  }
+  if (watch_.joinable()) watch_.join();
   if (server_ == nullptr) return;
   CancelCalls();
   Shutdown(absl::InfinitePast());
@@ -65,7 +71,16 @@ RpcServer::~RpcServer() {
 absl::StatusOr<std::unique_ptr<RpcServer>> RpcServer::Start(const Options& options) {
   std::unique_ptr<RpcServer> server(new RpcServer(options.rpc));
   KEYLOAD_RETURN_IF_ERROR(server->Listen(options.listen));
+  server->watch_ = std::thread([s = server.get(), limit = options.unread_limit] { s->WatchStreams(limit); });
   return server;
+}
+
+void RpcServer::WatchStreams(std::chrono::milliseconds unread_limit) {
+  MutexLock lock(mutex_);
+  while (!ending_) {
+    ended_.WaitFor(mutex_, unread_limit / 4);
+    calls_.CancelUnread(std::chrono::steady_clock::now() - unread_limit);
+  }
 }
 
 absl::Status RpcServer::Listen(const std::vector<std::string>& addresses) {

@@ -2,13 +2,16 @@
 
 #include <grpcpp/server.h>
 
+#include <chrono>
 #include <memory>
 #include <string>
+#include <thread>
 #include <vector>
 
 #include "absl/status/statusor.h"
 #include "absl/time/time.h"
 #include "server/base/fd.h"
+#include "server/base/mutex.h"
 #include "server/rpc/live_calls.h"
 #include "server/rpc/model_loader_service.h"
 
@@ -20,6 +23,9 @@ class RpcServer {
   struct Options {
     std::vector<std::string> listen;  // "unix:/absolute/path" or "HOST:PORT"; port 0 is chosen by the system
     RpcContext rpc;                   // calls is set by the server
+    // A client that takes nothing of a stream of keys or tensors for that long has it cancelled: the stream keeps its
+    // model, which could not be unloaded else. gRPC's keepalive tells nothing about a client that does not read.
+    std::chrono::milliseconds unread_limit = std::chrono::seconds(60);
   };
   // Listens, and answers from then on. BAD_REQUEST names an address that is in use or cannot be bound; a second daemon
   // on a Unix socket is told by the lock beside it, PATH.lock.
@@ -44,6 +50,8 @@ class RpcServer {
  private:
   explicit RpcServer(const RpcContext& rpc);
   absl::Status Listen(const std::vector<std::string>& addresses);
+  // Cancels streams that are not read, until the end.
+  void WatchStreams(std::chrono::milliseconds unread_limit);
 
   LiveCalls calls_;
   RpcContext rpc_;
@@ -51,6 +59,11 @@ class RpcServer {
   std::vector<UniqueFd> locks_;
   std::vector<std::string> addresses_;
   std::unique_ptr<grpc::Server> server_;
+
+  Mutex mutex_;
+  CondVar ended_;
+  bool ending_ ABSL_GUARDED_BY(mutex_) = false;
+  std::thread watch_;
 };
 
 }  // namespace keyload

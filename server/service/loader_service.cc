@@ -130,12 +130,14 @@ absl::StatusOr<LoadReport> LoaderService::Reuse(const LoadSpec& spec) const {
   return report;
 }
 
-absl::StatusOr<ModelRegistry::Unloaded> LoaderService::Unload(std::string_view model, const RequestContext& context) {
-  absl::StatusOr<ModelRegistry::Unloaded> unloaded = deps_.registry->Unload(model, context);
-  if (unloaded.ok() && unloaded->was_loaded) {
-    Log(LogLevel::kInfo, "unload", {{"model", std::string(model)}, {"freed_bytes", unloaded->freed_bytes}});
-  }
-  return unloaded;
+absl::Status LoaderService::Unload(std::string_view model, ModelRegistry::OnUnloaded done) {
+  return deps_.registry->Unload(
+      model, [model = std::string(model), done = std::move(done)](const ModelRegistry::Unloaded& unloaded) mutable {
+        if (unloaded.was_loaded) {
+          Log(LogLevel::kInfo, "unload", {{"model", model}, {"freed_bytes", unloaded.freed_bytes}});
+        }
+        done(unloaded);
+      });
 }
 
 std::vector<std::string> LoaderService::Capabilities() const {

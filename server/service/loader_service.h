@@ -81,8 +81,8 @@ class LoaderService {
   // REQUIRES: model.CheckHasBytes(key).ok().
   absl::StatusOr<TensorBytes> OpenTensor(const ResidentModel& model, uint32_t key, const RequestContext& context);
 
-  // Frees a model; see ModelRegistry::Unload. Blocks: call it from an executor.
-  absl::StatusOr<ModelRegistry::Unloaded> Unload(std::string_view model, const RequestContext& context);
+  // Frees a model; see ModelRegistry::Unload. Blocks while memory is given back: call it from an executor.
+  absl::Status Unload(std::string_view model, ModelRegistry::OnUnloaded done);
 
   // What this server can do, for clients newer or older than it: "dtype_conversion", "simulated_gpus" ...
   std::vector<std::string> Capabilities() const;

@@ -2,8 +2,6 @@
 
 #include <gtest/gtest.h>
 
-#include <thread>
-
 #include "server/base/error.h"
 
 namespace keyload {
@@ -24,6 +22,8 @@ ResidentModel::Content Content(const std::string& name, uint32_t tensors = 1,
       Residency::Content{.plan = plan, .segments = {{.kind = SegmentKind::kFile}}, .state = state});
   return content;
 }
+
+void Ignore(const ModelRegistry::Unloaded& /*unloaded*/) {}
 
 void Load(ModelRegistry& registry, const std::string& name) {
   absl::StatusOr<ModelRegistry::Claim> claim = registry.Begin(name);
@@ -81,7 +81,7 @@ TEST(ModelRegistry, WhileItIsReplacedTheGenerationBeforeIsUsed) {
   EXPECT_TRUE(registry.Use("m").ok());
   EXPECT_EQ(ErrorReason(registry.BeginReplace("m").status()), Reason::kModelBusy);
   EXPECT_EQ(ErrorReason(registry.Begin("m").status()), Reason::kModelBusy);
-  EXPECT_EQ(ErrorReason(registry.Unload("m", {}).status()), Reason::kModelBusy);
+  EXPECT_EQ(ErrorReason(registry.Unload("m", Ignore)), Reason::kModelBusy);
   const uint64_t second = claim->generation();
   EXPECT_GT(second, first);
   registry.Publish(*std::move(claim), Content("m", 3));
@@ -106,9 +106,7 @@ TEST(ModelRegistry, UnloadWaitsForTheUsersOfAllGenerations) {
   Load(registry, "m");
   ModelHandle user = *registry.Use("m");
   registry.Publish(*registry.BeginReplace("m"), Content("m"));
-  std::stop_source stop;
-  stop.request_stop();
-  EXPECT_EQ(ErrorReason(registry.Unload("m", {.stop = stop.get_token()}).status()), Reason::kLoadCancelled);
+  ASSERT_TRUE(registry.Unload("m", Ignore).ok());
   EXPECT_EQ(registry.Info("m")->state, ModelState::kUnloading);
   user.reset();
   EXPECT_EQ(ErrorReason(registry.Info("m").status()), Reason::kModelNotFound);
@@ -125,40 +123,48 @@ TEST(ModelRegistry, ListsInOrderOfNames) {
 
 TEST(ModelRegistry, UnloadingAnUnknownNameIsFine) {
   ModelRegistry registry;
-  const auto unloaded = registry.Unload("nobody", {});
-  ASSERT_TRUE(unloaded.ok());
-  EXPECT_FALSE(unloaded->was_loaded);
+  bool done = false;
+  EXPECT_TRUE(registry
+                  .Unload("nobody",
+                          [&](const ModelRegistry::Unloaded& unloaded) {
+                            EXPECT_FALSE(unloaded.was_loaded);
+                            done = true;
+                          })
+                  .ok());
+  EXPECT_TRUE(done);
 }
 
-TEST(ModelRegistry, UnloadReturnsOnlyWhenTheLastUserIsDone) {
+TEST(ModelRegistry, WithoutUsersItIsUnloadedAtOnce) {
+  ModelRegistry registry;
+  Load(registry, "m");
+  bool done = false;
+  EXPECT_TRUE(registry.Unload("m", [&](const ModelRegistry::Unloaded& unloaded) { done = unloaded.was_loaded; }).ok());
+  EXPECT_TRUE(done);
+  EXPECT_TRUE(registry.List().empty());
+}
+
+TEST(ModelRegistry, UnloadIsDoneOnlyWhenTheLastUserIs) {
   ModelRegistry registry;
   Load(registry, "m");
   ModelHandle user = *registry.Use("m");
   const std::weak_ptr<const ResidentModel> alive = user;
-  bool free_at_return = false;
-  std::jthread unloading([&] {
-    EXPECT_TRUE(registry.Unload("m", {})->was_loaded);
-    free_at_return = alive.expired();
-  });
-  while (registry.Info("m")->state != ModelState::kUnloading) std::this_thread::yield();
+  int done = 0;
+  ASSERT_TRUE(registry
+                  .Unload("m",
+                          [&](const ModelRegistry::Unloaded& unloaded) {
+                            EXPECT_TRUE(unloaded.was_loaded);
+                            EXPECT_TRUE(alive.expired());
+                            EXPECT_TRUE(registry.Begin("m").ok());  // the name is free, and no lock is held
+                            ++done;
+                          })
+                  .ok());
+  EXPECT_EQ(registry.Info("m")->state, ModelState::kUnloading);
   EXPECT_EQ(ErrorReason(registry.Use("m").status()), Reason::kModelBusy);
   EXPECT_EQ(ErrorReason(registry.Begin("m").status()), Reason::kModelBusy);
+  EXPECT_EQ(ErrorReason(registry.Unload("m", Ignore)), Reason::kModelBusy);
+  EXPECT_EQ(done, 0);
   user.reset();
-  unloading.join();
-  EXPECT_TRUE(free_at_return);
-  EXPECT_TRUE(registry.Begin("m").ok());
-}
-
-TEST(ModelRegistry, ACancelledUnloadStopsWaitingAndStillUnloads) {
-  ModelRegistry registry;
-  Load(registry, "m");
-  ModelHandle user = *registry.Use("m");
-  std::stop_source stop;
-  stop.request_stop();
-  EXPECT_EQ(ErrorReason(registry.Unload("m", {.stop = stop.get_token()}).status()), Reason::kLoadCancelled);
-  EXPECT_EQ(registry.Info("m")->state, ModelState::kUnloading);
-  user.reset();
-  EXPECT_EQ(ErrorReason(registry.Info("m").status()), Reason::kModelNotFound);
+  EXPECT_EQ(done, 1);
 }
 
 }  // namespace

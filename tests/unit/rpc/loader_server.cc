@@ -22,12 +22,13 @@ const std::string& KeepGrpc(const std::string& address) {
 
 }  // namespace
 
-LoaderServer::LoaderServer(const LoaderNode::Options& options)
+LoaderServer::LoaderServer(const LoaderNode::Options& options, std::chrono::milliseconds unread_limit)
     : node_(options),
       queries_({.name = "query", .threads = 2, .queue_limit = 16}),
       reads_({.name = "reads", .threads = 2, .queue_limit = 16}),
       unloads_({.name = "unload", .threads = 1, .queue_limit = 16}),
-      server_(RpcServer::Start({.listen = {KeepGrpc("unix:" + socket())}, .rpc = rpc()}).value()),
+      server_(RpcServer::Start({.listen = {KeepGrpc("unix:" + socket())}, .rpc = rpc(), .unread_limit = unread_limit})
+                  .value()),
       channel_(grpc::CreateChannel("unix:" + socket(), grpc::InsecureChannelCredentials())),
       stub_(v1::ModelLoaderService::NewStub(channel_)) {}
 

@@ -3,6 +3,7 @@
 #include <grpcpp/channel.h>
 #include <grpcpp/client_context.h>
 
+#include <chrono>
 #include <memory>
 #include <string>
 #include <vector>
@@ -20,7 +21,8 @@ using ClientStream = grpc::ClientReaderWriter<v1::LoadRequest, v1::LoadResponse>
 class LoaderServer {
  public:
   LoaderServer() : LoaderServer(LoaderNode::Options()) {}
-  explicit LoaderServer(const LoaderNode::Options& options);
+  explicit LoaderServer(const LoaderNode::Options& options,
+                        std::chrono::milliseconds unread_limit = std::chrono::hours(1));
   // Lets held copies go first.
   ~LoaderServer();
 

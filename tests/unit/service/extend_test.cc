@@ -143,7 +143,7 @@ TEST_F(ExtendTest, WhileItRunsTheModelIsReadMaterializedAndEvicted) {
   ExpectBytes({"layers.0.a"});
   EXPECT_EQ(node_.Evict({.include = {"layers.0.*"}, .exclude = {}, .keys = {}})->bytes, 2 * kBytes);
   EXPECT_EQ(ErrorReason(node_.Load(Spec({"layers.3.*"})).status()), Reason::kModelBusy);
-  EXPECT_EQ(ErrorReason(node_.service().Unload("m", {}).status()), Reason::kModelBusy);
+  EXPECT_EQ(ErrorReason(node_.Unload("m").status()), Reason::kModelBusy);
   node_.gpu().ReleaseCopies();
   ASSERT_TRUE(load.observer->WaitForEnd().ok());
   EXPECT_EQ(Info().model->LiveKeys().loaded, 2);
@@ -161,7 +161,7 @@ TEST_F(ExtendTest, WhoHoldsTheGenerationBeforeSeesTheSameResidency) {
   EXPECT_TRUE(node_.service().OpenTensor(*before, key, {}).ok());
   EXPECT_EQ(Info().model->LiveKeys().loaded, 1);
   before.reset();
-  ASSERT_TRUE(node_.service().Unload("m", {}).ok());
+  ASSERT_TRUE(node_.Unload("m").ok());
   EXPECT_EQ(gpu().used, 0);
 }
 

@@ -148,6 +148,13 @@ absl::StatusOr<Residency::Evicted> LoaderNode::Evict(const KeySelectionSpec& sel
   return service_->Evict({.model = "m", .select = select, .key_list_digest = ""});
 }
 
+absl::StatusOr<ModelRegistry::Unloaded> LoaderNode::Unload(const std::string& model) {
+  std::promise<ModelRegistry::Unloaded> unloaded;
+  KEYLOAD_RETURN_IF_ERROR(
+      service_->Unload(model, [&unloaded](const ModelRegistry::Unloaded& result) { unloaded.set_value(result); }));
+  return unloaded.get_future().get();
+}
+
 std::string LoaderNode::ReadKey(const std::string& model, const std::string& key) {
   const absl::StatusOr<ModelHandle> handle = registry_.Use(model);
   if (!handle.ok() || (*handle)->FindKey(key) < 0) return "";

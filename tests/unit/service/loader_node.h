@@ -90,6 +90,8 @@ class LoaderNode {
   absl::StatusOr<LoadReport> Materialize(const KeySelectionSpec& select, const RequestContext& context = {},
                                          const Limits& limits = {});
   absl::StatusOr<Residency::Evicted> Evict(const KeySelectionSpec& select);
+  // Unloads and waits until the memory is free.
+  absl::StatusOr<ModelRegistry::Unloaded> Unload(const std::string& model);
   // The bytes of one key; empty when it cannot be read.
   std::string ReadKey(const std::string& model, const std::string& key);
 

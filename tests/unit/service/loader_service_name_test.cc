@@ -77,7 +77,7 @@ TEST(LoaderServiceName, UnloadedAndLoadedAgainItHasAnotherGeneration) {
   LoaderNode node;
   WriteSmall(node);
   const absl::StatusOr<LoadReport> first = node.Load(node.Spec());
-  const absl::StatusOr<ModelRegistry::Unloaded> unloaded = node.service().Unload("m", {});
+  const absl::StatusOr<ModelRegistry::Unloaded> unloaded = node.Unload("m");
   ASSERT_TRUE(first.ok() && unloaded.ok());
   EXPECT_TRUE(unloaded->was_loaded);
   EXPECT_EQ(unloaded->freed_bytes, 256);

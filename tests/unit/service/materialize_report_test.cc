@@ -105,7 +105,7 @@ TEST_F(MaterializeReport, AgreesWithAnEagerLoadOfTheSameKeys) {
     EXPECT_EQ(report->unexpected_keys, eager->unexpected_keys);
     EXPECT_EQ(MismatchedNames(*report), MismatchedNames(*eager));
     EXPECT_EQ(report->bytes.selected, eager->bytes.selected);
-    ASSERT_TRUE(node_.service().Unload("eager", {}).ok());
+    ASSERT_TRUE(node_.Unload("eager").ok());
   }
 }
 

@@ -109,7 +109,7 @@ TEST_F(MaterializeTest, ReservedNowTheMemoryIsKeptUntilTheModelIsGone) {
   EXPECT_EQ(gpu().used, 2 * kBytes);
   EXPECT_EQ(gpu().reserved, 6 * kBytes);
   EXPECT_EQ(Info().model->LiveDevices()[0].reserved_bytes, 8 * kBytes);
-  ASSERT_TRUE(node_.service().Unload("m", {}).ok());
+  ASSERT_TRUE(node_.Unload("m").ok());
   EXPECT_EQ(gpu().used + gpu().reserved, 0);
 }
 

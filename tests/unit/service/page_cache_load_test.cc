@@ -90,7 +90,7 @@ TEST_F(HoldingLoad, TheModelHoldsUntilItIsUnloaded) {
   ASSERT_TRUE(report.ok()) << report.status();
   if (!report->warnings.empty()) GTEST_SKIP() << report->warnings[0];
   EXPECT_GE(node_.held().held(), 4 * kBytes);
-  ASSERT_TRUE(node_.service().Unload("m", {}).ok());
+  ASSERT_TRUE(node_.Unload("m").ok());
   EXPECT_EQ(node_.held().held(), 0);
 }
 
