@@ -33,7 +33,7 @@ class MaterializeThreads : public testing::Test {
   // Loads `spec` in the place of what is there.
   void UseModel(const LoadSpec& spec) {
     model_ = {};
-    EXPECT_TRUE(node_.service().Unload("m", {}).ok());
+    EXPECT_TRUE(node_.Unload("m").ok());
     EXPECT_EQ(node_.Load(spec)->outcome, Outcome::kComplete);
     model_ = node_.registry().Use("m").value();
   }
