@@ -113,14 +113,15 @@ void WaitForCalls(const RpcServer& server, const LoaderService& service, const s
   }
 }
 
-void TakeDown(RpcServer& server, const LoaderService& service, const sigset_t& signals, absl::Duration grace) {
+void TakeDown(RpcServer& server, LoaderService& service, const sigset_t& signals, absl::Duration grace) {
   // What hangs beyond every grace (a dead network file system) must not keep the process.
   alarm(static_cast<unsigned>(absl::ToInt64Seconds(grace + 2 * kCancelGrace)));
   server.BeginDrain();
   WaitForCalls(server, service, signals, grace);
   server.CancelCalls();
+  service.StopLoads();
   WaitForCalls(server, service, signals, kCancelGrace);
-  if (server.open_calls() > 0) {
+  if (server.open_calls() > 0 || service.active_loads() > 0) {
     Log(LogLevel::kWarning, "stop",
         {{"open_calls", uint64_t{server.open_calls()}}, {"active_loads", uint64_t{service.active_loads()}}});
     server.Abandon();
@@ -178,6 +179,7 @@ int Run(const Config& config) {
        .registry = &registry,
        .held = &held,
        .loads = loads.get(),
+       .queries = queries.get(),
        .headers = {.threads = header_readers.get(), .cache = &header_cache},
        .transfer = {.devices = &devices,
                     .io = io.get(),

@@ -43,6 +43,8 @@ constexpr ReasonEntry kReasons[] = {
     {Reason::kModelNotFound, "MODEL_NOT_FOUND", absl::StatusCode::kNotFound},
     {Reason::kModelExists, "MODEL_EXISTS", absl::StatusCode::kAlreadyExists},
     {Reason::kModelBusy, "MODEL_BUSY", absl::StatusCode::kAborted},
+    {Reason::kLoadNotFound, "LOAD_NOT_FOUND", absl::StatusCode::kNotFound},
+    {Reason::kRequestIdReused, "REQUEST_ID_REUSED", absl::StatusCode::kAlreadyExists},
     {Reason::kKeyNotFound, "KEY_NOT_FOUND", absl::StatusCode::kNotFound},
     {Reason::kKeyNotResident, "KEY_NOT_RESIDENT", absl::StatusCode::kFailedPrecondition},
     {Reason::kGenerationMismatch, "GENERATION_MISMATCH", absl::StatusCode::kFailedPrecondition},

@@ -35,6 +35,8 @@ enum class Reason {
   kModelNotFound,
   kModelExists,
   kModelBusy,
+  kLoadNotFound,
+  kRequestIdReused,
   kKeyNotFound,
   kKeyNotResident,
   kGenerationMismatch,

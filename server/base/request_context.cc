@@ -5,9 +5,21 @@
 
 namespace keyload {
 
+// Saturates: the end of time stays the end of time.
+absl::Time SharedDeadline::time() const {
+  const int64_t nanos = unix_nanos_;
+  return nanos == absl::ToUnixNanos(absl::InfiniteFuture()) ? absl::InfiniteFuture() : absl::FromUnixNanos(nanos);
+}
+
+void SharedDeadline::Extend(absl::Time time) {
+  const int64_t later = absl::ToUnixNanos(time);
+  for (int64_t now = unix_nanos_; now < later && !unix_nanos_.compare_exchange_weak(now, later);) continue;
+}
+
 absl::Status RequestContext::Check() const {
   if (stop.stop_requested()) return MakeError(Reason::kLoadCancelled, "cancelled by the caller");
-  if (deadline != absl::InfiniteFuture() && absl::Now() >= deadline) {
+  const absl::Time end = shared_deadline == nullptr ? deadline : shared_deadline->time();
+  if (end != absl::InfiniteFuture() && absl::Now() >= end) {
     return MakeError(Reason::kDeadlineExceeded, "the caller's deadline passed");
   }
   return absl::OkStatus();

@@ -1,5 +1,8 @@
 #pragma once
 
+#include <atomic>
+#include <cstdint>
+#include <memory>
 #include <stop_token>
 
 #include "absl/status/status.h"
@@ -7,10 +10,22 @@
 
 namespace keyload {
 
+// A deadline that moves outwards when somebody with more time joins those who wait. Thread-safe.
+class SharedDeadline {
+ public:
+  explicit SharedDeadline(absl::Time time) : unix_nanos_(absl::ToUnixNanos(time)) {}
+  void Extend(absl::Time time);
+  absl::Time time() const;
+
+ private:
+  std::atomic<int64_t> unix_nanos_;
+};
+
 // Passed by const reference to every call that can take long; such calls check it at least once per I/O block.
 struct RequestContext {
-  std::stop_token stop;                          // the caller went away or cancelled
-  absl::Time deadline = absl::InfiniteFuture();  // the caller's, by the wall clock
+  std::stop_token stop;                                   // the caller went away or cancelled
+  absl::Time deadline = absl::InfiniteFuture();           // the caller's, by the wall clock
+  std::shared_ptr<const SharedDeadline> shared_deadline;  // of all callers of one load, instead of `deadline`
 
   // OK, or LOAD_CANCELLED, or DEADLINE_EXCEEDED. Thread-safe, never blocks.
   absl::Status Check() const;

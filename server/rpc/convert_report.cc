@@ -190,6 +190,21 @@ v1::LoadProgress ToProto(const LoadProgress& progress) {
   return message;
 }
 
+v1::LoadStatus ToProto(const LoadStatus& status) {
+  v1::LoadStatus message;
+  message.set_load(status.identity.load);
+  message.set_model(status.identity.model);
+  message.set_done(status.done);
+  if (status.progress) *message.mutable_progress() = ToProto(*status.progress);
+  if (status.result == nullptr) return message;
+  if (status.result->ok()) {
+    *message.mutable_report() = ToProto(**status.result);
+  } else {
+    *message.mutable_error() = ToLoadError(status.result->status());
+  }
+  return message;
+}
+
 v1::Model ToProto(const ModelInfo& info) {
   v1::Model message;
   message.set_name(info.name);

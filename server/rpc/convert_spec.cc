@@ -21,11 +21,8 @@ absl::Status NotSupported(std::string_view field, std::string_view what = "") {
 
 // Everything that the contract names and this server does not do yet.
 absl::Status RefuseUnsupported(const v1::LoadSpec& spec) {
-  if (!spec.request_id().empty()) return NotSupported("request_id");
   if (spec.missing() == v1::MISSING_POLICY_ZEROS) return NotSupported("missing", "ZEROS");
   if (spec.missing() == v1::MISSING_POLICY_INIT) return NotSupported("missing", "INIT");
-  if (spec.if_exists() == v1::IF_EXISTS_REPLACE) return NotSupported("if_exists", "REPLACE");
-  if (spec.detach()) return NotSupported("detach");
   if (spec.priority() != 0) return NotSupported("priority");
   if (spec.has_tensor_parallel()) return NotSupported("tensor_parallel");
   if (!spec.device_map().name().empty()) return NotSupported("device_map.name");
@@ -93,9 +90,22 @@ DeviceMapSpec DeviceMapFrom(const v1::DeviceMapSpec& message) {
   return spec;
 }
 
+std::string DigestOf(const v1::LoadSpec& spec) {
+  std::string bytes;
+  {
+    google::protobuf::io::StringOutputStream stream(&bytes);
+    google::protobuf::io::CodedOutputStream coded(&stream);
+    coded.SetSerializationDeterministic(true);
+    spec.SerializeToCodedStream(&coded);
+  }
+  return Sha256Digest(bytes);
+}
+
 // Two specs may share a model if they agree in everything but the keys selected, how and when bytes become resident,
 // and how the answer is given.
 std::string Fingerprint(v1::LoadSpec spec) {
+  spec.clear_request_id();
+  spec.clear_detach();
   spec.clear_limits();
   spec.clear_if_exists();
   spec.clear_name_limit();
@@ -107,14 +117,14 @@ std::string Fingerprint(v1::LoadSpec spec) {
   // A warmed model has every tensor in its file; what a load leaves in the page cache is no content.
   if (spec.page_cache() == v1::PAGE_CACHE_KEEP || spec.page_cache() == v1::PAGE_CACHE_DROP) spec.clear_page_cache();
   if (spec.host_storage() == v1::HOST_STORAGE_MAPPED) spec.clear_host_storage();
-  std::string bytes;
-  {
-    google::protobuf::io::StringOutputStream stream(&bytes);
-    google::protobuf::io::CodedOutputStream coded(&stream);
-    coded.SetSerializationDeterministic(true);
-    spec.SerializeToCodedStream(&coded);
-  }
-  return Sha256Digest(bytes);
+  return DigestOf(spec);
+}
+
+// Of requests that are the same but for what identifies them: one load answers them all.
+std::string RequestDigest(v1::LoadSpec spec) {
+  spec.clear_request_id();
+  spec.clear_detach();
+  return DigestOf(spec);
 }
 
 }  // namespace
@@ -171,8 +181,12 @@ absl::StatusOr<LoadSpec> FromProto(const v1::LoadSpec& message) {
   spec.limits = FromProto(message.limits());
   if (message.if_exists() == v1::IF_EXISTS_FAIL) spec.if_exists = IfExists::kFail;
   if (message.if_exists() == v1::IF_EXISTS_EXTEND) spec.if_exists = IfExists::kExtend;
+  if (message.if_exists() == v1::IF_EXISTS_REPLACE) spec.if_exists = IfExists::kReplace;
+  spec.request_id = message.request_id();
+  spec.detach = message.detach();
   spec.name_limit = message.name_limit() == 0 ? kDefaultNameLimit : message.name_limit();
   spec.fingerprint = Fingerprint(message);
+  spec.digest = RequestDigest(message);
   return spec;
 }
 

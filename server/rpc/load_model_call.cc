@@ -20,14 +20,13 @@ class LoadModelCall : public grpc::ServerUnaryReactor, public LiveCall {
   void Start(const RpcContext& rpc, const grpc::CallbackServerContext& context, const v1::LoadSpec& spec) {
     absl::StatusOr<LoadSpec> converted = FromProto(spec);
     if (!converted.ok()) return Finish(ToGrpcStatus(converted.status()));
-    rpc.service->StartLoad(*std::move(converted), ToRequestContext(context, stop_.get_token()),
-                           std::make_shared<Observer>(*this));
+    rpc.service->StartLoad(*std::move(converted), DeadlineOf(context), std::make_shared<Observer>(*this), ticket_);
   }
 
-  void OnCancel() override { stop_.request_stop(); }
+  void OnCancel() override { ticket_->Leave(); }
   void OnDone() override { delete this; }
   void Drain() override {}  // its load goes on within the grace
-  void Cancel() override { stop_.request_stop(); }
+  void Cancel() override { ticket_->Leave(); }
 
  private:
   class Observer : public LoadObserver {
@@ -55,7 +54,7 @@ class LoadModelCall : public grpc::ServerUnaryReactor, public LiveCall {
 
   LiveCalls& calls_;
   v1::LoadModelResponse& response_;
-  std::stop_source stop_;
+  const std::shared_ptr<LoadTicket> ticket_ = std::make_shared<LoadTicket>();
 };
 
 }  // namespace

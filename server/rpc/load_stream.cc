@@ -17,7 +17,7 @@ class LoadStream::Load : public LoadObserver {
  public:
   explicit Load(LoadStream& stream) : stream_(stream) {}
 
-  std::stop_source stop;
+  const std::shared_ptr<LoadTicket> ticket = std::make_shared<LoadTicket>();
 
   void OnAccepted(const std::string& load, bool joined) override {
     v1::LoadAccepted event;
@@ -84,7 +84,7 @@ class LoadStream::Load : public LoadObserver {
 };
 
 LoadStream::LoadStream(const RpcContext& rpc, const grpc::CallbackServerContext& context)
-    : rpc_(rpc), deadline_(ToRequestContext(context, {}).deadline) {
+    : rpc_(rpc), deadline_(DeadlineOf(context)) {
   rpc_.calls->Add(this);
   StartRead(&request_);
 }
@@ -119,9 +119,19 @@ absl::Status LoadStream::Handle(const v1::LoadRequest& request) {
   if (request.has_start()) return Start(request.load_id(), request.start());
   if (!request.has_cancel())
     return MakeError(Reason::kBadRequest, "a load request must start or cancel", {{"field", "request"}});
-  MutexLock lock(mutex_);
-  if (const auto it = loads_.find(request.load_id()); it != loads_.end()) it->second->stop.request_stop();
-  return absl::OkStatus();  // an unknown one has just ended
+  std::shared_ptr<LoadTicket> ticket;
+  {
+    MutexLock lock(mutex_);
+    if (const auto it = loads_.find(request.load_id()); it != loads_.end()) ticket = it->second->ticket;
+  }
+  if (ticket != nullptr) ticket->Cancel();  // an unknown one has just ended
+  return absl::OkStatus();
+}
+
+std::vector<std::shared_ptr<LoadTicket>> LoadStream::Tickets() {
+  std::vector<std::shared_ptr<LoadTicket>> tickets;
+  for (const auto& [id, load] : loads_) tickets.push_back(load->ticket);
+  return tickets;
 }
 
 absl::Status LoadStream::Start(const std::string& load_id, const v1::LoadSpec& spec) {
@@ -144,7 +154,7 @@ absl::Status LoadStream::Start(const std::string& load_id, const v1::LoadSpec& s
     load->OnEnd(converted.status());
     return absl::OkStatus();
   }
-  rpc_.service->StartLoad(*std::move(converted), {.stop = load->stop.get_token(), .deadline = deadline_}, load);
+  rpc_.service->StartLoad(*std::move(converted), deadline_, load, load->ticket);
   return absl::OkStatus();
 }
 
@@ -198,15 +208,15 @@ void LoadStream::OnWriteDone(bool ok) {
 void LoadStream::OnCancel() { Abort(absl::CancelledError("the client is gone")); }
 
 void LoadStream::Abort(const absl::Status& status) {
-  std::vector<std::shared_ptr<Load>> unfinished;
+  std::vector<std::shared_ptr<LoadTicket>> unfinished;
   {
     MutexLock lock(mutex_);
     if (finished_) return;
     broken_ = true;
     if (end_.ok()) end_ = status;
-    for (const auto& [id, load] : loads_) unfinished.push_back(load);
+    unfinished = Tickets();
   }
-  for (const std::shared_ptr<Load>& load : unfinished) load->stop.request_stop();
+  for (const std::shared_ptr<LoadTicket>& ticket : unfinished) ticket->Leave();
   Advance();
 }
 
@@ -219,8 +229,12 @@ void LoadStream::Drain() {
 }
 
 void LoadStream::Cancel() {
-  MutexLock lock(mutex_);
-  for (const auto& [id, load] : loads_) load->stop.request_stop();
+  std::vector<std::shared_ptr<LoadTicket>> unfinished;
+  {
+    MutexLock lock(mutex_);
+    unfinished = Tickets();
+  }
+  for (const std::shared_ptr<LoadTicket>& ticket : unfinished) ticket->Cancel();
 }
 
 }  // namespace keyload

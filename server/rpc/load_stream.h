@@ -5,8 +5,8 @@
 #include <deque>
 #include <memory>
 #include <optional>
-#include <stop_token>
 #include <string>
+#include <vector>
 
 #include "absl/container/flat_hash_map.h"
 #include "absl/functional/function_ref.h"
@@ -43,6 +43,8 @@ class LoadStream : public grpc::ServerBidiReactor<v1::LoadRequest, v1::LoadRespo
   // Makes `change` and, under the same lock, looks whether it is time to write the next event or to finish. Under one
   // lock, because the stream may be gone as soon as the end of its last load can be seen.
   void Advance(absl::FunctionRef<void()> change = [] {});
+  // Of the loads that have not ended: to be used outside the lock, under which observers wait.
+  std::vector<std::shared_ptr<LoadTicket>> Tickets() ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
   bool TakeEvent() ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
 
   const RpcContext rpc_;

@@ -16,18 +16,12 @@
 #include "server/rpc/key_streams.h"
 #include "server/rpc/load_model_call.h"
 #include "server/rpc/load_stream.h"
+#include "server/rpc/page.h"
 #include "server/rpc/unary_call.h"
 #include "server/rpc/unload_call.h"
 #include "server/service/page_cache_load.h"
 
 namespace keyload {
-namespace {
-
-constexpr int kDefaultPage = 100;
-constexpr int kMaxPage = 1000;
-
-}  // namespace
-
 ModelLoaderServiceImpl::ModelLoaderServiceImpl(const RpcContext& rpc) : rpc_(rpc), start_time_(absl::Now()) {}
 
 grpc::ServerBidiReactor<v1::LoadRequest, v1::LoadResponse>* ModelLoaderServiceImpl::Load(
@@ -69,14 +63,12 @@ grpc::ServerUnaryReactor* ModelLoaderServiceImpl::GetModel(grpc::CallbackServerC
 grpc::ServerUnaryReactor* ModelLoaderServiceImpl::ListModels(grpc::CallbackServerContext* context,
                                                              const v1::ListModelsRequest* request,
                                                              v1::ListModelsResponse* response) {
-  if (request->page_size() < 0) {
-    return FinishNow(context, MakeError(Reason::kBadRequest, "page_size is negative", {{"field", "page_size"}}));
-  }
-  const int page = request->page_size() == 0 ? kDefaultPage : std::min(request->page_size(), kMaxPage);
+  const absl::StatusOr<size_t> page = PageSize(request->page_size());
+  if (!page.ok()) return FinishNow(context, page.status());
   for (const ModelInfo& info : rpc_.service->registry().List()) {
     if (info.name <= request->page_token()) continue;
-    if (response->models_size() == page) {
-      response->set_next_page_token(response->models(page - 1).name());
+    if (static_cast<size_t>(response->models_size()) == *page) {
+      response->set_next_page_token(response->models(response->models_size() - 1).name());
       break;
     }
     *response->add_models() = ToProto(info);

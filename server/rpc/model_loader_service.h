@@ -16,6 +16,14 @@ class ModelLoaderServiceImpl final : public v1::ModelLoaderService::CallbackServ
                                       v1::LoadModelResponse* response) override;
   grpc::ServerUnaryReactor* PlanLoad(grpc::CallbackServerContext* context, const v1::PlanLoadRequest* request,
                                      v1::PlanLoadResponse* response) override;
+  grpc::ServerUnaryReactor* GetLoad(grpc::CallbackServerContext* context, const v1::GetLoadRequest* request,
+                                    v1::GetLoadResponse* response) override;
+  grpc::ServerUnaryReactor* ListLoads(grpc::CallbackServerContext* context, const v1::ListLoadsRequest* request,
+                                      v1::ListLoadsResponse* response) override;
+  grpc::ServerWriteReactor<v1::WatchLoadResponse>* WatchLoad(grpc::CallbackServerContext* context,
+                                                             const v1::WatchLoadRequest* request) override;
+  grpc::ServerUnaryReactor* CancelLoad(grpc::CallbackServerContext* context, const v1::CancelLoadRequest* request,
+                                       v1::CancelLoadResponse* response) override;
   grpc::ServerUnaryReactor* GetModel(grpc::CallbackServerContext* context, const v1::GetModelRequest* request,
                                      v1::GetModelResponse* response) override;
   grpc::ServerUnaryReactor* ListModels(grpc::CallbackServerContext* context, const v1::ListModelsRequest* request,
@@ -38,14 +46,6 @@ class ModelLoaderServiceImpl final : public v1::ModelLoaderService::CallbackServ
                                           v1::GetServerInfoResponse* response) override;
 
   // Not supported yet: METHOD_NOT_SUPPORTED with metadata method=<name>.
-  grpc::ServerUnaryReactor* GetLoad(grpc::CallbackServerContext* context, const v1::GetLoadRequest*,
-                                    v1::GetLoadResponse*) override;
-  grpc::ServerUnaryReactor* ListLoads(grpc::CallbackServerContext* context, const v1::ListLoadsRequest*,
-                                      v1::ListLoadsResponse*) override;
-  grpc::ServerWriteReactor<v1::WatchLoadResponse>* WatchLoad(grpc::CallbackServerContext* context,
-                                                             const v1::WatchLoadRequest*) override;
-  grpc::ServerUnaryReactor* CancelLoad(grpc::CallbackServerContext* context, const v1::CancelLoadRequest*,
-                                       v1::CancelLoadResponse*) override;
   grpc::ServerWriteReactor<v1::WatchModelsResponse>* WatchModels(grpc::CallbackServerContext* context,
                                                                  const v1::WatchModelsRequest*) override;
   grpc::ServerUnaryReactor* AcquireLease(grpc::CallbackServerContext* context, const v1::AcquireLeaseRequest*,

@@ -20,11 +20,13 @@ struct RpcContext {
   LiveCalls* calls = nullptr;
 };
 
+inline absl::Time DeadlineOf(const grpc::CallbackServerContext& context) {
+  const auto deadline = context.deadline();
+  return deadline == std::chrono::system_clock::time_point::max() ? absl::InfiniteFuture() : absl::FromChrono(deadline);
+}
+
 inline RequestContext ToRequestContext(const grpc::CallbackServerContext& context, std::stop_token stop) {
-  RequestContext request = {.stop = std::move(stop), .deadline = absl::InfiniteFuture()};
-  if (context.deadline() != std::chrono::system_clock::time_point::max())
-    request.deadline = absl::FromChrono(context.deadline());
-  return request;
+  return {.stop = std::move(stop), .deadline = DeadlineOf(context)};
 }
 
 }  // namespace keyload

@@ -27,21 +27,6 @@ class RefusedStream : public grpc::ServerWriteReactor<Response> {
 
 }  // namespace
 
-grpc::ServerUnaryReactor* ModelLoaderServiceImpl::GetLoad(grpc::CallbackServerContext* context,
-                                                          const v1::GetLoadRequest*, v1::GetLoadResponse*) {
-  return FinishNow(context, NotSupported("GetLoad"));
-}
-
-grpc::ServerUnaryReactor* ModelLoaderServiceImpl::ListLoads(grpc::CallbackServerContext* context,
-                                                            const v1::ListLoadsRequest*, v1::ListLoadsResponse*) {
-  return FinishNow(context, NotSupported("ListLoads"));
-}
-
-grpc::ServerUnaryReactor* ModelLoaderServiceImpl::CancelLoad(grpc::CallbackServerContext* context,
-                                                             const v1::CancelLoadRequest*, v1::CancelLoadResponse*) {
-  return FinishNow(context, NotSupported("CancelLoad"));
-}
-
 grpc::ServerUnaryReactor* ModelLoaderServiceImpl::AcquireLease(grpc::CallbackServerContext* context,
                                                                const v1::AcquireLeaseRequest*,
                                                                v1::AcquireLeaseResponse*) {
@@ -86,11 +71,6 @@ grpc::ServerUnaryReactor* ModelLoaderServiceImpl::DeleteDeviceMap(grpc::Callback
                                                                   const v1::DeleteDeviceMapRequest*,
                                                                   v1::DeleteDeviceMapResponse*) {
   return FinishNow(context, NotSupported("DeleteDeviceMap"));
-}
-
-grpc::ServerWriteReactor<v1::WatchLoadResponse>* ModelLoaderServiceImpl::WatchLoad(grpc::CallbackServerContext*,
-                                                                                   const v1::WatchLoadRequest*) {
-  return new RefusedStream<v1::WatchLoadResponse>("WatchLoad");
 }
 
 grpc::ServerWriteReactor<v1::WatchModelsResponse>* ModelLoaderServiceImpl::WatchModels(grpc::CallbackServerContext*,

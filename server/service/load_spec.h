@@ -37,7 +37,7 @@ enum class HostStorage { kMapped, kCopied };
 // Names in each list of a report, where the request leaves it open.
 inline constexpr uint32_t kDefaultNameLimit = 100;
 
-enum class IfExists { kReuse, kExtend, kFail };
+enum class IfExists { kReuse, kExtend, kReplace, kFail };
 
 // One request to load or plan a model.
 struct LoadSpec {
@@ -63,7 +63,10 @@ struct LoadSpec {
   // The bytes are read into the page cache and every tensor stays in its file.
   bool warms() const { return page_cache == PageCache::kWarm || page_cache == PageCache::kHold; }
 
+  std::string request_id;   // the caller's name for the request; empty: none
+  bool detach = false;      // the load runs to its end, whether or not its caller waits
   std::string fingerprint;  // equal for requests that may share a model: the same but for the keys selected
+  std::string digest;       // equal for requests that one load answers; empty: it equals no other
 };
 
 }  // namespace keyload

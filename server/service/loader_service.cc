@@ -1,7 +1,5 @@
 #include "server/service/loader_service.h"
 
-#include <malloc.h>
-
 #include <algorithm>
 #include <utility>
 
@@ -10,6 +8,7 @@
 #include "server/base/log.h"
 #include "server/base/strings.h"
 #include "server/service/extend.h"
+#include "server/service/load_job.h"
 #include "server/service/page_cache_load.h"
 #include "server/service/publish.h"
 #include "server/service/same_model.h"
@@ -20,6 +19,7 @@ namespace {
 
 constexpr int kPlanAttempts = 3;
 constexpr uint32_t kMaxNameLimit = 10'000;
+constexpr size_t kMaxRequestId = 128;
 
 bool IsModelName(std::string_view name) {
   constexpr std::string_view kFirst = "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789";
@@ -55,20 +55,11 @@ bool HasPolicy(const DeviceMapSpec& spec) {
 
 }  // namespace
 
-struct LoaderService::Job {
-  LoadSpec spec;
-  RequestContext context;
-  std::shared_ptr<LoadObserver> observer;
-  ModelRegistry::Claim claim;
-  ModelHandle extends;  // the model that the load makes wider; null: it makes a new one
-  std::string load;
-  absl::Time start_time;
-  PhaseClock clock;
-};
-
 absl::Status LoaderService::Validate(const LoadSpec& spec, bool plan_only) const {
   if (draining_) return MakeError(Reason::kDraining, "the server is shutting down");
   if (!IsModelName(spec.model)) return BadField("spec.model", "must match [a-zA-Z0-9][a-zA-Z0-9._-]{0,127}");
+  if (spec.request_id.size() > kMaxRequestId)
+    return BadField("spec.request_id", StrCat("is over ", kMaxRequestId, " bytes"));
   if (spec.source.path.empty()) return BadField("spec.source.path", "is empty");
   if (spec.name_limit > kMaxNameLimit) return BadField("spec.name_limit", StrCat("is over ", kMaxNameLimit));
   KEYLOAD_RETURN_IF_ERROR(CheckPageCache(spec));
@@ -112,13 +103,6 @@ absl::StatusOr<LoadReport> LoaderService::Plan(LoadSpec spec, const RequestConte
   return report;
 }
 
-absl::StatusOr<ModelRegistry::Claim> LoaderService::BeginExtend(const LoadSpec& spec, ModelHandle& model) {
-  KEYLOAD_ASSIGN_OR_RETURN(ModelRegistry::Claim claim, deps_.registry->BeginReplace(spec.model));
-  KEYLOAD_ASSIGN_OR_RETURN(model, deps_.registry->Use(spec.model));
-  KEYLOAD_RETURN_IF_ERROR(CheckSameRequest(*model, spec));
-  return claim;
-}
-
 absl::StatusOr<LoadReport> LoaderService::Reuse(const LoadSpec& spec) const {
   KEYLOAD_ASSIGN_OR_RETURN(const ModelHandle model, deps_.registry->Use(spec.model));
   KEYLOAD_RETURN_IF_ERROR(CheckSameRequest(*model, spec));
@@ -141,9 +125,9 @@ absl::Status LoaderService::Unload(std::string_view model, ModelRegistry::OnUnlo
 }
 
 std::vector<std::string> LoaderService::Capabilities() const {
-  std::vector<std::string> capabilities = {"load",        "plan", "read_tensors", "upload_document",
-                                           "host_copies", "lazy", "materialize",  "evict",
-                                           "extend",      "warm", "hold"};
+  std::vector<std::string> capabilities = {"load", "plan",        "read_tensors", "upload_document", "host_copies",
+                                           "lazy", "materialize", "evict",        "extend",          "warm",
+                                           "hold", "request_id",  "detach",       "watch_load",      "replace"};
   if (DTypeConversionAvailable()) capabilities.emplace_back("dtype_conversion");
   const auto& devices = deps_.transfer.devices->devices();
   if (std::any_of(devices.begin(), devices.end(), [](const auto& device) { return device->info().simulated; })) {
@@ -159,67 +143,11 @@ std::vector<std::pair<std::string, uint64_t>> LoaderService::LimitValues() const
           {"name_limit", kMaxNameLimit}};
 }
 
-void LoaderService::StartLoad(LoadSpec spec, const RequestContext& context, std::shared_ptr<LoadObserver> observer) {
-  if (const absl::Status valid = Validate(spec, /*plan_only=*/false); !valid.ok()) return observer->OnEnd(valid);
-  if (spec.warms()) spec.device_map.policy = "disk";
-  absl::StatusOr<ModelRegistry::Claim> claim = deps_.registry->Begin(spec.model);
-  ModelHandle extends;
-  if (ErrorReason(claim.status()) == Reason::kModelExists && spec.if_exists == IfExists::kExtend) {
-    claim = BeginExtend(spec, extends);
-  } else if (ErrorReason(claim.status()) == Reason::kModelExists) {
-    absl::StatusOr<LoadReport> report = Reuse(spec);
-    if (report.ok()) observer->OnAccepted(report->load, /*joined=*/true);
-    return observer->OnEnd(std::move(report));
-  }
-  if (!claim.ok()) return observer->OnEnd(claim.status());
-
-  auto job = std::make_shared<Job>();
-  job->spec = std::move(spec);
-  job->context = context;
-  job->observer = observer;
-  job->claim = *std::move(claim);
-  job->extends = std::move(extends);
-  job->load = NextLoadName();
-  job->start_time = absl::Now();
-  ++active_loads_;
-  observer->OnAccepted(job->load, /*joined=*/false);
-  if (const size_t ahead = deps_.loads->queued(); ahead > 0) {
-    observer->OnProgress({.phase = "queue", .queue_position = static_cast<uint32_t>(ahead)});
-  }
-  const bool queued = deps_.loads->TrySubmit([this, job] { RunJob(*job); });
-  if (!queued) {
-    job->extends = nullptr;
-    job->claim = {};
-    --active_loads_;
-    observer->OnEnd(MakeError(Reason::kLoadQueueFull, "the load queue is full; try again later"));
-  }
-}
-
-void LoaderService::RunJob(Job& job) {
-  absl::StatusOr<LoadReport> result = RunLoad(job);
-  job.extends = nullptr;
-  job.claim = {};  // before the end is told: whoever hears it may load the name again
-  if (result.ok()) {
-    LogLoad(*result);
-  } else {
-    Log(LogLevel::kWarning, "load",
-        {{"load", job.load},
-         {"model", job.spec.model},
-         {"outcome", std::string("ERROR")},
-         {"reason", std::string(ReasonName(ErrorReason(result.status())))},
-         {"message", std::string(result.status().message())}});
-  }
-  malloc_trim(0);  // planning takes several times what a model keeps
-  const std::shared_ptr<LoadObserver> observer = std::move(job.observer);
-  --active_loads_;
-  observer->OnEnd(std::move(result));
-}
-
 absl::StatusOr<LoadReport> LoaderService::RunLoad(Job& job) {
-  KEYLOAD_RETURN_IF_ERROR(job.context.Check());
+  KEYLOAD_RETURN_IF_ERROR(job.load->context().Check());
   KEYLOAD_ASSIGN_OR_RETURN(
       const PreparedKeys keys,
-      PrepareKeys(job.spec, {*deps_.roots, *deps_.documents, deps_.headers}, job.context, job.clock,
+      PrepareKeys(job.spec, {*deps_.roots, *deps_.documents, deps_.headers}, job.load->context(), job.clock,
                   job.extends == nullptr ? nullptr : job.extends->content().keys.get()));
   if (job.extends != nullptr) KEYLOAD_RETURN_IF_ERROR(CheckSameKeys(*job.extends, *keys.keys));
   PreparedPlan plan;
@@ -246,14 +174,14 @@ absl::Status LoaderService::PlanAndReserve(Job& job, const PreparedKeys& keys, P
                                            std::vector<MemoryReservation>& reservations) {
   std::vector<PlacementDevice> devices = SnapshotDevices(*deps_.transfer.devices);
   for (int attempt = 1;; ++attempt) {
-    KEYLOAD_RETURN_IF_ERROR(job.context.Check());
+    KEYLOAD_RETURN_IF_ERROR(job.load->context().Check());
     const DeviceSet& node = *deps_.transfer.devices;
     absl::StatusOr<PreparedPlan> prepared =
         job.extends == nullptr ? PreparePlan(job.spec, keys, devices, node, job.clock)
                                : PrepareExtension(job.spec, keys, *job.extends, devices, node, job.clock);
     if (!prepared.ok()) return prepared.status();
     plan = *std::move(prepared);
-    plan.report.load = job.load;
+    plan.report.load = job.load->identity().load;
     plan.report.start_time = job.start_time;
     plan.report.outcome = ExceedsLimits(plan.report.keys, job.spec.limits) ? Outcome::kRejected : Outcome::kPlanned;
     if (plan.report.outcome == Outcome::kRejected) return absl::OkStatus();
@@ -270,7 +198,7 @@ absl::Status LoaderService::PlanAndReserve(Job& job, const PreparedKeys& keys, P
       reservations = *std::move(reserved);
       LoadReport planned = plan.report;
       job.clock.Write(planned);
-      job.observer->OnPlanned(planned);
+      job.load->Planned(planned);
       return absl::OkStatus();
     }
     if (attempt == kPlanAttempts || !HasPolicy(job.spec.device_map)) return reserved.status();
@@ -303,8 +231,8 @@ absl::StatusOr<LoadedTensors> LoaderService::LoadTensors(Job& job, const Prepare
   KEYLOAD_ASSIGN_OR_RETURN(std::vector<Segment> segments, AllocateSegments(plan, devices, reservations));
   KEYLOAD_ASSIGN_OR_RETURN(loaded.transferred,
                            Transfer(
-                               plan, *keys.keys->index, std::move(segments), deps_.transfer, job.context,
-                               [&](const LoadProgress& progress) { job.observer->OnProgress(progress); }, report));
+                               plan, *keys.keys->index, std::move(segments), deps_.transfer, job.load->context(),
+                               [&](const LoadProgress& progress) { job.load->Progress(progress); }, report));
   if (job.spec.page_cache == LoadSpec::PageCache::kDrop) {
     DropRanges(*keys.keys->index, CopiedRanges(*keys.keys->index, plan), report);
   }
@@ -313,8 +241,8 @@ absl::StatusOr<LoadedTensors> LoaderService::LoadTensors(Job& job, const Prepare
     KEYLOAD_ASSIGN_OR_RETURN(
         loaded.held,
         WarmRanges(
-            *keys.keys, RangesInFiles(*keys.keys, plan, {}), hold ? deps_.held : nullptr, deps_.transfer, job.context,
-            [&](const LoadProgress& progress) { job.observer->OnProgress(progress); }, report));
+            *keys.keys, RangesInFiles(*keys.keys, plan, {}), hold ? deps_.held : nullptr, deps_.transfer,
+            job.load->context(), [&](const LoadProgress& progress) { job.load->Progress(progress); }, report));
   }
   return loaded;
 }

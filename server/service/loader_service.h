@@ -9,31 +9,20 @@
 
 #include "absl/functional/any_invocable.h"
 #include "absl/status/statusor.h"
-#include "absl/strings/str_format.h"
 #include "server/base/executor.h"
 #include "server/base/mutex.h"
 #include "server/base/request_context.h"
 #include "server/lifecycle/model_registry.h"
 #include "server/load/transfer.h"
 #include "server/service/document_store.h"
+#include "server/service/load_observer.h"
 #include "server/service/load_spec.h"
+#include "server/service/load_table.h"
 #include "server/service/model_keys.h"
 #include "server/service/prepare.h"
 #include "server/service/publish.h"
 
 namespace keyload {
-
-// Hears about one load. Calls come one after the other, from threads of the service; they must be short. OnEnd is the
-// last.
-class LoadObserver {
- public:
-  virtual ~LoadObserver() = default;
-  virtual void OnAccepted(const std::string& load, bool joined) = 0;
-  virtual void OnPlanned(const LoadReport& report) = 0;
-  virtual void OnProgress(const LoadProgress& progress) = 0;
-  // A report, also for CANCELLED and FAILED; a status when the load never got a plan.
-  virtual void OnEnd(absl::StatusOr<LoadReport> result) = 0;
-};
 
 // Which keys of a loaded model a call is about.
 struct ModelSelection {
@@ -50,24 +39,38 @@ class LoaderService {
     const ModelRoots* roots = nullptr;
     DocumentStore* documents = nullptr;
     ModelRegistry* registry = nullptr;
-    HoldBudget* held = nullptr;  // of page cache that is kept locked
-    Executor* loads = nullptr;   // as many loads at a time as it has threads
-    HeaderReading headers;       // how checkpoints are opened
+    HoldBudget* held = nullptr;   // of page cache that is kept locked
+    Executor* loads = nullptr;    // as many loads at a time as it has threads
+    Executor* queries = nullptr;  // what may block on a file and is no load
+    HeaderReading headers;        // how checkpoints are opened
     TransferResources transfer;
   };
   explicit LoaderService(const Dependencies& dependencies) : deps_(dependencies) {}
 
-  // Starts a load and returns; the observer hears the rest, OnEnd exactly once. Never blocks on files or devices.
-  // Errors without a plan: BAD_REQUEST, MODEL_EXISTS, MODEL_BUSY, LOAD_QUEUE_FULL, DRAINING, and all that PrepareKeys
-  // and PreparePlan name.
-  void StartLoad(LoadSpec spec, const RequestContext& context, std::shared_ptr<LoadObserver> observer);
+  // Starts a load and returns; the observer hears the rest, OnEnd exactly once. `ticket` is how the caller leaves or
+  // cancels; null: it never does. A request joins the load that it repeats: one with its request id, or one that runs
+  // and was asked for the same but for request id and detach. Never blocks on files or devices. Errors without a
+  // plan: BAD_REQUEST, REQUEST_ID_REUSED, MODEL_EXISTS, MODEL_BUSY, LOAD_QUEUE_FULL, DRAINING, and all that
+  // PrepareKeys and PreparePlan name.
+  void StartLoad(LoadSpec spec, absl::Time deadline, std::shared_ptr<LoadObserver> observer,
+                 const std::shared_ptr<LoadTicket>& ticket = nullptr);
+  // Loads that run or ended lately; LOAD_NOT_FOUND. Those that materialised keys are among them once they have ended.
+  absl::StatusOr<std::shared_ptr<SharedLoad>> FindLoad(std::string_view load) const { return table_.Find(load); }
+  absl::StatusOr<std::shared_ptr<SharedLoad>> FindLoadByRequestId(std::string_view request_id) const {
+    return table_.FindByRequestId(request_id);
+  }
+  std::vector<std::shared_ptr<SharedLoad>> ListLoads(std::string_view after, size_t most) const {
+    return table_.List(after, most);
+  }
+  // Stops every load that runs, detached ones too.
+  void StopLoads();
   // Decides everything and stops there. Blocks on files: call it from an executor.
   absl::StatusOr<LoadReport> Plan(LoadSpec spec, const RequestContext& context);
 
   // Makes the selected keys resident, each once however many ask; see MakeResident. What is placed on "disk" stays
-  // lazy. `clock` began when the call came. Blocks: call it on loads(). REJECTED when a limit is passed, else COMPLETE
-  // or, with keys missing or mismatched, INCOMPLETE; counts are over the selection, bytes those of this call.
-  // MODEL_NOT_FOUND, MODEL_BUSY, DRAINING, and what SelectTensors and MakeResident return.
+  // lazy. `clock` began when the call came. Blocks: call it on loads(). REJECTED when a limit is passed, else
+  // COMPLETE or, with keys missing or mismatched, INCOMPLETE; counts are over the selection, bytes those of this
+  // call. MODEL_NOT_FOUND, MODEL_BUSY, DRAINING, and what SelectTensors and MakeResident return.
   absl::StatusOr<LoadReport> Materialize(const ModelSelection& selection, const Limits& limits,
                                          const RequestContext& context, PhaseClock& clock);
   // Makes the selected keys lazy again; see Residency::Evict. The model's generation stays. Blocks while memory is
@@ -103,12 +106,16 @@ class LoaderService {
 
  private:
   struct Job;
+  struct Start;
 
-  std::string NextLoadName() { return absl::StrFormat("load-%06d", ++last_load_); }
   absl::Status Validate(const LoadSpec& spec, bool plan_only) const;
+  absl::StatusOr<Start> BeginLoad(const LoadSpec& spec, const SharedLoad::Waiter& caller);
   absl::StatusOr<ModelRegistry::Claim> BeginExtend(const LoadSpec& spec, ModelHandle& model);
+  void AnswerWithModel(LoadSpec spec, std::shared_ptr<LoadObserver> observer);
+  void Queue(const std::shared_ptr<Job>& job);
   absl::StatusOr<LoadReport> Reuse(const LoadSpec& spec) const;
   void RunJob(Job& job);
+  void EndJob(Job& job, absl::StatusOr<LoadReport> result);
   absl::StatusOr<LoadReport> RunLoad(Job& job);
   absl::Status PlanAndReserve(Job& job, const PreparedKeys& keys, PreparedPlan& plan,
                               std::vector<MemoryReservation>& reservations);
@@ -121,7 +128,8 @@ class LoaderService {
   const Dependencies deps_;
   std::atomic<bool> draining_ = false;
   std::atomic<size_t> active_loads_ = 0;
-  std::atomic<uint64_t> last_load_ = 0;
+  LoadTable table_;
+  Mutex start_mutex_;  // over looking for a load to join, claiming the name and listing the load
 };
 
 }  // namespace keyload

@@ -28,7 +28,7 @@ absl::StatusOr<LoadReport> LoaderService::Materialize(const ModelSelection& sele
                            CompileSelection(selection.select, selection.key_list_digest, *deps_.documents));
   KEYLOAD_ASSIGN_OR_RETURN(SelectedTensors selected, SelectTensors(*model, keys, kDefaultNameLimit));
   LoadReport& report = selected.report;
-  report.load = NextLoadName();
+  report.load = table_.NextName();
   report.model = selection.model;
   report.generation = model->report().generation;
   report.expected_from = model->report().expected_from;
@@ -44,6 +44,7 @@ absl::StatusOr<LoadReport> LoaderService::Materialize(const ModelSelection& sele
   CountResident(*model, selected);
   clock.Write(report);
   LogLoad(report);
+  table_.AddEnded(report);
   return std::move(report);
 }
 

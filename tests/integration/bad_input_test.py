@@ -125,8 +125,8 @@ class BadInputTest(daemon.DaemonTest):
                                          "--manifest", manifest)
 
     def test_a_field_of_a_later_release(self):
-        self.assert_refused_and_unharmed(6, "FIELD_NOT_SUPPORTED", ["if_exists"], "load", "m", "--from", self.good,
-                                         "--if-exists", "replace")
+        self.assert_refused_and_unharmed(6, "FIELD_NOT_SUPPORTED", ["missing"], "load", "m", "--from", self.good,
+                                         "--missing", "zeros")
 
 
 class KilledClientTest(daemon.DaemonTest):

@@ -51,15 +51,12 @@ TEST_P(UnsupportedField, IsRefusedByName) {
 INSTANTIATE_TEST_SUITE_P(
     All, UnsupportedField,
     testing::Values(
-        Change{"RequestId", "request_id", [](auto& spec) { spec.set_request_id("r"); }},
         Change{"UnknownResidency", "residency", [](auto& spec) { spec.set_residency(static_cast<v1::Residency>(77)); }},
         Change{"UnknownReserve", "reserve", [](auto& spec) { spec.set_reserve(static_cast<v1::Reserve>(77)); }},
         Change{"Zeros", "missing", [](auto& spec) { spec.set_missing(v1::MISSING_POLICY_ZEROS); }},
         Change{"Init", "missing", [](auto& spec) { spec.set_missing(v1::MISSING_POLICY_INIT); }},
         Change{"UnknownMissing", "missing", [](auto& spec) { spec.set_missing(static_cast<v1::MissingPolicy>(-1)); }},
-        Change{"Replace", "if_exists", [](auto& spec) { spec.set_if_exists(v1::IF_EXISTS_REPLACE); }},
         Change{"UnknownIfExists", "if_exists", [](auto& spec) { spec.set_if_exists(static_cast<v1::IfExists>(77)); }},
-        Change{"Detach", "detach", [](auto& spec) { spec.set_detach(true); }},
         Change{"UnknownCache", "page_cache", [](auto& spec) { spec.set_page_cache(static_cast<v1::PageCache>(77)); }},
         Change{"NegativeCache", "page_cache", [](auto& spec) { spec.set_page_cache(static_cast<v1::PageCache>(-1)); }},
         Change{"Priority", "priority", [](auto& spec) { spec.set_priority(-1); }},
@@ -86,7 +83,10 @@ TEST_P(SameContent, HasTheSameFingerprint) {
 
 INSTANTIATE_TEST_SUITE_P(
     All, SameContent,
-    testing::Values(Change{"Limits", "", [](auto& spec) { spec.mutable_limits()->set_max_missing(0); }},
+    testing::Values(Change{"RequestId", "", [](auto& spec) { spec.set_request_id("r"); }},
+                    Change{"Detach", "", [](auto& spec) { spec.set_detach(true); }},
+                    Change{"Replace", "", [](auto& spec) { spec.set_if_exists(v1::IF_EXISTS_REPLACE); }},
+                    Change{"Limits", "", [](auto& spec) { spec.mutable_limits()->set_max_missing(0); }},
                     Change{"NameLimit", "", [](auto& spec) { spec.set_name_limit(7); }},
                     Change{"IfExists", "", [](auto& spec) { spec.set_if_exists(v1::IF_EXISTS_FAIL); }},
                     Change{"Extend", "", [](auto& spec) { spec.set_if_exists(v1::IF_EXISTS_EXTEND); }},
@@ -137,6 +137,24 @@ INSTANTIATE_TEST_SUITE_P(
         Change{"Hold", "", [](auto& spec) { spec.set_page_cache(v1::PAGE_CACHE_HOLD); }},
         Change{"DType", "", [](auto& spec) { spec.set_dtype("BF16"); }}),
     TestName);
+
+TEST(ConvertSpec, OneLoadAnswersRequestsThatDifferInWhatIdentifiesThem) {
+  v1::LoadSpec other = Message();
+  other.set_request_id("r");
+  other.set_detach(true);
+  EXPECT_EQ(FromProto(other)->digest, FromProto(Message())->digest);
+  EXPECT_EQ(FromProto(other)->request_id, "r");
+  EXPECT_TRUE(FromProto(other)->detach);
+  for (const auto& change : {+[](v1::LoadSpec& spec) { spec.set_name_limit(7); },
+                             +[](v1::LoadSpec& spec) { spec.mutable_limits()->set_max_missing(0); },
+                             +[](v1::LoadSpec& spec) { spec.mutable_select()->add_keys("a"); },
+                             +[](v1::LoadSpec& spec) { spec.set_residency(v1::RESIDENCY_LAZY); },
+                             +[](v1::LoadSpec& spec) { spec.set_if_exists(v1::IF_EXISTS_REPLACE); }}) {
+    v1::LoadSpec spec = Message();
+    change(spec);
+    EXPECT_NE(FromProto(spec)->digest, FromProto(Message())->digest) << spec.ShortDebugString();
+  }
+}
 
 TEST(ConvertSpec, ResidencyIsTakenOver) {
   v1::LoadSpec message = Message();

@@ -42,17 +42,11 @@ Method Unary(const char* name, grpc::Status (Stub::*call)(grpc::ClientContext*, 
 
 INSTANTIATE_TEST_SUITE_P(
     All, UnsupportedMethod,
-    testing::Values(Unary("GetLoad", &Stub::GetLoad), Unary("ListLoads", &Stub::ListLoads),
-                    Unary("CancelLoad", &Stub::CancelLoad), Unary("AcquireLease", &Stub::AcquireLease),
+    testing::Values(Unary("AcquireLease", &Stub::AcquireLease),
                     Unary("RenewLease", &Stub::RenewLease), Unary("ReleaseLease", &Stub::ReleaseLease),
                     Unary("ListLeases", &Stub::ListLeases), Unary("SetDeviceMap", &Stub::SetDeviceMap),
                     Unary("GetDeviceMap", &Stub::GetDeviceMap), Unary("ListDeviceMaps", &Stub::ListDeviceMaps),
                     Unary("DeleteDeviceMap", &Stub::DeleteDeviceMap),
-                    Method{"WatchLoad",
-                           [](Stub& stub) {
-                             TestContext context;
-                             return stub.WatchLoad(&context, {})->Finish();
-                           }},
                     Method{"WatchModels",
                            [](Stub& stub) {
                              TestContext context;

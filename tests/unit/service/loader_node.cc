@@ -34,8 +34,9 @@ void RecordingObserver::OnAccepted(const std::string& load, bool joined) {
 
 void RecordingObserver::OnPlanned(const LoadReport& /*report*/) { Add("planned"); }
 
-void RecordingObserver::OnProgress(const LoadProgress& /*progress*/) {
+void RecordingObserver::OnProgress(const LoadProgress& progress) {
   MutexLock lock(mutex_);
+  last_phase_ = progress.phase;
   if (end_) events_.emplace_back("progress after the end");
   ++progress_;
   changed_.NotifyAll();
@@ -60,6 +61,11 @@ void RecordingObserver::WaitForProgress() {
   while (progress_ == before) changed_.Wait(mutex_);
 }
 
+std::string RecordingObserver::last_phase() const {
+  MutexLock lock(mutex_);
+  return last_phase_;
+}
+
 std::vector<std::string> RecordingObserver::events() const {
   MutexLock lock(mutex_);
   return events_;
@@ -80,12 +86,14 @@ LoaderNode::LoaderNode(const Options& options)
       io_(std::make_unique<Executor>(Executor::Options{.name = "io", .threads = 2, .queue_limit = 64})),
       loads_(std::make_unique<Executor>(
           Executor::Options{.name = "load", .threads = options.load_threads, .queue_limit = options.load_queue})),
+      queries_(std::make_unique<Executor>(Executor::Options{.name = "query", .threads = 2, .queue_limit = 64})),
       service_(std::make_unique<LoaderService>(LoaderService::Dependencies{
           .roots = &roots_,
           .documents = &documents_,
           .registry = &registry_,
           .held = &held_,
           .loads = loads_.get(),
+          .queries = queries_.get(),
           .transfer = {
               .devices = &devices_, .io = io_.get(), .scratch = &scratch_, .make_reader = [this](const Shard& shard) {
                 return MakeReader(shard);
@@ -94,6 +102,7 @@ LoaderNode::LoaderNode(const Options& options)
 LoaderNode::~LoaderNode() {
   gpu_->ReleaseCopies();
   reads_.Release();
+  queries_.reset();
   loads_.reset();
   io_.reset();
 }
@@ -133,8 +142,8 @@ LoadSpec LoaderNode::Spec(const std::string& model) const {
 }
 
 LoaderNode::Started LoaderNode::Start(LoadSpec spec, absl::Time deadline) {
-  Started started = {.observer = std::make_shared<RecordingObserver>(), .stop = {}};
-  service_->StartLoad(std::move(spec), {.stop = started.stop.get_token(), .deadline = deadline}, started.observer);
+  Started started = {.observer = std::make_shared<RecordingObserver>(), .ticket = std::make_shared<LoadTicket>()};
+  service_->StartLoad(std::move(spec), deadline, started.observer, started.ticket);
   return started;
 }
 

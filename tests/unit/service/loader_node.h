@@ -4,7 +4,6 @@
 #include <map>
 #include <memory>
 #include <optional>
-#include <stop_token>
 #include <string>
 #include <vector>
 
@@ -28,6 +27,8 @@ class RecordingObserver : public LoadObserver {
 
   // Blocks until the end was told.
   absl::StatusOr<LoadReport> WaitForEnd();
+  // Of the progress that was told last; empty before.
+  std::string last_phase() const;
   // Blocks until progress is told once more. REQUIRES: the load is held in its transfer.
   void WaitForProgress();
   // "accepted", "joined", "planned", "end"; progress is left out, but counted as an error after the end.
@@ -39,6 +40,7 @@ class RecordingObserver : public LoadObserver {
   mutable Mutex mutex_;
   CondVar changed_;
   uint64_t progress_ ABSL_GUARDED_BY(mutex_) = 0;
+  std::string last_phase_ ABSL_GUARDED_BY(mutex_);
   std::vector<std::string> events_ ABSL_GUARDED_BY(mutex_);
   std::optional<absl::StatusOr<LoadReport>> end_ ABSL_GUARDED_BY(mutex_);
 };
@@ -82,7 +84,7 @@ class LoaderNode {
 
   struct Started {
     std::shared_ptr<RecordingObserver> observer;
-    std::stop_source stop;
+    std::shared_ptr<LoadTicket> ticket;
   };
   Started Start(LoadSpec spec, absl::Time deadline = absl::InfiniteFuture());
   absl::StatusOr<LoadReport> Load(LoadSpec spec) { return Start(std::move(spec)).observer->WaitForEnd(); }
@@ -112,6 +114,7 @@ class LoaderNode {
   std::map<std::string, FaultyReader::Faults> faults_ ABSL_GUARDED_BY(mutex_);
   std::unique_ptr<Executor> io_;
   std::unique_ptr<Executor> loads_;
+  std::unique_ptr<Executor> queries_;
   std::unique_ptr<LoaderService> service_;
 };
 

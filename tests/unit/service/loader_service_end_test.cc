@@ -39,7 +39,7 @@ TEST(LoaderServiceEnd, ACancelledLoadGivesItsMemoryAndNameBack) {
   node.gpu().HoldCopies();
   LoaderNode::Started load = node.Start(node.Spec());
   node.gpu().WaitForCopiesStarted(1);
-  load.stop.request_stop();
+  load.ticket->Cancel();
   node.gpu().ReleaseCopies();
   const absl::StatusOr<LoadReport> report = load.observer->WaitForEnd();
   ASSERT_TRUE(report.ok()) << report.status();
@@ -56,7 +56,7 @@ TEST(LoaderServiceEnd, ACancelledLoadDoesNotEndWhileACopyIsInFlight) {
   node.gpu().HoldCopies();
   LoaderNode::Started load = node.Start(node.Spec());
   node.gpu().WaitForCopiesStarted(1);
-  load.stop.request_stop();
+  load.ticket->Cancel();
   EXPECT_THAT(load.observer->events(), ElementsAre("accepted", "planned"));
   EXPECT_GT(node.gpu().live_allocations(), 0);
   node.gpu().ReleaseCopies();
@@ -69,7 +69,7 @@ TEST(LoaderServiceEnd, ThePhasesOfACancelledLoadSumToItsTotal) {
   node.gpu().HoldCopies();
   LoaderNode::Started load = node.Start(node.Spec());
   node.gpu().WaitForCopiesStarted(1);
-  load.stop.request_stop();
+  load.ticket->Cancel();
   node.gpu().ReleaseCopies();
   const absl::StatusOr<LoadReport> report = load.observer->WaitForEnd();
   ASSERT_TRUE(report.ok());
@@ -85,7 +85,7 @@ TEST(LoaderServiceEnd, TheNextLoadAfterACancelledOneSucceeds) {
   node.gpu().HoldCopies();
   LoaderNode::Started load = node.Start(node.Spec());
   node.gpu().WaitForCopiesStarted(1);
-  load.stop.request_stop();
+  load.ticket->Cancel();
   node.gpu().ReleaseCopies();
   ASSERT_TRUE(load.observer->WaitForEnd().ok());
   const absl::StatusOr<LoadReport> again = node.Load(node.Spec());
@@ -99,7 +99,7 @@ TEST(LoaderServiceEnd, CancelledInTheQueueItEndsWithoutAPlan) {
   node.gpu().HoldCopies();
   const LoaderNode::Started running = node.Start(node.Spec("other"));
   LoaderNode::Started queued = node.Start(node.Spec());
-  queued.stop.request_stop();
+  queued.ticket->Cancel();
   node.gpu().ReleaseCopies();
   ASSERT_TRUE(running.observer->WaitForEnd().ok());
   EXPECT_EQ(ErrorReason(queued.observer->WaitForEnd().status()), Reason::kLoadCancelled);

@@ -1,0 +1,154 @@
+#include <algorithm>
+#include <memory>
+#include <optional>
+#include <string>
+#include <utility>
+
+#include "server/base/error.h"
+#include "server/base/mutex.h"
+#include "server/rpc/convert_report.h"
+#include "server/rpc/model_loader_service.h"
+#include "server/rpc/page.h"
+#include "server/rpc/unary_call.h"
+
+// The calls about loads that run or have ended: whoever lost its stream finds its load again.
+
+namespace keyload {
+namespace {
+
+// The state of a load at once, then what changes, up to its end. What the client does not take is replaced by what is
+// newer. Deletes itself.
+class WatchLoadCall : public grpc::ServerWriteReactor<v1::WatchLoadResponse>, public LiveCall {
+ public:
+  explicit WatchLoadCall(const RpcContext& rpc) : calls_(*rpc.calls) { calls_.Add(this); }
+
+  void Start(const RpcContext& rpc, const std::string& load) {
+    absl::StatusOr<std::shared_ptr<SharedLoad>> found = rpc.service->FindLoad(load);
+    if (!found.ok()) return Finish(ToGrpcStatus(found.status()));
+    // The load's end may be told, and this call be gone, before Add returns.
+    const std::shared_ptr<LoadTicket> ticket = ticket_;
+    auto observer = std::make_shared<Observer>(*this, (*found)->identity());
+    ticket->Bind(*found, *(*found)->Add({.observer = std::move(observer), .watches = true}, /*joins=*/true));
+  }
+
+  void OnWriteDone(bool ok) override {
+    {
+      MutexLock lock(mutex_);
+      writing_ = false;
+      broken_ = !ok;
+    }
+    if (!ok) ticket_->Leave();
+    Advance();
+  }
+  void OnCancel() override { ticket_->Leave(); }
+  void OnDone() override { delete this; }
+  void Drain() override {}  // its load goes on within the grace
+  void Cancel() override { ticket_->Leave(); }
+
+ private:
+  class Observer : public LoadObserver {
+   public:
+    Observer(WatchLoadCall& call, const LoadIdentity& identity) : call_(call), identity_(identity) {}
+    void OnAccepted(const std::string& /*load*/, bool /*joined*/) override { call_.Set({.identity = identity_}); }
+    void OnPlanned(const LoadReport& /*report*/) override {}
+    void OnProgress(const LoadProgress& progress) override { call_.Set({.identity = identity_, .progress = progress}); }
+    void OnEnd(absl::StatusOr<LoadReport> result) override {
+      call_.Set({.identity = identity_,
+                 .done = true,
+                 .result = std::make_shared<const absl::StatusOr<LoadReport>>(std::move(result))});
+    }
+
+   private:
+    WatchLoadCall& call_;  // finishes only after OnEnd
+    const LoadIdentity identity_;
+  };
+
+  ~WatchLoadCall() override { calls_.Remove(this); }
+
+  void Set(const LoadStatus& status) {
+    {
+      MutexLock lock(mutex_);
+      next_ = ToProto(status);
+      ended_ = status.done;
+    }
+    Advance();
+  }
+
+  void Advance() {
+    {
+      MutexLock lock(mutex_);
+      if (writing_ || finished_) return;
+      if (next_ && !broken_) {
+        *response_.mutable_status() = *std::exchange(next_, std::nullopt);
+        writing_ = true;
+        StartWrite(&response_);
+        return;
+      }
+      if (!ended_) return;
+      finished_ = true;
+    }
+    Finish(grpc::Status::OK);  // after this the call may be gone
+  }
+
+  LiveCalls& calls_;
+  const std::shared_ptr<LoadTicket> ticket_ = std::make_shared<LoadTicket>();
+  v1::WatchLoadResponse response_;  // the write in flight
+
+  Mutex mutex_;
+  std::optional<v1::LoadStatus> next_ ABSL_GUARDED_BY(mutex_);
+  bool ended_ ABSL_GUARDED_BY(mutex_) = false;  // the load, or this call's part in it
+  bool writing_ ABSL_GUARDED_BY(mutex_) = false;
+  bool broken_ ABSL_GUARDED_BY(mutex_) = false;  // nobody reads
+  bool finished_ ABSL_GUARDED_BY(mutex_) = false;
+};
+
+}  // namespace
+
+grpc::ServerUnaryReactor* ModelLoaderServiceImpl::GetLoad(grpc::CallbackServerContext* context,
+                                                          const v1::GetLoadRequest* request,
+                                                          v1::GetLoadResponse* response) {
+  const auto get = [&]() -> absl::Status {
+    if (request->id_case() == v1::GetLoadRequest::ID_NOT_SET) {
+      return MakeError(Reason::kBadRequest, "load or request_id must be set", {{"field", "load"}});
+    }
+    KEYLOAD_ASSIGN_OR_RETURN(const std::shared_ptr<SharedLoad> load,
+                             request->has_load() ? rpc_.service->FindLoad(request->load())
+                                                 : rpc_.service->FindLoadByRequestId(request->request_id()));
+    *response->mutable_status() = ToProto(load->status());
+    return absl::OkStatus();
+  };
+  return FinishNow(context, get());
+}
+
+// The page token is the last name of the page before: loads are listed in the order of their start.
+grpc::ServerUnaryReactor* ModelLoaderServiceImpl::ListLoads(grpc::CallbackServerContext* context,
+                                                            const v1::ListLoadsRequest* request,
+                                                            v1::ListLoadsResponse* response) {
+  const absl::StatusOr<size_t> page = PageSize(request->page_size());
+  if (!page.ok()) return FinishNow(context, page.status());
+  for (const std::shared_ptr<SharedLoad>& load : rpc_.service->ListLoads(request->page_token(), *page + 1)) {
+    if (static_cast<size_t>(response->loads_size()) == *page) {
+      response->set_next_page_token(response->loads(response->loads_size() - 1).load());
+      break;
+    }
+    *response->add_loads() = ToProto(load->status());
+  }
+  return FinishNow(context, absl::OkStatus());
+}
+
+grpc::ServerUnaryReactor* ModelLoaderServiceImpl::CancelLoad(grpc::CallbackServerContext* context,
+                                                             const v1::CancelLoadRequest* request,
+                                                             v1::CancelLoadResponse* /*response*/) {
+  const absl::StatusOr<std::shared_ptr<SharedLoad>> load = rpc_.service->FindLoad(request->load());
+  if (load.ok()) (*load)->Stop();
+  return FinishNow(context, load.status());
+}
+
+grpc::ServerWriteReactor<v1::WatchLoadResponse>* ModelLoaderServiceImpl::WatchLoad(
+    grpc::CallbackServerContext* /*context*/, const v1::WatchLoadRequest* request) {
+  auto* const call = new WatchLoadCall(rpc_);
+  call->Start(rpc_, request->load());
+  return call;
+}
+
+}  // namespace keyload

@@ -1,0 +1,160 @@
+#include "server/service/load_table.h"
+
+#include <utility>
+
+#include "absl/strings/numbers.h"
+#include "absl/strings/str_format.h"
+#include "absl/strings/strip.h"
+#include "server/base/error.h"
+#include "server/base/strings.h"
+
+namespace keyload {
+namespace {
+
+constexpr std::string_view kPrefix = "load-";
+
+std::string NameOf(uint64_t number) { return absl::StrFormat("%s%06d", kPrefix, number); }
+
+// 0 for what is no load's name.
+uint64_t NumberOf(std::string_view load) {
+  uint64_t number = 0;
+  if (!load.starts_with(kPrefix) || !absl::SimpleAtoi(ToAbsl(load.substr(kPrefix.size())), &number)) return 0;
+  return NameOf(number) == load ? number : 0;
+}
+
+uint64_t BytesOf(const LoadReport& report) {
+  uint64_t bytes = sizeof(report);
+  for (const std::string& key : report.missing_keys) bytes += sizeof(key) + key.size();
+  for (const std::string& key : report.unexpected_keys) bytes += sizeof(key) + key.size();
+  for (const MismatchedKey& key : report.mismatched_keys) bytes += sizeof(key) + key.key.size();
+  for (const MapEntry& entry : report.device_map) bytes += sizeof(entry) + entry.module.size();
+  for (const ShardUse& shard : report.shards) bytes += sizeof(shard) + shard.file.size();
+  for (const std::string& warning : report.warnings) bytes += sizeof(warning) + warning.size();
+  return bytes;
+}
+
+// Whether a request that comes again gets this end as its answer.
+bool Answers(const absl::StatusOr<LoadReport>& result) {
+  return result.ok() && (result->outcome == Outcome::kComplete || result->outcome == Outcome::kIncomplete ||
+                         result->outcome == Outcome::kRejected);
+}
+
+absl::Status NotFound(std::string_view what, std::string_view name) {
+  constexpr size_t kMostShown = 128;
+  return MakeError(Reason::kLoadNotFound,
+                   StrCat("no load ", what, name.substr(0, kMostShown), " runs, or ended lately enough to be kept"),
+                   {{"load", std::string(name.substr(0, kMostShown))}});
+}
+
+}  // namespace
+
+std::shared_ptr<SharedLoad> LoadTable::Add(LoadIdentity identity) {
+  MutexLock lock(mutex_);
+  const uint64_t number = ++last_number_;
+  identity.load = NameOf(number);
+  if (!identity.request_id.empty()) by_request_id_[identity.request_id] = number;
+  auto load = std::make_shared<SharedLoad>(std::move(identity));
+  entries_.emplace(number, Entry{.load = load});
+  return load;
+}
+
+std::string LoadTable::NextName() {
+  MutexLock lock(mutex_);
+  return NameOf(++last_number_);
+}
+
+void LoadTable::Ended(const std::shared_ptr<SharedLoad>& load) {
+  MutexLock lock(mutex_);
+  if (const auto it = entries_.find(NumberOf(load->identity().load)); it != entries_.end()) Keep(it);
+}
+
+void LoadTable::AddEnded(const LoadReport& report) {
+  const uint64_t number = NumberOf(report.load);
+  if (number == 0) return;
+  auto load = std::make_shared<SharedLoad>(LoadIdentity{.load = report.load, .model = report.model});
+  load->End(report);
+  MutexLock lock(mutex_);
+  Keep(entries_.emplace(number, Entry{.load = std::move(load)}).first);
+}
+
+void LoadTable::Keep(Entries::iterator entry) {
+  const LoadStatus status = entry->second.load->status();
+  entry->second.bytes = status.result->ok() ? BytesOf(**status.result) : sizeof(LoadReport);
+  ended_bytes_ += entry->second.bytes;
+  ended_.push_back(entry->first);
+  while (ended_.size() > options_.ended_loads || (ended_bytes_ > options_.ended_bytes && ended_.size() > 1)) {
+    const auto oldest = entries_.find(ended_.front());
+    ended_.pop_front();
+    ended_bytes_ -= oldest->second.bytes;
+    Erase(oldest);
+  }
+}
+
+void LoadTable::Forget(const SharedLoad& load) {
+  MutexLock lock(mutex_);
+  if (const auto it = entries_.find(NumberOf(load.identity().load)); it != entries_.end()) Erase(it);
+}
+
+void LoadTable::Erase(Entries::iterator entry) {
+  const std::string& id = entry->second.load->identity().request_id;
+  if (const auto it = by_request_id_.find(id); it != by_request_id_.end() && it->second == entry->first) {
+    by_request_id_.erase(it);
+  }
+  entries_.erase(entry);
+}
+
+absl::StatusOr<std::shared_ptr<SharedLoad>> LoadTable::FindRequest(const LoadIdentity& identity) const {
+  if (identity.request_id.empty()) return nullptr;
+  MutexLock lock(mutex_);
+  const auto it = by_request_id_.find(identity.request_id);
+  if (it == by_request_id_.end()) return nullptr;
+  const std::shared_ptr<SharedLoad>& load = entries_.find(it->second)->second.load;
+  const LoadStatus status = load->status();
+  if (status.done && !Answers(*status.result)) return nullptr;
+  if (load->identity().model == identity.model && load->identity().digest == identity.digest) return load;
+  return MakeError(Reason::kRequestIdReused,
+                   StrCat("request_id ", identity.request_id, " stands for another request: ", load->identity().load,
+                          " of model ", load->identity().model),
+                   {{"load", load->identity().load}, {"model", load->identity().model}});
+}
+
+std::shared_ptr<SharedLoad> LoadTable::FindRunning(const LoadIdentity& identity) const {
+  if (identity.digest.empty()) return nullptr;
+  for (const std::shared_ptr<SharedLoad>& load : Running()) {
+    if (load->identity().model == identity.model && load->identity().digest == identity.digest) return load;
+  }
+  return nullptr;
+}
+
+absl::StatusOr<std::shared_ptr<SharedLoad>> LoadTable::Find(std::string_view load) const {
+  MutexLock lock(mutex_);
+  if (const auto it = entries_.find(NumberOf(load)); it != entries_.end()) return it->second.load;
+  return NotFound("", load);
+}
+
+absl::StatusOr<std::shared_ptr<SharedLoad>> LoadTable::FindByRequestId(std::string_view request_id) const {
+  MutexLock lock(mutex_);
+  if (const auto it = by_request_id_.find(ToAbsl(request_id)); it != by_request_id_.end())
+    return entries_.find(it->second)->second.load;
+  return NotFound("with request_id ", request_id);
+}
+
+std::vector<std::shared_ptr<SharedLoad>> LoadTable::List(std::string_view after, size_t most) const {
+  std::vector<std::shared_ptr<SharedLoad>> loads;
+  MutexLock lock(mutex_);
+  for (auto it = entries_.upper_bound(NumberOf(after)); it != entries_.end() && loads.size() < most; ++it) {
+    loads.push_back(it->second.load);
+  }
+  return loads;
+}
+
+std::vector<std::shared_ptr<SharedLoad>> LoadTable::Running() const {
+  std::vector<std::shared_ptr<SharedLoad>> loads;
+  MutexLock lock(mutex_);
+  for (const auto& [number, entry] : entries_) {
+    if (entry.bytes == 0) loads.push_back(entry.load);
+  }
+  return loads;
+}
+
+}  // namespace keyload

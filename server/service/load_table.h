@@ -1,0 +1,72 @@
+#pragma once
+
+#include <cstdint>
+#include <deque>
+#include <map>
+#include <memory>
+#include <string>
+#include <string_view>
+#include <vector>
+
+#include "absl/container/flat_hash_map.h"
+#include "absl/status/statusor.h"
+#include "server/base/mutex.h"
+#include "server/service/shared_load.h"
+
+namespace keyload {
+
+// The loads that run and, within bounds, those that ended last. Thread-safe.
+class LoadTable {
+ public:
+  struct Options {
+    size_t ended_loads = 1000;           // kept at most
+    uint64_t ended_bytes = 64ull << 20;  // of their reports, roughly
+  };
+  LoadTable() : LoadTable(Options()) {}
+  explicit LoadTable(const Options& options) : options_(options) {}
+
+  // A new load that runs, with a name of its own; `identity.load` is ignored.
+  std::shared_ptr<SharedLoad> Add(LoadIdentity identity);
+  // A name for what is no SharedLoad.
+  std::string NextName();
+  // `load` has ended, or ends before anybody else can ask. Drops the oldest of those that ended until the bounds hold.
+  void Ended(const std::shared_ptr<SharedLoad>& load);
+  // Keeps the report of what was never in the table while it ran.
+  void AddEnded(const LoadReport& report);
+  // `load` never ran, and nobody is to find it.
+  void Forget(const SharedLoad& load);
+
+  // The load with this request id that runs, or that ended with a report of COMPLETE, INCOMPLETE or REJECTED: an id
+  // whose load failed or was cancelled is free again. Null when there is none; REQUEST_ID_REUSED when the id stands for
+  // another request.
+  absl::StatusOr<std::shared_ptr<SharedLoad>> FindRequest(const LoadIdentity& identity) const;
+  // A running load that the same was asked of. Null when there is none, or `digest` is empty.
+  std::shared_ptr<SharedLoad> FindRunning(const LoadIdentity& identity) const;
+
+  // LOAD_NOT_FOUND.
+  absl::StatusOr<std::shared_ptr<SharedLoad>> Find(std::string_view load) const;
+  absl::StatusOr<std::shared_ptr<SharedLoad>> FindByRequestId(std::string_view request_id) const;
+  // In the order of their start, from behind the load named `after`; empty: from the first.
+  std::vector<std::shared_ptr<SharedLoad>> List(std::string_view after, size_t most) const;
+  std::vector<std::shared_ptr<SharedLoad>> Running() const;
+
+ private:
+  struct Entry {
+    std::shared_ptr<SharedLoad> load;
+    uint64_t bytes = 0;  // of the report, once it ended
+  };
+  using Entries = std::map<uint64_t, Entry>;  // by number
+
+  void Erase(Entries::iterator entry) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
+  void Keep(Entries::iterator entry) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
+
+  const Options options_;
+  mutable Mutex mutex_;
+  uint64_t last_number_ ABSL_GUARDED_BY(mutex_) = 0;
+  Entries entries_ ABSL_GUARDED_BY(mutex_);
+  std::deque<uint64_t> ended_ ABSL_GUARDED_BY(mutex_);  // numbers, in the order of their end
+  uint64_t ended_bytes_ ABSL_GUARDED_BY(mutex_) = 0;
+  absl::flat_hash_map<std::string, uint64_t> by_request_id_ ABSL_GUARDED_BY(mutex_);  // the latest load of an id
+};
+
+}  // namespace keyload

@@ -1,0 +1,105 @@
+#pragma once
+
+#include <cstdint>
+#include <memory>
+#include <optional>
+#include <stop_token>
+#include <string>
+#include <vector>
+
+#include "absl/container/flat_hash_map.h"
+#include "absl/status/statusor.h"
+#include "absl/time/time.h"
+#include "server/base/mutex.h"
+#include "server/base/request_context.h"
+#include "server/service/load_observer.h"
+
+namespace keyload {
+
+// What a load is called, and what was asked for.
+struct LoadIdentity {
+  std::string load;  // the name that the server gave it: "load-000007"
+  std::string model;
+  std::string request_id;  // that the caller gave it; empty: none
+  std::string digest;      // of the whole request; empty: it equals no other
+};
+
+// A load at one moment.
+struct LoadStatus {
+  LoadIdentity identity;
+  bool done = false;
+  std::optional<LoadProgress> progress;                      // the last one, while it runs
+  std::shared_ptr<const absl::StatusOr<LoadReport>> result;  // once it is done: a report, or why it never got a plan
+};
+
+// One load and those who wait for it. It runs for as long as one of them does, or to its end if one of them asked for
+// that. Thread-safe.
+class SharedLoad {
+ public:
+  struct Waiter {
+    std::shared_ptr<LoadObserver> observer;
+    absl::Time deadline = absl::InfiniteFuture();  // the load's is the latest one
+    bool detach = false;                           // the load runs to its end, whoever leaves
+    bool watches = false;                          // it only looks on: the load does not run for it
+  };
+  using WaiterId = uint64_t;
+
+  explicit SharedLoad(LoadIdentity identity);
+
+  const LoadIdentity& identity() const { return identity_; }
+  LoadStatus status() const;
+  // What the load itself runs under.
+  const RequestContext& context() const { return context_; }
+
+  // Tells the waiter what was told before, and all that follows: at least OnAccepted and OnEnd. Nothing, when `joins`
+  // and the load was stopped: its end is nobody's who comes now.
+  std::optional<WaiterId> Add(Waiter waiter, bool joins);
+  // The waiter is gone, or wants no more. Its observer hears LOAD_CANCELLED at once if the load goes on for others, or
+  // because it is detached; else the load is stopped, and it hears the load's end. Of a `Cancel` that nobody else waits
+  // with, a detached load is stopped too.
+  void Leave(WaiterId waiter);
+  void Cancel(WaiterId waiter);
+  // Stops the load for everybody.
+  void Stop();
+
+  // What the load tells. End is the last, and needs a context in which observers may call anything.
+  void Planned(const LoadReport& report);
+  void Progress(const LoadProgress& progress);
+  void End(absl::StatusOr<LoadReport> result);
+
+ private:
+  void Remove(WaiterId waiter, bool cancels);
+
+  const LoadIdentity identity_;
+  std::stop_source stop_;  // asked under the lock: whoever joins sees it, or is waited for
+  const std::shared_ptr<SharedDeadline> deadline_;
+  const RequestContext context_;
+
+  mutable Mutex mutex_;  // held while observers hear anything but the end
+  WaiterId last_waiter_ ABSL_GUARDED_BY(mutex_) = 0;
+  absl::flat_hash_map<WaiterId, Waiter> waiters_ ABSL_GUARDED_BY(mutex_);
+  bool detached_ ABSL_GUARDED_BY(mutex_) = false;
+  std::optional<LoadReport> plan_ ABSL_GUARDED_BY(mutex_);  // until it is done
+  LoadStatus status_ ABSL_GUARDED_BY(mutex_);
+};
+
+// A caller's part in a load, from before the load begins until after its end: Leave and Cancel may come at any time and
+// mean what they mean to a waiter. Thread-safe.
+class LoadTicket {
+ public:
+  void Leave() { Give(Wish::kLeave); }
+  void Cancel() { Give(Wish::kCancel); }
+  // The caller is waiter number `waiter` of `load` from now on. Called once at most.
+  void Bind(std::shared_ptr<SharedLoad> load, SharedLoad::WaiterId waiter);
+
+ private:
+  enum class Wish { kNone, kLeave, kCancel };
+  void Give(Wish wish);
+
+  Mutex mutex_;
+  std::shared_ptr<SharedLoad> load_ ABSL_GUARDED_BY(mutex_);
+  SharedLoad::WaiterId waiter_ ABSL_GUARDED_BY(mutex_) = 0;
+  Wish wish_ ABSL_GUARDED_BY(mutex_) = Wish::kNone;
+};
+
+}  // namespace keyload

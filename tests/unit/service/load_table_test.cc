@@ -1,0 +1,121 @@
+#include "server/service/load_table.h"
+
+#include <gmock/gmock.h>
+#include <gtest/gtest.h>
+
+#include "server/base/error.h"
+
+namespace keyload {
+namespace {
+
+using testing::ElementsAre;
+using testing::IsEmpty;
+
+LoadIdentity Identity(const std::string& model, const std::string& request_id = "", const std::string& digest = "d") {
+  return {.load = "", .model = model, .request_id = request_id, .digest = digest};
+}
+
+class LoadTableTest : public testing::Test {
+ protected:
+  void End(const std::shared_ptr<SharedLoad>& load, absl::StatusOr<LoadReport> result) {
+    load->End(std::move(result));
+    table_.Ended(load);
+  }
+  std::vector<std::string> Names(std::string_view after = "", size_t most = 100) {
+    std::vector<std::string> names;
+    for (const auto& load : table_.List(after, most)) names.push_back(load->identity().load);
+    return names;
+  }
+
+  LoadTable table_{{.ended_loads = 3, .ended_bytes = 1 << 20}};
+};
+
+TEST_F(LoadTableTest, NamesLoadsAndListsThemInOrder) {
+  for (const char* model : {"a", "b", "c"}) table_.Add(Identity(model));
+  EXPECT_THAT(Names(), ElementsAre("load-000001", "load-000002", "load-000003"));
+  EXPECT_THAT(Names("load-000001", 1), ElementsAre("load-000002"));
+  EXPECT_THAT(Names("load-000003"), IsEmpty());
+  EXPECT_EQ((*table_.Find("load-000002"))->identity().model, "b");
+}
+
+TEST_F(LoadTableTest, WhatIsNoNameOfALoadIsNotFound) {
+  table_.Add(Identity("a"));
+  for (const char* name : {"", "load-", "load-1", "load-0000001", "load-000002", "LOAD-000001", "load-000001 "}) {
+    EXPECT_EQ(ErrorReason(table_.Find(name).status()), Reason::kLoadNotFound) << name;
+  }
+  EXPECT_LT(table_.Find(std::string(1 << 20, 'x')).status().message().size(), 1000);
+}
+
+TEST_F(LoadTableTest, KeepsTheLastThatEnded) {
+  std::vector<std::shared_ptr<SharedLoad>> loads;
+  for (int i = 0; i < 6; ++i) loads.push_back(table_.Add(Identity("m")));
+  for (const int i : {4, 0, 1, 2, 3}) End(loads[i], LoadReport());
+  EXPECT_THAT(Names(), ElementsAre("load-000002", "load-000003", "load-000004", "load-000006")) << "one of them runs";
+  EXPECT_THAT(table_.Running(), ElementsAre(loads[5]));
+}
+
+TEST_F(LoadTableTest, KeepsNoMoreBytesOfReportsThanItMay) {
+  LoadReport large;
+  large.missing_keys.assign(3, std::string(200'000, 'k'));
+  for (int i = 0; i < 3; ++i) End(table_.Add(Identity("m")), large);
+  EXPECT_THAT(Names(), ElementsAre("load-000003"));
+  large.missing_keys.assign(9, std::string(200'000, 'k'));
+  End(table_.Add(Identity("m")), large);
+  EXPECT_THAT(Names(), ElementsAre("load-000004")) << "the last one stays, whatever its size";
+}
+
+TEST_F(LoadTableTest, FindsARunningLoadOfTheSameRequest) {
+  const auto load = table_.Add(Identity("m"));
+  EXPECT_EQ(table_.FindRunning(Identity("m")), load);
+  EXPECT_EQ(table_.FindRunning(Identity("n")), nullptr);
+  EXPECT_EQ(table_.FindRunning(Identity("m", "", "other")), nullptr);
+  table_.Add(Identity("k", "", ""));
+  EXPECT_EQ(table_.FindRunning(Identity("k", "", "")), nullptr) << "no digest equals no other";
+  End(load, LoadReport{.outcome = Outcome::kComplete});
+  EXPECT_EQ(table_.FindRunning(Identity("m")), nullptr);
+}
+
+TEST_F(LoadTableTest, ARequestIdStandsForALoadThatRunsOrAnswered) {
+  EXPECT_EQ(*table_.FindRequest(Identity("m", "id")), nullptr);
+  EXPECT_EQ(*table_.FindRequest(Identity("m", "")), nullptr);
+  const auto load = table_.Add(Identity("m", "id"));
+  EXPECT_EQ(*table_.FindRequest(Identity("m", "id")), load);
+  EXPECT_EQ(*table_.FindByRequestId("id"), load);
+  EXPECT_EQ(ErrorReason(table_.FindRequest(Identity("m", "id", "other")).status()), Reason::kRequestIdReused);
+  EXPECT_EQ(ErrorReason(table_.FindRequest(Identity("n", "id")).status()), Reason::kRequestIdReused);
+  End(load, LoadReport{.outcome = Outcome::kIncomplete});
+  EXPECT_EQ(*table_.FindRequest(Identity("m", "id")), load);
+  EXPECT_EQ(ErrorReason(table_.FindByRequestId("none").status()), Reason::kLoadNotFound);
+}
+
+TEST_F(LoadTableTest, TheIdOfALoadThatFailedIsFreeAgain) {
+  End(table_.Add(Identity("m", "failed")), LoadReport{.outcome = Outcome::kFailed});
+  End(table_.Add(Identity("m", "cancelled")), LoadReport{.outcome = Outcome::kCancelled});
+  End(table_.Add(Identity("m", "broken")), MakeError(Reason::kCheckpointCorrupt, "broken"));
+  for (const char* id : {"failed", "cancelled", "broken"}) {
+    EXPECT_EQ(*table_.FindRequest(Identity("n", id, "other")), nullptr) << id;
+  }
+  const auto again = table_.Add(Identity("m", "failed"));
+  End(table_.Add(Identity("x")), LoadReport());  // the first of this id goes
+  EXPECT_EQ(*table_.FindByRequestId("failed"), again);
+}
+
+TEST_F(LoadTableTest, WhatIsForgottenWasNever) {
+  const auto load = table_.Add(Identity("m", "id"));
+  table_.Forget(*load);
+  End(load, MakeError(Reason::kLoadQueueFull, "full"));
+  EXPECT_THAT(Names(), IsEmpty());
+  EXPECT_EQ(*table_.FindRequest(Identity("m", "id")), nullptr);
+}
+
+TEST_F(LoadTableTest, KeepsReportsOfWhatWasNoLoad) {
+  const std::string name = table_.NextName();
+  table_.AddEnded({.load = name, .model = "m", .outcome = Outcome::kComplete});
+  const LoadStatus status = (*table_.Find(name))->status();
+  EXPECT_TRUE(status.done);
+  EXPECT_EQ((*status.result)->outcome, Outcome::kComplete);
+  EXPECT_EQ(status.identity.model, "m");
+}
+
+}  // namespace
+}  // namespace keyload
