@@ -118,8 +118,8 @@ void TakeDown(RpcServer& server, LoaderService& service, const sigset_t& signals
   alarm(static_cast<unsigned>(absl::ToInt64Seconds(grace + 2 * kCancelGrace)));
   server.BeginDrain();
   WaitForCalls(server, service, signals, grace);
-  server.CancelCalls();
   service.StopLoads();
+  server.CancelCalls();
   WaitForCalls(server, service, signals, kCancelGrace);
   if (server.open_calls() > 0 || service.active_loads() > 0) {
     Log(LogLevel::kWarning, "stop",

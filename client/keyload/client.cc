@@ -161,6 +161,14 @@ absl::StatusOr<std::vector<v1::Model>> Client::ListModels(const CallOptions& opt
   return models;
 }
 
+absl::Status Client::WatchModels(const v1::WatchModelsRequest& request,
+                                 absl::FunctionRef<absl::Status(const v1::WatchModelsResponse&)> on_change,
+                                 const CallOptions& options) {
+  CallContext context(options);
+  auto reader = impl_->stub->WatchModels(context.get(), request);
+  return ReadAll<v1::WatchModelsResponse>(context, *reader, on_change);
+}
+
 absl::Status Client::ListKeys(const v1::ListKeysRequest& request,
                               absl::FunctionRef<absl::Status(const v1::ListKeysResponse&)> on_chunk,
                               const CallOptions& options) {

@@ -82,6 +82,12 @@ class Client {
   // All pages; the timeout is for all of them together.
   absl::StatusOr<std::vector<v1::Model>> ListModels(const CallOptions& options = {});
 
+  // What is there, and then every change until `on_change` returns an error, which is returned, or the call ends: see
+  // WatchModelsResponse. Calls it on this thread. UNAVAILABLE / DRAINING when the server shuts down.
+  absl::Status WatchModels(const v1::WatchModelsRequest& request,
+                           absl::FunctionRef<absl::Status(const v1::WatchModelsResponse&)> on_change,
+                           const CallOptions& options = {});
+
   // Calls `on_chunk` for each message, on this thread. An error from it ends the call and is returned.
   absl::Status ListKeys(const v1::ListKeysRequest& request,
                         absl::FunctionRef<absl::Status(const v1::ListKeysResponse&)> on_chunk,
@@ -106,12 +112,15 @@ class Client {
   // The standard health check of one service; "" is the whole server. kServiceUnknown if the server does not know it.
   absl::StatusOr<ServingStatus> Health(std::string_view service = "", const CallOptions& options = {});
 
-  // A server that does not have these yet answers UNIMPLEMENTED, reason METHOD_NOT_SUPPORTED.
+  // Loads that run or ended lately, in the order of their start.
   absl::StatusOr<std::vector<v1::LoadStatus>> ListLoads(const CallOptions& options = {});
+  // Ends the load for everybody who waits for it; fine for one that has ended.
   absl::Status CancelLoad(std::string_view load, const CallOptions& options = {});
   // Follows a load to its end. INTERNAL if the server ends the stream before that.
   absl::StatusOr<v1::LoadStatus> WatchLoad(std::string_view load, const LoadCallbacks& callbacks = {},
                                            const CallOptions& options = {});
+
+  // A server that does not have these yet answers UNIMPLEMENTED, reason METHOD_NOT_SUPPORTED.
   absl::StatusOr<v1::ListLeasesResponse> ListLeases(std::string_view model, const CallOptions& options = {});
   absl::StatusOr<v1::NamedDeviceMap> SetDeviceMap(const v1::NamedDeviceMap& map, const CallOptions& options = {});
   absl::StatusOr<v1::NamedDeviceMap> GetDeviceMap(std::string_view name, const CallOptions& options = {});

@@ -38,6 +38,9 @@ constexpr ReasonEntry kReasons[] = {
     {Reason::kDeviceUnknown, "DEVICE_UNKNOWN", absl::StatusCode::kInvalidArgument},
     {Reason::kDeviceMapInvalid, "DEVICE_MAP_INVALID", absl::StatusCode::kInvalidArgument},
     {Reason::kDeviceMapIncomplete, "DEVICE_MAP_INCOMPLETE", absl::StatusCode::kInvalidArgument},
+    {Reason::kDeviceMapNotFound, "DEVICE_MAP_NOT_FOUND", absl::StatusCode::kNotFound},
+    {Reason::kDeviceMapChanged, "DEVICE_MAP_CHANGED", absl::StatusCode::kAborted},
+    {Reason::kDeviceMapsFull, "DEVICE_MAPS_FULL", absl::StatusCode::kResourceExhausted},
     {Reason::kDeviceOutOfMemory, "DEVICE_OUT_OF_MEMORY", absl::StatusCode::kResourceExhausted},
     {Reason::kDtypeNotSupported, "DTYPE_NOT_SUPPORTED", absl::StatusCode::kInvalidArgument},
     {Reason::kModelNotFound, "MODEL_NOT_FOUND", absl::StatusCode::kNotFound},
@@ -90,6 +93,10 @@ ErrorMetadata ErrorDetails(const absl::Status& status) {
     if (url.starts_with(kMetadataPayload)) metadata.emplace(url.substr(kMetadataPayload.size()), std::string(value));
   });
   return metadata;
+}
+
+absl::Status TooManyWaiting() {
+  return MakeError(Reason::kLoadQueueFull, "too many requests are waiting; try again later");
 }
 
 absl::Status Annotate(const absl::Status& status, std::string_view context, const ErrorMetadata& metadata) {

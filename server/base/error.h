@@ -30,6 +30,9 @@ enum class Reason {
   kDeviceUnknown,
   kDeviceMapInvalid,
   kDeviceMapIncomplete,
+  kDeviceMapNotFound,
+  kDeviceMapChanged,
+  kDeviceMapsFull,
   kDeviceOutOfMemory,
   kDtypeNotSupported,
   kModelNotFound,
@@ -65,6 +68,9 @@ absl::Status MakeError(Reason reason, std::string_view message, const ErrorMetad
 // What MakeError put into `status`; kInternal and no metadata for a status that was made elsewhere.
 Reason ErrorReason(const absl::Status& status);
 ErrorMetadata ErrorDetails(const absl::Status& status);
+
+// LOAD_QUEUE_FULL: an executor takes nothing more.
+absl::Status TooManyWaiting();
 
 // `status` with `context` before its message and `metadata` added to its own; OK stays OK.
 absl::Status Annotate(const absl::Status& status, std::string_view context, const ErrorMetadata& metadata = {});

@@ -18,8 +18,7 @@ void SharedDeadline::Extend(absl::Time time) {
 
 absl::Status RequestContext::Check() const {
   if (stop.stop_requested()) return MakeError(Reason::kLoadCancelled, "cancelled by the caller");
-  const absl::Time end = shared_deadline == nullptr ? deadline : shared_deadline->time();
-  if (end != absl::InfiniteFuture() && absl::Now() >= end) {
+  if (const absl::Time time = end(); time != absl::InfiniteFuture() && absl::Now() >= time) {
     return MakeError(Reason::kDeadlineExceeded, "the caller's deadline passed");
   }
   return absl::OkStatus();

@@ -29,6 +29,8 @@ struct RequestContext {
 
   // OK, or LOAD_CANCELLED, or DEADLINE_EXCEEDED. Thread-safe, never blocks.
   absl::Status Check() const;
+  // The deadline that counts now; a shared one may be later the next time.
+  absl::Time end() const { return shared_deadline == nullptr ? deadline : shared_deadline->time(); }
 };
 
 }  // namespace keyload

@@ -35,12 +35,13 @@ absl::StatusOr<ByteBudget::Grant> ByteBudget::Acquire(uint64_t bytes, const Requ
   while (true) {
     KEYLOAD_RETURN_IF_ERROR(context.Check());
     if (Fits(bytes)) break;
-    if (context.deadline == absl::InfiniteFuture()) {
+    const absl::Time end = context.end();
+    if (end == absl::InfiniteFuture()) {  // no deadline comes any more
       freed_.Wait(mutex_);
     } else {
       // Short waits, because the deadline is by the wall clock, which may be set.
-      freed_.WaitFor(mutex_, absl::ToChronoNanoseconds(std::clamp(context.deadline - absl::Now(), absl::ZeroDuration(),
-                                                                  absl::Milliseconds(50))));
+      freed_.WaitFor(mutex_, absl::ToChronoNanoseconds(
+                                 std::clamp(end - absl::Now(), absl::ZeroDuration(), absl::Milliseconds(50))));
     }
   }
   used_ += bytes;

@@ -49,15 +49,34 @@ ModelRegistry::~ModelRegistry() {
   MutexLock lock(mutex_);
   for (auto& [name, entry] : entries_) {
     if (!IsPublished(entry.state)) continue;
-    Transition(entry, ModelState::kUnloading);
+    Transition(name, entry, ModelState::kUnloading);
     models.push_back(std::move(entry.model));
     presences.push_back(std::move(entry.presence));
   }
 }
 
-void ModelRegistry::Transition(Entry& entry, ModelState to) {
+void ModelRegistry::Transition(const std::string& name, Entry& entry, ModelState to) {
   if (!IsLegalTransition(entry.state, to)) std::abort();  // a bug in this class: nothing outside can cause it
+  const bool told = entry.state == ModelState::kFailed && to == ModelState::kUnloaded;
   entry.state = to;
+  if (told) return;
+  for (const auto& [number, listener] : listeners_) listener({name, to, entry.generation});
+}
+
+std::unique_ptr<ModelRegistry::Subscription> ModelRegistry::Subscribe(Listener listener) {
+  MutexLock lock(mutex_);
+  for (auto& [name, entry] : entries_) {
+    Refresh(name, entry);
+    listener({name, entry.state, entry.generation});
+  }
+  const uint64_t number = ++last_listener_;
+  listeners_.emplace(number, std::move(listener));
+  return std::unique_ptr<Subscription>(new Subscription(*this, number));
+}
+
+ModelRegistry::Subscription::~Subscription() {
+  MutexLock lock(registry_.mutex_);
+  registry_.listeners_.erase(number_);
 }
 
 absl::StatusOr<ModelRegistry::Claim> ModelRegistry::Begin(std::string_view name) {
@@ -67,8 +86,8 @@ absl::StatusOr<ModelRegistry::Claim> ModelRegistry::Begin(std::string_view name)
     return ModelError(Reason::kModelExists, name, "is loaded already");
   if (it != entries_.end()) return BusyError(name, it->second.state);
   it = entries_.emplace(name, Entry()).first;
-  Transition(it->second, ModelState::kLoading);
   it->second.generation = ++last_generation_;
+  Transition(it->first, it->second, ModelState::kLoading);
   return Claim(this, std::string(name), it->second.generation);
 }
 
@@ -77,15 +96,14 @@ absl::StatusOr<ModelRegistry::Claim> ModelRegistry::BeginReplace(std::string_vie
   const auto it = entries_.find(name);
   if (it == entries_.end()) return ModelError(Reason::kModelNotFound, name, "is not loaded");
   if (!IsPublished(it->second.state)) return BusyError(name, it->second.state);
-  Transition(it->second, ModelState::kReplacing);
+  Transition(it->first, it->second, ModelState::kReplacing);
   return Claim(this, std::string(name), ++last_generation_);
 }
 
-void ModelRegistry::Publish(Claim claim, ResidentModel::Content content) {
+ModelHandle ModelRegistry::Publish(Claim claim, ResidentModel::Content content) {
   const std::string name = std::exchange(claim.name_, {});
   std::exchange(claim.registry_, nullptr);
   auto model = std::make_unique<ResidentModel>(std::move(content));
-  ModelHandle before;  // goes after the lock
   MutexLock lock(mutex_);
   Entry& entry = entries_.find(name)->second;
   if (entry.presence == nullptr) {
@@ -93,24 +111,25 @@ void ModelRegistry::Publish(Claim claim, ResidentModel::Content content) {
         std::shared_ptr<void>(this, [name](void* registry) { static_cast<ModelRegistry*>(registry)->Freed(name); });
   }
   // Unload hears that the memory is free when the last user of the last generation is done, whoever that is.
-  before = std::exchange(entry.model,
-                         ModelHandle(model.release(), [presence = entry.presence](const ResidentModel* gone) mutable {
-                           delete gone;
-                           presence.reset();
-                         }));
+  ModelHandle before = std::exchange(
+      entry.model, ModelHandle(model.release(), [presence = entry.presence](const ResidentModel* gone) mutable {
+        delete gone;
+        presence.reset();
+      }));
   entry.generation = claim.generation_;
   entry.last_use = absl::Now();
-  Transition(entry, PublishedState(entry.model->LiveKeys()));
+  Transition(name, entry, PublishedState(entry.model->LiveKeys()));
+  return before;
 }
 
 void ModelRegistry::Abandon(const std::string& name) {
   MutexLock lock(mutex_);
   const auto it = entries_.find(name);
   if (it->second.state == ModelState::kReplacing) {
-    return Transition(it->second, PublishedState(it->second.model->LiveKeys()));
+    return Transition(name, it->second, PublishedState(it->second.model->LiveKeys()));
   }
-  Transition(it->second, ModelState::kFailed);
-  Transition(it->second, ModelState::kUnloaded);
+  Transition(name, it->second, ModelState::kFailed);
+  Transition(name, it->second, ModelState::kUnloaded);
   entries_.erase(it);
 }
 
@@ -119,17 +138,22 @@ void ModelRegistry::Freed(const std::string& name) {
   {
     MutexLock lock(mutex_);
     const auto it = entries_.find(name);
-    Transition(it->second, ModelState::kUnloaded);
+    Transition(name, it->second, ModelState::kUnloaded);
     on_freed = std::move(it->second.on_freed);
     entries_.erase(it);
   }
   if (on_freed) on_freed();
 }
 
-void ModelRegistry::Refresh(Entry& entry) {
+void ModelRegistry::Refresh(const std::string& name, Entry& entry) {
   if (!IsPublished(entry.state)) return;
   const ModelState now = PublishedState(entry.model->LiveKeys());
-  if (now != entry.state) Transition(entry, now);
+  if (now != entry.state) Transition(name, entry, now);
+}
+
+void ModelRegistry::UpdateState(std::string_view name) {
+  MutexLock lock(mutex_);
+  if (const auto it = entries_.find(name); it != entries_.end()) Refresh(it->first, it->second);
 }
 
 absl::StatusOr<ModelHandle> ModelRegistry::Use(std::string_view name) {
@@ -142,7 +166,7 @@ absl::StatusOr<ModelHandle> ModelRegistry::Use(std::string_view name) {
 }
 
 ModelInfo ModelRegistry::ToInfo(const std::string& name, Entry& entry) {
-  Refresh(entry);
+  Refresh(name, entry);
   return {.name = name,
           .state = entry.state,
           .generation = entry.generation,
@@ -173,7 +197,7 @@ absl::Status ModelRegistry::Unload(std::string_view name, OnUnloaded done) {
     if (it != entries_.end()) {
       Entry& entry = it->second;
       if (!IsPublished(entry.state)) return BusyError(name, entry.state);
-      Transition(entry, ModelState::kUnloading);
+      Transition(it->first, entry, ModelState::kUnloading);
       model = std::move(entry.model);
       presence = std::move(entry.presence);
       const Unloaded unloaded = {.was_loaded = true, .freed_bytes = model->residency().totals().allocated_bytes};

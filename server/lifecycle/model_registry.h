@@ -57,14 +57,41 @@ class ModelRegistry {
   // Claims the loaded model for a change that Publish makes; it can be used meanwhile. MODEL_NOT_FOUND; MODEL_BUSY
   // while it is loading, replaced or unloading.
   absl::StatusOr<Claim> BeginReplace(std::string_view name);
-  // Makes `content` what the name stands for, at once for all who ask from now on. Ends the claim.
-  void Publish(Claim claim, ResidentModel::Content content);
+  // Makes `content` what the name stands for, at once for all who ask from now on. Ends the claim. Returns what the
+  // name stood for before, which may be its last use.
+  ModelHandle Publish(Claim claim, ResidentModel::Content content);
 
   // The loaded model; the handle keeps its memory. MODEL_NOT_FOUND; MODEL_BUSY while it is loading or unloading.
   absl::StatusOr<ModelHandle> Use(std::string_view name);
   // State of one name, or of all in order; MODEL_NOT_FOUND.
   absl::StatusOr<ModelInfo> Info(std::string_view name);
   std::vector<ModelInfo> List();
+
+  // To be called after keys of the model became resident or lazy: its state follows, and listeners hear of it.
+  void UpdateState(std::string_view name);
+
+  struct Change {
+    std::string name;
+    ModelState state =
+        ModelState::kUnloaded;  // kUnloaded: gone; also the end of kFailed, which has no change of its own
+    uint64_t generation = 0;
+  };
+  // Hears of changes, under the registry's lock: it must be short and must not call the registry.
+  using Listener = std::function<void(const Change&)>;
+  // Ends with its destruction, after which nothing is heard any more.
+  class Subscription {
+   public:
+    ~Subscription();
+
+   private:
+    friend class ModelRegistry;
+    Subscription(ModelRegistry& registry, uint64_t number) : registry_(registry), number_(number) {}
+    ModelRegistry& registry_;
+    const uint64_t number_;
+  };
+  // Tells the listener of every model as it is now, and then of every change of a state: each model's in order, usable
+  // before it is said to be, and said to go before it is gone. Must not outlive the registry.
+  std::unique_ptr<Subscription> Subscribe(Listener listener);
 
   struct Unloaded {
     bool was_loaded = false;
@@ -86,16 +113,18 @@ class ModelRegistry {
     absl::AnyInvocable<void()> on_freed;  // of who unloads it
   };
 
-  static void Transition(Entry& entry, ModelState to);
+  void Transition(const std::string& name, Entry& entry, ModelState to) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
   void Abandon(const std::string& name);
   void Freed(const std::string& name);
   // A published entry's state as what is resident makes it now.
-  static void Refresh(Entry& entry);
-  static ModelInfo ToInfo(const std::string& name, Entry& entry);
+  void Refresh(const std::string& name, Entry& entry) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
+  ModelInfo ToInfo(const std::string& name, Entry& entry) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
 
   Mutex mutex_;
   std::map<std::string, Entry, std::less<>> entries_ ABSL_GUARDED_BY(mutex_);
   uint64_t last_generation_ ABSL_GUARDED_BY(mutex_) = 0;
+  std::map<uint64_t, Listener> listeners_ ABSL_GUARDED_BY(mutex_);
+  uint64_t last_listener_ ABSL_GUARDED_BY(mutex_) = 0;
 };
 
 }  // namespace keyload

@@ -65,6 +65,7 @@ struct ByteCounts {
 struct LoadReport {
   std::string load;
   std::string model;
+  std::string request_id;  // of who started the load
   uint64_t generation = 0;
   Outcome outcome = Outcome::kPlanned;
   absl::Status error;  // why FAILED or CANCELLED

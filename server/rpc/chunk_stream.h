@@ -65,8 +65,7 @@ class ChunkStream : public grpc::ServerWriteReactor<Response>, public LiveCall {
       sending_since_ = Clock::now();
       this->StartWrite(&response_);
     });
-    if (!queued)
-      this->Finish(ToGrpcStatus(MakeError(Reason::kLoadQueueFull, "too many requests are waiting; try again later")));
+    if (!queued) this->Finish(ToGrpcStatus(TooManyWaiting()));
   }
 
   // Stops when the client goes away.

@@ -160,6 +160,7 @@ v1::LoadReport ToProto(const LoadReport& report) {
   message.set_load(report.load);
   message.set_model(report.model);
   message.set_generation(report.generation);
+  message.set_request_id(ToUtf8(report.request_id));
   message.set_outcome(ToProto(report.outcome));
   if (!report.error.ok()) *message.mutable_error() = ToLoadError(report.error);
   message.set_expected_from(ToProto(report.expected_from));
@@ -220,6 +221,14 @@ v1::Model ToProto(const ModelInfo& info) {
   *message.mutable_load_time() = ToProto(content.load_time);
   *message.mutable_last_use_time() = ToProto(info.last_use);
   message.set_last_load(content.report.load);
+  return message;
+}
+
+v1::Model ToProto(const ModelRegistry::Change& change) {
+  v1::Model message;
+  message.set_name(change.name);
+  message.set_state(ToProto(change.state));
+  message.set_generation(change.generation);
   return message;
 }
 

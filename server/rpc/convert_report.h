@@ -12,6 +12,7 @@ v1::LoadReport ToProto(const LoadReport& report);
 v1::LoadProgress ToProto(const LoadProgress& progress);
 v1::LoadStatus ToProto(const LoadStatus& status);
 v1::Model ToProto(const ModelInfo& info);
+v1::Model ToProto(const ModelRegistry::Change& change);
 v1::KeyInfo ToProto(const ListedKey& key);
 v1::KeyState ToProto(ListedState state);
 v1::Device ToProto(Device& device);

@@ -1,12 +1,11 @@
 #include "server/rpc/convert_spec.h"
 
-#include <algorithm>
-
 #include <google/protobuf/io/coded_stream.h>
 #include <google/protobuf/io/zero_copy_stream_impl_lite.h>
 
 #include "server/base/error.h"
 #include "server/base/strings.h"
+#include "server/rpc/convert_device_map.h"
 #include "server/rpc/convert_manifest.h"
 #include "server/service/document_store.h"
 
@@ -25,7 +24,6 @@ absl::Status RefuseUnsupported(const v1::LoadSpec& spec) {
   if (spec.missing() == v1::MISSING_POLICY_INIT) return NotSupported("missing", "INIT");
   if (spec.priority() != 0) return NotSupported("priority");
   if (spec.has_tensor_parallel()) return NotSupported("tensor_parallel");
-  if (!spec.device_map().name().empty()) return NotSupported("device_map.name");
   if (spec.expected().from() == v1::ExpectedKeys::FROM_CONFIG) return NotSupported("expected.from", "FROM_CONFIG");
   return absl::OkStatus();
 }
@@ -77,17 +75,6 @@ KeyRules RulesFrom(const v1::KeyRules& message) {
   rules.ignore_missing.assign(message.ignore_missing().begin(), message.ignore_missing().end());
   rules.ignore_unexpected.assign(message.ignore_unexpected().begin(), message.ignore_unexpected().end());
   return rules;
-}
-
-DeviceMapSpec DeviceMapFrom(const v1::DeviceMapSpec& message) {
-  DeviceMapSpec spec = {.policy = message.policy(),
-                        .entries = {message.entries().begin(), message.entries().end()},
-                        .max_memory = {message.max_memory().begin(), message.max_memory().end()},
-                        .offload_buffers = message.offload_buffers(),
-                        .fallback_allocation = message.fallback_allocation()};
-  std::sort(spec.entries.begin(), spec.entries.end());  // a proto map has no order
-  std::sort(spec.max_memory.begin(), spec.max_memory.end());
-  return spec;
 }
 
 std::string DigestOf(const v1::LoadSpec& spec) {
@@ -143,7 +130,9 @@ KeySelectionSpec FromProto(const v1::KeySelection& message) {
           .keys = {message.keys().begin(), message.keys().end()}};
 }
 
-absl::StatusOr<LoadSpec> FromProto(const v1::LoadSpec& message) {
+absl::StatusOr<LoadSpec> FromProto(const v1::LoadSpec& request, const DeviceMapTable* maps) {
+  static const DeviceMapTable* const kNoMaps = new DeviceMapTable;
+  KEYLOAD_ASSIGN_OR_RETURN(const v1::LoadSpec message, WriteOutDeviceMap(request, maps != nullptr ? *maps : *kNoMaps));
   KEYLOAD_RETURN_IF_ERROR(RefuseUnknownEnums(message));
   KEYLOAD_RETURN_IF_ERROR(RefuseUnsupported(message));
   LoadSpec spec;
@@ -160,7 +149,7 @@ absl::StatusOr<LoadSpec> FromProto(const v1::LoadSpec& message) {
     KEYLOAD_ASSIGN_OR_RETURN(spec.expected.manifest, FromProto(message.expected().manifest()));
   }
   spec.rules = RulesFrom(message.rules());
-  spec.device_map = DeviceMapFrom(message.device_map());
+  spec.device_map = FromProto(message.device_map());
   spec.no_split_classes.assign(message.device_map().no_split_classes().begin(),
                                message.device_map().no_split_classes().end());
   for (const v1::VirtualDevice& device : message.device_map().plan_for()) {

@@ -156,8 +156,7 @@ class UploadDocumentStream : public grpc::ServerReadReactor<v1::UploadDocumentRe
 
   void Store() {
     const bool queued = rpc_.queries->TrySubmit([this] { Finish(ToGrpcStatus(StoreNow())); });
-    if (!queued)
-      Finish(ToGrpcStatus(MakeError(Reason::kLoadQueueFull, "too many requests are waiting; try again later")));
+    if (!queued) Finish(ToGrpcStatus(TooManyWaiting()));
   }
 
   absl::Status StoreNow() {

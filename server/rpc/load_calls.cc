@@ -16,6 +16,8 @@
 namespace keyload {
 namespace {
 
+constexpr size_t kPageBytes = 1 << 20;  // of reports, after which a page ends: clients take messages of 4 MiB
+
 // The state of a load at once, then what changes, up to its end. What the client does not take is replaced by what is
 // newer. Deletes itself.
 class WatchLoadCall : public grpc::ServerWriteReactor<v1::WatchLoadResponse>, public LiveCall {
@@ -27,23 +29,29 @@ class WatchLoadCall : public grpc::ServerWriteReactor<v1::WatchLoadResponse>, pu
     if (!found.ok()) return Finish(ToGrpcStatus(found.status()));
     // The load's end may be told, and this call be gone, before Add returns.
     const std::shared_ptr<LoadTicket> ticket = ticket_;
-    auto observer = std::make_shared<Observer>(*this, (*found)->identity());
-    ticket->Bind(*found, *(*found)->Add({.observer = std::move(observer), .watches = true}, /*joins=*/true));
+    ticket->Bind(*found, (*found)->Watch(std::make_shared<Observer>(*this, (*found)->identity())));
   }
 
   void OnWriteDone(bool ok) override {
     {
       MutexLock lock(mutex_);
       writing_ = false;
-      broken_ = !ok;
+      broken_ |= !ok;
     }
     if (!ok) ticket_->Leave();
     Advance();
   }
-  void OnCancel() override { ticket_->Leave(); }
+  void OnCancel() override { Cancel(); }
   void OnDone() override { delete this; }
   void Drain() override {}  // its load goes on within the grace
-  void Cancel() override { ticket_->Leave(); }
+  void Cancel() override {
+    const std::shared_ptr<LoadTicket> ticket = ticket_;  // the call may be gone when its part has ended
+    {
+      MutexLock lock(mutex_);
+      broken_ = true;
+    }
+    ticket->Leave();
+  }
 
  private:
   class Observer : public LoadObserver {
@@ -75,6 +83,7 @@ class WatchLoadCall : public grpc::ServerWriteReactor<v1::WatchLoadResponse>, pu
   }
 
   void Advance() {
+    grpc::Status end;
     {
       MutexLock lock(mutex_);
       if (writing_ || finished_) return;
@@ -86,8 +95,9 @@ class WatchLoadCall : public grpc::ServerWriteReactor<v1::WatchLoadResponse>, pu
       }
       if (!ended_) return;
       finished_ = true;
+      if (broken_) end = grpc::Status(grpc::StatusCode::CANCELLED, "the watching was ended");
     }
-    Finish(grpc::Status::OK);  // after this the call may be gone
+    Finish(end);  // after this the call may be gone
   }
 
   LiveCalls& calls_;
@@ -98,7 +108,7 @@ class WatchLoadCall : public grpc::ServerWriteReactor<v1::WatchLoadResponse>, pu
   std::optional<v1::LoadStatus> next_ ABSL_GUARDED_BY(mutex_);
   bool ended_ ABSL_GUARDED_BY(mutex_) = false;  // the load, or this call's part in it
   bool writing_ ABSL_GUARDED_BY(mutex_) = false;
-  bool broken_ ABSL_GUARDED_BY(mutex_) = false;  // nobody reads
+  bool broken_ ABSL_GUARDED_BY(mutex_) = false;  // nobody reads, or is to
   bool finished_ ABSL_GUARDED_BY(mutex_) = false;
 };
 
@@ -126,12 +136,16 @@ grpc::ServerUnaryReactor* ModelLoaderServiceImpl::ListLoads(grpc::CallbackServer
                                                             v1::ListLoadsResponse* response) {
   const absl::StatusOr<size_t> page = PageSize(request->page_size());
   if (!page.ok()) return FinishNow(context, page.status());
-  for (const std::shared_ptr<SharedLoad>& load : rpc_.service->ListLoads(request->page_token(), *page + 1)) {
-    if (static_cast<size_t>(response->loads_size()) == *page) {
+  const auto loads = rpc_.service->ListLoads(request->page_token(), *page + 1);
+  if (!loads.ok()) return FinishNow(context, loads.status());
+  size_t bytes = 0;
+  for (const std::shared_ptr<SharedLoad>& load : *loads) {
+    if (static_cast<size_t>(response->loads_size()) == *page || bytes > kPageBytes) {
       response->set_next_page_token(response->loads(response->loads_size() - 1).load());
       break;
     }
     *response->add_loads() = ToProto(load->status());
+    bytes += response->loads(response->loads_size() - 1).ByteSizeLong();
   }
   return FinishNow(context, absl::OkStatus());
 }

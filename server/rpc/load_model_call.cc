@@ -18,7 +18,7 @@ class LoadModelCall : public grpc::ServerUnaryReactor, public LiveCall {
   }
 
   void Start(const RpcContext& rpc, const grpc::CallbackServerContext& context, const v1::LoadSpec& spec) {
-    absl::StatusOr<LoadSpec> converted = FromProto(spec);
+    absl::StatusOr<LoadSpec> converted = FromProto(spec, &rpc.service->device_maps());
     if (!converted.ok()) return Finish(ToGrpcStatus(converted.status()));
     rpc.service->StartLoad(*std::move(converted), DeadlineOf(context), std::make_shared<Observer>(*this), ticket_);
   }

@@ -149,7 +149,7 @@ absl::Status LoadStream::Start(const std::string& load_id, const v1::LoadSpec& s
     }
     order_.push_back(load_id);
   }
-  absl::StatusOr<LoadSpec> converted = FromProto(spec);
+  absl::StatusOr<LoadSpec> converted = FromProto(spec, &rpc_.service->device_maps());
   if (!converted.ok()) {
     load->OnEnd(converted.status());
     return absl::OkStatus();

@@ -19,6 +19,7 @@
 #include "server/rpc/page.h"
 #include "server/rpc/unary_call.h"
 #include "server/rpc/unload_call.h"
+#include "server/rpc/watch_models.h"
 #include "server/service/page_cache_load.h"
 
 namespace keyload {
@@ -38,13 +39,13 @@ grpc::ServerUnaryReactor* ModelLoaderServiceImpl::LoadModel(grpc::CallbackServer
 grpc::ServerUnaryReactor* ModelLoaderServiceImpl::PlanLoad(grpc::CallbackServerContext* context,
                                                            const v1::PlanLoadRequest* request,
                                                            v1::PlanLoadResponse* response) {
-  return UnaryCall::Start(rpc_, *rpc_.queries, context,
-                          [this, request, response](const RequestContext& call) -> absl::Status {
-                            KEYLOAD_ASSIGN_OR_RETURN(const LoadSpec spec, FromProto(request->spec()));
-                            KEYLOAD_ASSIGN_OR_RETURN(const LoadReport report, rpc_.service->Plan(spec, call));
-                            *response->mutable_report() = ToProto(report);
-                            return absl::OkStatus();
-                          });
+  return UnaryCall::Start(
+      rpc_, *rpc_.queries, context, [this, request, response](const RequestContext& call) -> absl::Status {
+        KEYLOAD_ASSIGN_OR_RETURN(const LoadSpec spec, FromProto(request->spec(), &rpc_.service->device_maps()));
+        KEYLOAD_ASSIGN_OR_RETURN(const LoadReport report, rpc_.service->Plan(spec, call));
+        *response->mutable_report() = ToProto(report);
+        return absl::OkStatus();
+      });
 }
 
 grpc::ServerUnaryReactor* ModelLoaderServiceImpl::GetModel(grpc::CallbackServerContext* context,
@@ -74,6 +75,11 @@ grpc::ServerUnaryReactor* ModelLoaderServiceImpl::ListModels(grpc::CallbackServe
     *response->add_models() = ToProto(info);
   }
   return FinishNow(context, absl::OkStatus());
+}
+
+grpc::ServerWriteReactor<v1::WatchModelsResponse>* ModelLoaderServiceImpl::WatchModels(
+    grpc::CallbackServerContext* /*context*/, const v1::WatchModelsRequest* request) {
+  return StartWatchModels(rpc_, *request);
 }
 
 grpc::ServerWriteReactor<v1::ListKeysResponse>* ModelLoaderServiceImpl::ListKeys(grpc::CallbackServerContext* context,

@@ -28,6 +28,8 @@ class ModelLoaderServiceImpl final : public v1::ModelLoaderService::CallbackServ
                                      v1::GetModelResponse* response) override;
   grpc::ServerUnaryReactor* ListModels(grpc::CallbackServerContext* context, const v1::ListModelsRequest* request,
                                        v1::ListModelsResponse* response) override;
+  grpc::ServerWriteReactor<v1::WatchModelsResponse>* WatchModels(grpc::CallbackServerContext* context,
+                                                                 const v1::WatchModelsRequest* request) override;
   grpc::ServerWriteReactor<v1::ListKeysResponse>* ListKeys(grpc::CallbackServerContext* context,
                                                            const v1::ListKeysRequest* request) override;
   grpc::ServerWriteReactor<v1::ReadTensorsResponse>* ReadTensors(grpc::CallbackServerContext* context,
@@ -38,6 +40,16 @@ class ModelLoaderServiceImpl final : public v1::ModelLoaderService::CallbackServ
                                   v1::EvictResponse* response) override;
   grpc::ServerUnaryReactor* UnloadModel(grpc::CallbackServerContext* context, const v1::UnloadModelRequest* request,
                                         v1::UnloadModelResponse* response) override;
+  grpc::ServerUnaryReactor* SetDeviceMap(grpc::CallbackServerContext* context, const v1::SetDeviceMapRequest* request,
+                                         v1::SetDeviceMapResponse* response) override;
+  grpc::ServerUnaryReactor* GetDeviceMap(grpc::CallbackServerContext* context, const v1::GetDeviceMapRequest* request,
+                                         v1::GetDeviceMapResponse* response) override;
+  grpc::ServerUnaryReactor* ListDeviceMaps(grpc::CallbackServerContext* context,
+                                           const v1::ListDeviceMapsRequest* request,
+                                           v1::ListDeviceMapsResponse* response) override;
+  grpc::ServerUnaryReactor* DeleteDeviceMap(grpc::CallbackServerContext* context,
+                                            const v1::DeleteDeviceMapRequest* request,
+                                            v1::DeleteDeviceMapResponse* response) override;
   grpc::ServerReadReactor<v1::UploadDocumentRequest>* UploadDocument(grpc::CallbackServerContext* context,
                                                                      v1::UploadDocumentResponse* response) override;
   grpc::ServerUnaryReactor* ListDevices(grpc::CallbackServerContext* context, const v1::ListDevicesRequest* request,
@@ -46,8 +58,6 @@ class ModelLoaderServiceImpl final : public v1::ModelLoaderService::CallbackServ
                                           v1::GetServerInfoResponse* response) override;
 
   // Not supported yet: METHOD_NOT_SUPPORTED with metadata method=<name>.
-  grpc::ServerWriteReactor<v1::WatchModelsResponse>* WatchModels(grpc::CallbackServerContext* context,
-                                                                 const v1::WatchModelsRequest*) override;
   grpc::ServerUnaryReactor* AcquireLease(grpc::CallbackServerContext* context, const v1::AcquireLeaseRequest*,
                                          v1::AcquireLeaseResponse*) override;
   grpc::ServerUnaryReactor* RenewLease(grpc::CallbackServerContext* context, const v1::RenewLeaseRequest*,
@@ -56,14 +66,6 @@ class ModelLoaderServiceImpl final : public v1::ModelLoaderService::CallbackServ
                                          v1::ReleaseLeaseResponse*) override;
   grpc::ServerUnaryReactor* ListLeases(grpc::CallbackServerContext* context, const v1::ListLeasesRequest*,
                                        v1::ListLeasesResponse*) override;
-  grpc::ServerUnaryReactor* SetDeviceMap(grpc::CallbackServerContext* context, const v1::SetDeviceMapRequest*,
-                                         v1::SetDeviceMapResponse*) override;
-  grpc::ServerUnaryReactor* GetDeviceMap(grpc::CallbackServerContext* context, const v1::GetDeviceMapRequest*,
-                                         v1::GetDeviceMapResponse*) override;
-  grpc::ServerUnaryReactor* ListDeviceMaps(grpc::CallbackServerContext* context, const v1::ListDeviceMapsRequest*,
-                                           v1::ListDeviceMapsResponse*) override;
-  grpc::ServerUnaryReactor* DeleteDeviceMap(grpc::CallbackServerContext* context, const v1::DeleteDeviceMapRequest*,
-                                            v1::DeleteDeviceMapResponse*) override;
 
  private:
   const RpcContext rpc_;

@@ -27,8 +27,7 @@ class UnaryCall : public grpc::ServerUnaryReactor, public LiveCall {
       if (status.ok()) status = handler(request);
       call->Finish(ToGrpcStatus(status));
     });
-    if (!queued)
-      call->Finish(ToGrpcStatus(MakeError(Reason::kLoadQueueFull, "too many requests are waiting; try again later")));
+    if (!queued) call->Finish(ToGrpcStatus(TooManyWaiting()));
     return call;
   }
 

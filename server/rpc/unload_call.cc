@@ -17,12 +17,11 @@ class UnloadCall : public grpc::ServerUnaryReactor, public LiveCall {
 
   void Start(const RpcContext& rpc, const v1::UnloadModelRequest& request) {
     const bool queued = rpc.unloads->TrySubmit([service = rpc.service, model = request.model(), waiting = waiting_]() {
-      if (*waiting == nullptr) return;  // the caller went away before it began
       const absl::Status status =
           service->Unload(model, [waiting](const ModelRegistry::Unloaded& unloaded) { End(*waiting, unloaded); });
       if (!status.ok()) End(*waiting, status);
     });
-    if (!queued) End(*waiting_, MakeError(Reason::kLoadQueueFull, "too many requests are waiting; try again later"));
+    if (!queued) End(*waiting_, TooManyWaiting());
   }
 
   void OnCancel() override {

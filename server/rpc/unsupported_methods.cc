@@ -18,13 +18,6 @@ absl::Status NotSupported(std::string_view method) {
                    {{"method", std::string(method)}});
 }
 
-template <typename Response>
-class RefusedStream : public grpc::ServerWriteReactor<Response> {
- public:
-  explicit RefusedStream(std::string_view method) { this->Finish(ToGrpcStatus(NotSupported(method))); }
-  void OnDone() override { delete this; }
-};
-
 }  // namespace
 
 grpc::ServerUnaryReactor* ModelLoaderServiceImpl::AcquireLease(grpc::CallbackServerContext* context,
@@ -47,35 +40,6 @@ grpc::ServerUnaryReactor* ModelLoaderServiceImpl::ReleaseLease(grpc::CallbackSer
 grpc::ServerUnaryReactor* ModelLoaderServiceImpl::ListLeases(grpc::CallbackServerContext* context,
                                                              const v1::ListLeasesRequest*, v1::ListLeasesResponse*) {
   return FinishNow(context, NotSupported("ListLeases"));
-}
-
-grpc::ServerUnaryReactor* ModelLoaderServiceImpl::SetDeviceMap(grpc::CallbackServerContext* context,
-                                                               const v1::SetDeviceMapRequest*,
-                                                               v1::SetDeviceMapResponse*) {
-  return FinishNow(context, NotSupported("SetDeviceMap"));
-}
-
-grpc::ServerUnaryReactor* ModelLoaderServiceImpl::GetDeviceMap(grpc::CallbackServerContext* context,
-                                                               const v1::GetDeviceMapRequest*,
-                                                               v1::GetDeviceMapResponse*) {
-  return FinishNow(context, NotSupported("GetDeviceMap"));
-}
-
-grpc::ServerUnaryReactor* ModelLoaderServiceImpl::ListDeviceMaps(grpc::CallbackServerContext* context,
-                                                                 const v1::ListDeviceMapsRequest*,
-                                                                 v1::ListDeviceMapsResponse*) {
-  return FinishNow(context, NotSupported("ListDeviceMaps"));
-}
-
-grpc::ServerUnaryReactor* ModelLoaderServiceImpl::DeleteDeviceMap(grpc::CallbackServerContext* context,
-                                                                  const v1::DeleteDeviceMapRequest*,
-                                                                  v1::DeleteDeviceMapResponse*) {
-  return FinishNow(context, NotSupported("DeleteDeviceMap"));
-}
-
-grpc::ServerWriteReactor<v1::WatchModelsResponse>* ModelLoaderServiceImpl::WatchModels(grpc::CallbackServerContext*,
-                                                                                       const v1::WatchModelsRequest*) {
-  return new RefusedStream<v1::WatchModelsResponse>("WatchModels");
 }
 
 }  // namespace keyload

@@ -33,17 +33,10 @@ uint64_t BytesOf(const LoadReport& report) {
   return bytes;
 }
 
-// Whether a request that comes again gets this end as its answer.
-bool Answers(const absl::StatusOr<LoadReport>& result) {
-  return result.ok() && (result->outcome == Outcome::kComplete || result->outcome == Outcome::kIncomplete ||
-                         result->outcome == Outcome::kRejected);
-}
-
 absl::Status NotFound(std::string_view what, std::string_view name) {
-  constexpr size_t kMostShown = 128;
   return MakeError(Reason::kLoadNotFound,
-                   StrCat("no load ", what, name.substr(0, kMostShown), " runs, or ended lately enough to be kept"),
-                   {{"load", std::string(name.substr(0, kMostShown))}});
+                   StrCat("no load ", what, name.substr(0, kNameInMessage), " runs, or ended lately enough to be kept"),
+                   {{"load", std::string(name.substr(0, kNameInMessage))}});
 }
 
 }  // namespace
@@ -52,10 +45,21 @@ std::shared_ptr<SharedLoad> LoadTable::Add(LoadIdentity identity) {
   MutexLock lock(mutex_);
   const uint64_t number = ++last_number_;
   identity.load = NameOf(number);
-  if (!identity.request_id.empty()) by_request_id_[identity.request_id] = number;
-  auto load = std::make_shared<SharedLoad>(std::move(identity));
-  entries_.emplace(number, Entry{.load = load});
+  auto load = std::make_shared<SharedLoad>(identity);
+  const auto entry = entries_.emplace(number, Entry{.load = load}).first;
+  Bind(entry, identity);
   return load;
+}
+
+void LoadTable::AddRequest(const SharedLoad& load, const LoadIdentity& identity) {
+  MutexLock lock(mutex_);
+  if (const auto it = entries_.find(NumberOf(load.identity().load)); it != entries_.end()) Bind(it, identity);
+}
+
+void LoadTable::Bind(Entries::iterator entry, const LoadIdentity& identity) {
+  if (identity.request_id.empty()) return;
+  by_request_id_[identity.request_id] = {.number = entry->first, .model = identity.model, .digest = identity.digest};
+  entry->second.request_ids.push_back(identity.request_id);
 }
 
 std::string LoadTable::NextName() {
@@ -80,6 +84,7 @@ void LoadTable::AddEnded(const LoadReport& report) {
 void LoadTable::Keep(Entries::iterator entry) {
   const LoadStatus status = entry->second.load->status();
   entry->second.bytes = status.result->ok() ? BytesOf(**status.result) : sizeof(LoadReport);
+  entry->second.ended = true;
   ended_bytes_ += entry->second.bytes;
   ended_.push_back(entry->first);
   while (ended_.size() > options_.ended_loads || (ended_bytes_ > options_.ended_bytes && ended_.size() > 1)) {
@@ -90,15 +95,10 @@ void LoadTable::Keep(Entries::iterator entry) {
   }
 }
 
-void LoadTable::Forget(const SharedLoad& load) {
-  MutexLock lock(mutex_);
-  if (const auto it = entries_.find(NumberOf(load.identity().load)); it != entries_.end()) Erase(it);
-}
-
 void LoadTable::Erase(Entries::iterator entry) {
-  const std::string& id = entry->second.load->identity().request_id;
-  if (const auto it = by_request_id_.find(id); it != by_request_id_.end() && it->second == entry->first) {
-    by_request_id_.erase(it);
+  for (const std::string& id : entry->second.request_ids) {
+    const auto it = by_request_id_.find(id);
+    if (it != by_request_id_.end() && it->second.number == entry->first) by_request_id_.erase(it);
   }
   entries_.erase(entry);
 }
@@ -108,10 +108,11 @@ absl::StatusOr<std::shared_ptr<SharedLoad>> LoadTable::FindRequest(const LoadIde
   MutexLock lock(mutex_);
   const auto it = by_request_id_.find(identity.request_id);
   if (it == by_request_id_.end()) return nullptr;
-  const std::shared_ptr<SharedLoad>& load = entries_.find(it->second)->second.load;
+  const Request& request = it->second;
+  const std::shared_ptr<SharedLoad>& load = entries_.find(request.number)->second.load;
   const LoadStatus status = load->status();
-  if (status.done && !Answers(*status.result)) return nullptr;
-  if (load->identity().model == identity.model && load->identity().digest == identity.digest) return load;
+  if (status.done && !IsAnswer(*status.result)) return nullptr;
+  if (request.model == identity.model && request.digest == identity.digest) return load;
   return MakeError(Reason::kRequestIdReused,
                    StrCat("request_id ", identity.request_id, " stands for another request: ", load->identity().load,
                           " of model ", load->identity().model),
@@ -121,7 +122,8 @@ absl::StatusOr<std::shared_ptr<SharedLoad>> LoadTable::FindRequest(const LoadIde
 std::shared_ptr<SharedLoad> LoadTable::FindRunning(const LoadIdentity& identity) const {
   if (identity.digest.empty()) return nullptr;
   for (const std::shared_ptr<SharedLoad>& load : Running()) {
-    if (load->identity().model == identity.model && load->identity().digest == identity.digest) return load;
+    const bool equal = load->identity().model == identity.model && load->identity().digest == identity.digest;
+    if (equal && load->joinable()) return load;
   }
   return nullptr;
 }
@@ -135,11 +137,13 @@ absl::StatusOr<std::shared_ptr<SharedLoad>> LoadTable::Find(std::string_view loa
 absl::StatusOr<std::shared_ptr<SharedLoad>> LoadTable::FindByRequestId(std::string_view request_id) const {
   MutexLock lock(mutex_);
   if (const auto it = by_request_id_.find(ToAbsl(request_id)); it != by_request_id_.end())
-    return entries_.find(it->second)->second.load;
+    return entries_.find(it->second.number)->second.load;
   return NotFound("with request_id ", request_id);
 }
 
-std::vector<std::shared_ptr<SharedLoad>> LoadTable::List(std::string_view after, size_t most) const {
+absl::StatusOr<std::vector<std::shared_ptr<SharedLoad>>> LoadTable::List(std::string_view after, size_t most) const {
+  if (!after.empty() && NumberOf(after) == 0)
+    return MakeError(Reason::kBadRequest, "page_token is none that this server gave", {{"field", "page_token"}});
   std::vector<std::shared_ptr<SharedLoad>> loads;
   MutexLock lock(mutex_);
   for (auto it = entries_.upper_bound(NumberOf(after)); it != entries_.end() && loads.size() < most; ++it) {
@@ -152,7 +156,7 @@ std::vector<std::shared_ptr<SharedLoad>> LoadTable::Running() const {
   std::vector<std::shared_ptr<SharedLoad>> loads;
   MutexLock lock(mutex_);
   for (const auto& [number, entry] : entries_) {
-    if (entry.bytes == 0) loads.push_back(entry.load);
+    if (!entry.ended) loads.push_back(entry.load);
   }
   return loads;
 }

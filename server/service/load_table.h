@@ -27,36 +27,44 @@ class LoadTable {
 
   // A new load that runs, with a name of its own; `identity.load` is ignored.
   std::shared_ptr<SharedLoad> Add(LoadIdentity identity);
+  // `load` answers this request too: its id stands for it.
+  void AddRequest(const SharedLoad& load, const LoadIdentity& identity);
   // A name for what is no SharedLoad.
   std::string NextName();
   // `load` has ended, or ends before anybody else can ask. Drops the oldest of those that ended until the bounds hold.
   void Ended(const std::shared_ptr<SharedLoad>& load);
   // Keeps the report of what was never in the table while it ran.
   void AddEnded(const LoadReport& report);
-  // `load` never ran, and nobody is to find it.
-  void Forget(const SharedLoad& load);
-
   // The load with this request id that runs, or that ended with a report of COMPLETE, INCOMPLETE or REJECTED: an id
   // whose load failed or was cancelled is free again. Null when there is none; REQUEST_ID_REUSED when the id stands for
   // another request.
   absl::StatusOr<std::shared_ptr<SharedLoad>> FindRequest(const LoadIdentity& identity) const;
-  // A running load that the same was asked of. Null when there is none, or `digest` is empty.
+  // A load that the same was asked of and that may be joined. Null when there is none, or `digest` is empty.
   std::shared_ptr<SharedLoad> FindRunning(const LoadIdentity& identity) const;
 
   // LOAD_NOT_FOUND.
   absl::StatusOr<std::shared_ptr<SharedLoad>> Find(std::string_view load) const;
   absl::StatusOr<std::shared_ptr<SharedLoad>> FindByRequestId(std::string_view request_id) const;
-  // In the order of their start, from behind the load named `after`; empty: from the first.
-  std::vector<std::shared_ptr<SharedLoad>> List(std::string_view after, size_t most) const;
+  // In the order of their start, from behind the load named `after`; empty: from the first. BAD_REQUEST for what is no
+  // load's name.
+  absl::StatusOr<std::vector<std::shared_ptr<SharedLoad>>> List(std::string_view after, size_t most) const;
   std::vector<std::shared_ptr<SharedLoad>> Running() const;
 
  private:
   struct Entry {
     std::shared_ptr<SharedLoad> load;
+    std::vector<std::string> request_ids;
+    bool ended = false;
     uint64_t bytes = 0;  // of the report, once it ended
+  };
+  struct Request {  // what its id stands for
+    uint64_t number = 0;
+    std::string model;
+    std::string digest;
   };
   using Entries = std::map<uint64_t, Entry>;  // by number
 
+  void Bind(Entries::iterator entry, const LoadIdentity& identity) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
   void Erase(Entries::iterator entry) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
   void Keep(Entries::iterator entry) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
 
@@ -66,7 +74,7 @@ class LoadTable {
   Entries entries_ ABSL_GUARDED_BY(mutex_);
   std::deque<uint64_t> ended_ ABSL_GUARDED_BY(mutex_);  // numbers, in the order of their end
   uint64_t ended_bytes_ ABSL_GUARDED_BY(mutex_) = 0;
-  absl::flat_hash_map<std::string, uint64_t> by_request_id_ ABSL_GUARDED_BY(mutex_);  // the latest load of an id
+  absl::flat_hash_map<std::string, Request> by_request_id_ ABSL_GUARDED_BY(mutex_);  // the latest load of an id
 };
 
 }  // namespace keyload

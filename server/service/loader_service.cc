@@ -9,6 +9,7 @@
 #include "server/base/strings.h"
 #include "server/service/extend.h"
 #include "server/service/load_job.h"
+#include "server/service/model_name.h"
 #include "server/service/page_cache_load.h"
 #include "server/service/publish.h"
 #include "server/service/same_model.h"
@@ -20,13 +21,6 @@ namespace {
 constexpr int kPlanAttempts = 3;
 constexpr uint32_t kMaxNameLimit = 10'000;
 constexpr size_t kMaxRequestId = 128;
-
-bool IsModelName(std::string_view name) {
-  constexpr std::string_view kFirst = "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789";
-  constexpr std::string_view kRest = "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789._-";
-  return !name.empty() && name.size() <= 128 && kFirst.find(name[0]) != std::string_view::npos &&
-         name.find_first_not_of(kRest) == std::string_view::npos;
-}
 
 absl::Status BadField(std::string_view field, std::string_view what) {
   return MakeError(Reason::kBadRequest, StrCat(field, " ", what), {{"field", std::string(field)}});
@@ -57,7 +51,7 @@ bool HasPolicy(const DeviceMapSpec& spec) {
 
 absl::Status LoaderService::Validate(const LoadSpec& spec, bool plan_only) const {
   if (draining_) return MakeError(Reason::kDraining, "the server is shutting down");
-  if (!IsModelName(spec.model)) return BadField("spec.model", "must match [a-zA-Z0-9][a-zA-Z0-9._-]{0,127}");
+  if (!IsModelName(spec.model)) return BadField("spec.model", StrCat("must match ", kModelNamePattern));
   if (spec.request_id.size() > kMaxRequestId)
     return BadField("spec.request_id", StrCat("is over ", kMaxRequestId, " bytes"));
   if (spec.source.path.empty()) return BadField("spec.source.path", "is empty");
@@ -182,6 +176,7 @@ absl::Status LoaderService::PlanAndReserve(Job& job, const PreparedKeys& keys, P
     if (!prepared.ok()) return prepared.status();
     plan = *std::move(prepared);
     plan.report.load = job.load->identity().load;
+    plan.report.request_id = job.spec.request_id;
     plan.report.start_time = job.start_time;
     plan.report.outcome = ExceedsLimits(plan.report.keys, job.spec.limits) ? Outcome::kRejected : Outcome::kPlanned;
     if (plan.report.outcome == Outcome::kRejected) return absl::OkStatus();
@@ -266,7 +261,7 @@ absl::Status LoaderService::LoadAndPublish(Job& job, const PreparedKeys& keys, P
           : MakeExtendedContent(job.spec, keys, plan, *job.extends, *std::move(loaded), report);
   job.clock.Write(report);
   content.report = report;
-  deps_.registry->Publish(std::move(job.claim), std::move(content));
+  Publish(job, std::move(content));
   return absl::OkStatus();
 }
 

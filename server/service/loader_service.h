@@ -14,6 +14,7 @@
 #include "server/base/request_context.h"
 #include "server/lifecycle/model_registry.h"
 #include "server/load/transfer.h"
+#include "server/service/device_map_table.h"
 #include "server/service/document_store.h"
 #include "server/service/load_observer.h"
 #include "server/service/load_spec.h"
@@ -53,13 +54,13 @@ class LoaderService {
   // plan: BAD_REQUEST, REQUEST_ID_REUSED, MODEL_EXISTS, MODEL_BUSY, LOAD_QUEUE_FULL, DRAINING, and all that
   // PrepareKeys and PreparePlan name.
   void StartLoad(LoadSpec spec, absl::Time deadline, std::shared_ptr<LoadObserver> observer,
-                 const std::shared_ptr<LoadTicket>& ticket = nullptr);
+                 std::shared_ptr<LoadTicket> ticket = nullptr);
   // Loads that run or ended lately; LOAD_NOT_FOUND. Those that materialised keys are among them once they have ended.
   absl::StatusOr<std::shared_ptr<SharedLoad>> FindLoad(std::string_view load) const { return table_.Find(load); }
   absl::StatusOr<std::shared_ptr<SharedLoad>> FindLoadByRequestId(std::string_view request_id) const {
     return table_.FindByRequestId(request_id);
   }
-  std::vector<std::shared_ptr<SharedLoad>> ListLoads(std::string_view after, size_t most) const {
+  absl::StatusOr<std::vector<std::shared_ptr<SharedLoad>>> ListLoads(std::string_view after, size_t most) const {
     return table_.List(after, most);
   }
   // Stops every load that runs, detached ones too.
@@ -95,6 +96,7 @@ class LoaderService {
   ModelRegistry& registry() { return *deps_.registry; }
   Executor& loads() { return *deps_.loads; }
   DocumentStore& documents() { return *deps_.documents; }
+  DeviceMapTable& device_maps() { return device_maps_; }
   DeviceSet& devices() { return *deps_.transfer.devices; }
   const ModelRoots& roots() const { return *deps_.roots; }
 
@@ -105,17 +107,26 @@ class LoaderService {
   size_t active_loads() const { return active_loads_; }
 
  private:
+  struct Request {
+    LoadSpec spec;
+    absl::Time deadline;
+    std::shared_ptr<LoadObserver> observer;
+    std::shared_ptr<LoadTicket> ticket;  // null: the caller never leaves
+  };
   struct Job;
   struct Start;
 
   absl::Status Validate(const LoadSpec& spec, bool plan_only) const;
   absl::StatusOr<Start> BeginLoad(const LoadSpec& spec, const SharedLoad::Waiter& caller);
   absl::StatusOr<ModelRegistry::Claim> BeginExtend(const LoadSpec& spec, ModelHandle& model);
-  void AnswerWithModel(LoadSpec spec, std::shared_ptr<LoadObserver> observer);
+  absl::StatusOr<ModelRegistry::Claim> ClaimName(const LoadSpec& spec, ModelHandle& extends);
+  void StartValid(Request request);
+  void AnswerWithModel(Request request);
   void Queue(const std::shared_ptr<Job>& job);
   absl::StatusOr<LoadReport> Reuse(const LoadSpec& spec) const;
   void RunJob(Job& job);
   void EndJob(Job& job, absl::StatusOr<LoadReport> result);
+  void Publish(Job& job, ResidentModel::Content content);
   absl::StatusOr<LoadReport> RunLoad(Job& job);
   absl::Status PlanAndReserve(Job& job, const PreparedKeys& keys, PreparedPlan& plan,
                               std::vector<MemoryReservation>& reservations);
@@ -129,7 +140,8 @@ class LoaderService {
   std::atomic<bool> draining_ = false;
   std::atomic<size_t> active_loads_ = 0;
   LoadTable table_;
-  Mutex start_mutex_;  // over looking for a load to join, claiming the name and listing the load
+  DeviceMapTable device_maps_;
+  Mutex start_mutex_;  // over looking for a load to join or claiming the name, and over ending that: one or the other
 };
 
 }  // namespace keyload

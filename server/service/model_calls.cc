@@ -36,8 +36,9 @@ absl::StatusOr<LoadReport> LoaderService::Materialize(const ModelSelection& sele
   if (ExceedsLimits(report.keys, limits)) {
     report.outcome = Outcome::kRejected;
   } else {
-    KEYLOAD_RETURN_IF_ERROR(Annotate(MakeResident(*model, selected.tensors, deps_.transfer, context, clock, report),
-                                     report.load, {{"load", report.load}}));
+    const absl::Status status = MakeResident(*model, selected.tensors, deps_.transfer, context, clock, report);
+    deps_.registry->UpdateState(selection.model);
+    KEYLOAD_RETURN_IF_ERROR(Annotate(status, report.load, {{"load", report.load}}));
     report.outcome = report.keys.missing + report.keys.mismatched > 0 ? Outcome::kIncomplete : Outcome::kComplete;
   }
   clock.Enter("publish");
@@ -54,6 +55,7 @@ absl::StatusOr<Residency::Evicted> LoaderService::Evict(const ModelSelection& se
                            CompileSelection(selection.select, selection.key_list_digest, *deps_.documents));
   KEYLOAD_ASSIGN_OR_RETURN(const SelectedTensors selected, SelectTensors(*model, keys, /*name_limit=*/0));
   const Residency::Evicted evicted = model->residency().Evict(selected.tensors);
+  deps_.registry->UpdateState(selection.model);
   Log(LogLevel::kInfo, "evict",
       {{"model", selection.model}, {"tensors", evicted.tensors}, {"freed_bytes", evicted.bytes}});
   return evicted;
@@ -76,6 +78,7 @@ size_t LoaderService::ReadAhead(const ResidentModel& model, std::span<const List
   PhaseClock clock;
   LoadReport report;
   MakeResident(model, tensors, deps_.transfer, context, clock, report).IgnoreError();
+  deps_.registry->UpdateState(model.content().name);
   return count;
 }
 
@@ -87,7 +90,9 @@ absl::StatusOr<TensorBytes> LoaderService::OpenTensor(const ResidentModel& model
     const uint32_t tensor = model.TensorOf(key);
     PhaseClock clock;
     LoadReport report;
-    KEYLOAD_RETURN_IF_ERROR(MakeResident(model, {&tensor, 1}, deps_.transfer, context, clock, report));
+    const absl::Status status = MakeResident(model, {&tensor, 1}, deps_.transfer, context, clock, report);
+    deps_.registry->UpdateState(model.content().name);
+    KEYLOAD_RETURN_IF_ERROR(status);
   }
 }
 

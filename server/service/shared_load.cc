@@ -8,6 +8,11 @@
 
 namespace keyload {
 
+bool IsAnswer(const absl::StatusOr<LoadReport>& result) {
+  return result.ok() && (result->outcome == Outcome::kComplete || result->outcome == Outcome::kIncomplete ||
+                         result->outcome == Outcome::kRejected);
+}
+
 SharedLoad::SharedLoad(LoadIdentity identity)
     : identity_(std::move(identity)),
       deadline_(std::make_shared<SharedDeadline>(absl::InfinitePast())),
@@ -19,24 +24,55 @@ LoadStatus SharedLoad::status() const {
   return status_;
 }
 
-std::optional<SharedLoad::WaiterId> SharedLoad::Add(Waiter waiter, bool joins) {
+SharedLoad::WaiterId SharedLoad::Begin(Waiter waiter) {
+  MutexLock lock(mutex_);
+  waiter.observer->OnAccepted(identity_.load, /*joined=*/false);
+  return Add({.waiter = std::move(waiter)});
+}
+
+std::optional<SharedLoad::WaiterId> SharedLoad::Join(Waiter waiter) {
   std::shared_ptr<const absl::StatusOr<LoadReport>> result;
   {
     MutexLock lock(mutex_);
-    if (joins && !status_.done && stop_.stop_requested() && !waiter.watches) return std::nullopt;
-    waiter.observer->OnAccepted(identity_.load, joins);
     result = status_.result;
-    if (result == nullptr) {
-      if (!waiter.watches) deadline_->Extend(waiter.detach ? absl::InfiniteFuture() : waiter.deadline);
-      detached_ |= waiter.detach;
-      if (plan_) waiter.observer->OnPlanned(*plan_);
-      if (status_.progress) waiter.observer->OnProgress(*status_.progress);
-      waiters_.emplace(++last_waiter_, std::move(waiter));
-      return last_waiter_;
-    }
+    if (result == nullptr ? !context_.Check().ok() : stop_.stop_requested() && !IsAnswer(*result)) return std::nullopt;
+    waiter.observer->OnAccepted(identity_.load, /*joined=*/true);
+    if (result == nullptr) return Add({.waiter = std::move(waiter)});
   }
   waiter.observer->OnEnd(*result);
-  return 0;
+  return kNobody;
+}
+
+SharedLoad::WaiterId SharedLoad::Watch(std::shared_ptr<LoadObserver> observer) {
+  std::shared_ptr<const absl::StatusOr<LoadReport>> result;
+  {
+    MutexLock lock(mutex_);
+    observer->OnAccepted(identity_.load, /*joined=*/true);
+    result = status_.result;
+    if (result == nullptr) return Add({.waiter = {.observer = std::move(observer)}, .watches = true});
+  }
+  observer->OnEnd(*result);
+  return kNobody;
+}
+
+SharedLoad::WaiterId SharedLoad::Add(Entry entry) {
+  const Waiter& waiter = entry.waiter;
+  if (!entry.watches) deadline_->Extend(waiter.detach ? absl::InfiniteFuture() : waiter.deadline);
+  detached_ |= waiter.detach;
+  if (plan_) waiter.observer->OnPlanned(*plan_);
+  if (status_.progress) waiter.observer->OnProgress(*status_.progress);
+  waiters_.emplace(++last_waiter_, std::move(entry));
+  return last_waiter_;
+}
+
+bool SharedLoad::joinable() const {
+  MutexLock lock(mutex_);
+  return !closed_ && context_.Check().ok();
+}
+
+void SharedLoad::Close() {
+  MutexLock lock(mutex_);
+  closed_ = true;
 }
 
 void SharedLoad::Leave(WaiterId waiter) { Remove(waiter, /*cancels=*/false); }
@@ -51,11 +87,12 @@ void SharedLoad::Remove(WaiterId waiter, bool cancels) {
     if (it == waiters_.end()) return;
     const bool last =
         std::count_if(waiters_.begin(), waiters_.end(), [](const auto& entry) { return !entry.second.watches; }) == 1;
-    if (!it->second.watches && last && (cancels || !detached_)) {
+    const bool stops = last && (cancels || !detached_);
+    if (!it->second.watches && (stops || stop_.stop_requested())) {
       stop_.request_stop();
       return;
     }
-    gone = std::move(it->second.observer);
+    gone = std::move(it->second.waiter.observer);
     waiters_.erase(it);
   }
   gone->OnEnd(MakeError(Reason::kLoadCancelled, StrCat(identity_.load, " goes on without this caller"),
@@ -70,27 +107,28 @@ void SharedLoad::Stop() {
 void SharedLoad::Planned(const LoadReport& report) {
   MutexLock lock(mutex_);
   plan_ = report;
-  for (const auto& [id, waiter] : waiters_) waiter.observer->OnPlanned(report);
+  for (const auto& [id, entry] : waiters_) entry.waiter.observer->OnPlanned(report);
 }
 
 void SharedLoad::Progress(const LoadProgress& progress) {
   MutexLock lock(mutex_);
   status_.progress = progress;
-  for (const auto& [id, waiter] : waiters_) waiter.observer->OnProgress(progress);
+  for (const auto& [id, entry] : waiters_) entry.waiter.observer->OnProgress(progress);
 }
 
 void SharedLoad::End(absl::StatusOr<LoadReport> result) {
-  absl::flat_hash_map<WaiterId, Waiter> waiters;
+  absl::flat_hash_map<WaiterId, Entry> waiters;
   const auto kept = std::make_shared<const absl::StatusOr<LoadReport>>(std::move(result));
   {
     MutexLock lock(mutex_);
     plan_.reset();
+    closed_ = true;
     status_.done = true;
     status_.progress.reset();
     status_.result = kept;
     waiters.swap(waiters_);
   }
-  for (const auto& [id, waiter] : waiters) waiter.observer->OnEnd(*kept);
+  for (const auto& [id, entry] : waiters) entry.waiter.observer->OnEnd(*kept);
 }
 
 void LoadTicket::Bind(std::shared_ptr<SharedLoad> load, SharedLoad::WaiterId waiter) {
@@ -109,7 +147,7 @@ void LoadTicket::Give(Wish wish) {
   SharedLoad::WaiterId waiter = 0;
   {
     MutexLock lock(mutex_);
-    wish_ = wish;
+    wish_ = wish = std::max(wish, wish_);
     load = load_;
     waiter = waiter_;
   }

@@ -16,6 +16,9 @@
 
 namespace keyload {
 
+// Whether a request that comes again gets this end as its answer: it was done, or decided.
+bool IsAnswer(const absl::StatusOr<LoadReport>& result);
+
 // What a load is called, and what was asked for.
 struct LoadIdentity {
   std::string load;  // the name that the server gave it: "load-000007"
@@ -40,9 +43,9 @@ class SharedLoad {
     std::shared_ptr<LoadObserver> observer;
     absl::Time deadline = absl::InfiniteFuture();  // the load's is the latest one
     bool detach = false;                           // the load runs to its end, whoever leaves
-    bool watches = false;                          // it only looks on: the load does not run for it
   };
   using WaiterId = uint64_t;
+  static constexpr WaiterId kNobody = 0;  // has heard the end already
 
   explicit SharedLoad(LoadIdentity identity);
 
@@ -51,12 +54,21 @@ class SharedLoad {
   // What the load itself runs under.
   const RequestContext& context() const { return context_; }
 
-  // Tells the waiter what was told before, and all that follows: at least OnAccepted and OnEnd. Nothing, when `joins`
-  // and the load was stopped: its end is nobody's who comes now.
-  std::optional<WaiterId> Add(Waiter waiter, bool joins);
+  // The first caller's, which the load begins for. It hears all that follows.
+  WaiterId Begin(Waiter waiter);
+  // Another caller's. It hears what was told before, and all that follows: at least OnAccepted and OnEnd. Nothing, and
+  // no id, when the load was stopped or is too late: such an end is nobody's who comes now.
+  std::optional<WaiterId> Join(Waiter waiter);
+  // The same for one who only looks on, at any load.
+  WaiterId Watch(std::shared_ptr<LoadObserver> observer);
+  // Whether an equal request may still join: until Close, unless it was stopped.
+  bool joinable() const;
+  // From now on an equal request is a load of its own, or finds the model. For whoever has the request's id it is still
+  // the same load.
+  void Close();
   // The waiter is gone, or wants no more. Its observer hears LOAD_CANCELLED at once if the load goes on for others, or
-  // because it is detached; else the load is stopped, and it hears the load's end. Of a `Cancel` that nobody else waits
-  // with, a detached load is stopped too.
+  // because it is detached; else the load is stopped, and it hears the load's end. By a Cancel that nobody else waits
+  // with, a detached load is stopped too. Of a load that was stopped everybody hears the end.
   void Leave(WaiterId waiter);
   void Cancel(WaiterId waiter);
   // Stops the load for everybody.
@@ -68,6 +80,12 @@ class SharedLoad {
   void End(absl::StatusOr<LoadReport> result);
 
  private:
+  struct Entry {
+    Waiter waiter;
+    bool watches = false;  // the load does not run for it
+  };
+
+  WaiterId Add(Entry entry) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
   void Remove(WaiterId waiter, bool cancels);
 
   const LoadIdentity identity_;
@@ -77,8 +95,9 @@ class SharedLoad {
 
   mutable Mutex mutex_;  // held while observers hear anything but the end
   WaiterId last_waiter_ ABSL_GUARDED_BY(mutex_) = 0;
-  absl::flat_hash_map<WaiterId, Waiter> waiters_ ABSL_GUARDED_BY(mutex_);
+  absl::flat_hash_map<WaiterId, Entry> waiters_ ABSL_GUARDED_BY(mutex_);
   bool detached_ ABSL_GUARDED_BY(mutex_) = false;
+  bool closed_ ABSL_GUARDED_BY(mutex_) = false;
   std::optional<LoadReport> plan_ ABSL_GUARDED_BY(mutex_);  // until it is done
   LoadStatus status_ ABSL_GUARDED_BY(mutex_);
 };
@@ -93,7 +112,7 @@ class LoadTicket {
   void Bind(std::shared_ptr<SharedLoad> load, SharedLoad::WaiterId waiter);
 
  private:
-  enum class Wish { kNone, kLeave, kCancel };
+  enum class Wish { kNone, kLeave, kCancel };  // the stronger one counts
   void Give(Wish wish);
 
   Mutex mutex_;

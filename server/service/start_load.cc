@@ -13,64 +13,74 @@
 
 namespace keyload {
 
-// What a request comes to: a load to join, or one to run, or, with neither, the answer of the loaded model.
+// What a request comes to: a load to join, or one to run that its caller waits for, or, with neither, the answer of the
+// loaded model.
 struct LoaderService::Start {
   std::shared_ptr<SharedLoad> joins;
-  std::shared_ptr<Job> job;         // its caller waits for it already
-  SharedLoad::WaiterId waiter = 0;  // that caller
+  std::shared_ptr<Job> job;
+  SharedLoad::WaiterId waiter = SharedLoad::kNobody;  // of the job's load
 };
 
 void LoaderService::StartLoad(LoadSpec spec, absl::Time deadline, std::shared_ptr<LoadObserver> observer,
-                              const std::shared_ptr<LoadTicket>& ticket) {
+                              std::shared_ptr<LoadTicket> ticket) {
   if (const absl::Status valid = Validate(spec, /*plan_only=*/false); !valid.ok()) return observer->OnEnd(valid);
   if (spec.warms()) spec.device_map.policy = "disk";
-  const SharedLoad::Waiter caller = {.observer = observer, .deadline = deadline, .detach = spec.detach};
+  StartValid({.spec = std::move(spec), .deadline = deadline, .observer = std::move(observer), .ticket = ticket});
+}
+
+void LoaderService::StartValid(Request request) {
+  const LoadSpec& spec = request.spec;
+  const SharedLoad::Waiter caller = {.observer = request.observer, .deadline = request.deadline, .detach = spec.detach};
   const absl::StatusOr<Start> start = BeginLoad(spec, caller);
-  if (!start.ok()) return observer->OnEnd(start.status());
+  if (!start.ok()) return request.observer->OnEnd(start.status());
   if (start->job != nullptr) {
-    if (ticket != nullptr) ticket->Bind(start->job->load, start->waiter);
+    if (request.ticket != nullptr) request.ticket->Bind(start->job->load, start->waiter);
     return Queue(start->job);
   }
-  if (start->joins == nullptr) return AnswerWithModel(std::move(spec), std::move(observer));
-  const std::optional<SharedLoad::WaiterId> waiter = start->joins->Add(caller, /*joins=*/true);
+  if (start->joins == nullptr) return AnswerWithModel(std::move(request));
+  const std::optional<SharedLoad::WaiterId> waiter = start->joins->Join(caller);
   if (!waiter) {
-    return observer->OnEnd(MakeError(
+    return request.observer->OnEnd(MakeError(
         Reason::kModelBusy, StrCat("model ", spec.model, ": ", start->joins->identity().load, " is being cancelled"),
-        {{"model", spec.model}, {"state", "LOADING"}}));
+        {{"model", spec.model}, {"load", start->joins->identity().load}}));
   }
-  if (ticket != nullptr) ticket->Bind(start->joins, *waiter);
+  if (request.ticket != nullptr) request.ticket->Bind(start->joins, *waiter);
 }
 
 absl::StatusOr<LoaderService::Start> LoaderService::BeginLoad(const LoadSpec& spec, const SharedLoad::Waiter& caller) {
   LoadIdentity identity = {.model = spec.model, .request_id = spec.request_id, .digest = spec.digest};
+  ModelHandle extends;  // goes after the lock: this may be its last use
   Start start;
   MutexLock lock(start_mutex_);
   KEYLOAD_ASSIGN_OR_RETURN(start.joins, table_.FindRequest(identity));
-  // Who wants the name to be free wants no load of somebody else either.
-  if (start.joins == nullptr && spec.if_exists != IfExists::kFail) start.joins = table_.FindRunning(identity);
   if (start.joins != nullptr) return start;
-
-  absl::StatusOr<ModelRegistry::Claim> claim = deps_.registry->Begin(spec.model);
-  ModelHandle extends;
-  if (ErrorReason(claim.status()) == Reason::kModelExists) {
-    if (spec.if_exists == IfExists::kExtend) {
-      claim = BeginExtend(spec, extends);
-    } else if (spec.if_exists == IfExists::kReplace) {
-      claim = deps_.registry->BeginReplace(spec.model);
-    } else {
-      return start;
-    }
+  // Who wants the name to be free wants no load of somebody else either.
+  if (spec.if_exists != IfExists::kFail) start.joins = table_.FindRunning(identity);
+  if (start.joins != nullptr) {
+    table_.AddRequest(*start.joins, identity);
+    return start;
   }
+  absl::StatusOr<ModelRegistry::Claim> claim = ClaimName(spec, extends);
+  if (ErrorReason(claim.status()) == Reason::kModelNotFound) claim = ClaimName(spec, extends);  // it went meanwhile
+  if (ErrorReason(claim.status()) == Reason::kModelExists && spec.if_exists == IfExists::kReuse) return start;
   KEYLOAD_RETURN_IF_ERROR(claim.status());
   start.job = std::make_shared<Job>(Job{.spec = spec,
                                         .load = table_.Add(std::move(identity)),
                                         .claim = *std::move(claim),
-                                        .extends = std::move(extends),
+                                        .extends = extends,
                                         .start_time = absl::Now(),
                                         .clock = PhaseClock()});
   // Under the lock: whoever joins must not be the only one, or it would stop the load by leaving.
-  start.waiter = *start.job->load->Add(caller, /*joins=*/false);
+  start.waiter = start.job->load->Begin(caller);
   return start;
+}
+
+absl::StatusOr<ModelRegistry::Claim> LoaderService::ClaimName(const LoadSpec& spec, ModelHandle& extends) {
+  absl::StatusOr<ModelRegistry::Claim> claim = deps_.registry->Begin(spec.model);
+  if (ErrorReason(claim.status()) != Reason::kModelExists) return claim;
+  if (spec.if_exists == IfExists::kReplace) return deps_.registry->BeginReplace(spec.model);
+  if (spec.if_exists == IfExists::kExtend) return BeginExtend(spec, extends);
+  return claim;
 }
 
 absl::StatusOr<ModelRegistry::Claim> LoaderService::BeginExtend(const LoadSpec& spec, ModelHandle& model) {
@@ -81,13 +91,15 @@ absl::StatusOr<ModelRegistry::Claim> LoaderService::BeginExtend(const LoadSpec& 
 }
 
 // Looks at files, to see whether they are still those of the model.
-void LoaderService::AnswerWithModel(LoadSpec spec, std::shared_ptr<LoadObserver> observer) {
-  const bool queued = deps_.queries->TrySubmit([this, spec = std::move(spec), observer] {
-    absl::StatusOr<LoadReport> report = Reuse(spec);
-    if (report.ok()) observer->OnAccepted(report->load, /*joined=*/true);
-    observer->OnEnd(std::move(report));
+void LoaderService::AnswerWithModel(Request request) {
+  const std::shared_ptr<LoadObserver> observer = request.observer;
+  const bool queued = deps_.queries->TrySubmit([this, request = std::move(request)]() mutable {
+    absl::StatusOr<LoadReport> report = Reuse(request.spec);
+    if (ErrorReason(report.status()) == Reason::kModelNotFound) return StartValid(std::move(request));  // it went
+    if (report.ok()) request.observer->OnAccepted(report->load, /*joined=*/true);
+    request.observer->OnEnd(std::move(report));
   });
-  if (!queued) observer->OnEnd(MakeError(Reason::kLoadQueueFull, "too many requests are waiting; try again later"));
+  if (!queued) observer->OnEnd(TooManyWaiting());
 }
 
 void LoaderService::Queue(const std::shared_ptr<Job>& job) {
@@ -96,13 +108,12 @@ void LoaderService::Queue(const std::shared_ptr<Job>& job) {
     job->load->Progress({.phase = "queue", .queue_position = static_cast<uint32_t>(ahead)});
   }
   if (deps_.loads->TrySubmit([this, job] { RunJob(*job); })) return;
-  table_.Forget(*job->load);
   EndJob(*job, MakeError(Reason::kLoadQueueFull, "the load queue is full; try again later"));
 }
 
 void LoaderService::RunJob(Job& job) {
+  if (job.load->status().progress) job.load->Progress({.phase = "open"});  // it waits in the queue no more
   absl::StatusOr<LoadReport> result = RunLoad(job);
-  malloc_trim(0);  // planning takes several times what a model keeps
   if (result.ok()) {
     LogLoad(*result);
   } else {
@@ -114,15 +125,28 @@ void LoaderService::RunJob(Job& job) {
          {"message", std::string(result.status().message())}});
   }
   EndJob(job, std::move(result));
+  malloc_trim(0);  // planning takes several times what a model keeps
 }
 
 void LoaderService::EndJob(Job& job, absl::StatusOr<LoadReport> result) {
-  job.extends = nullptr;
-  job.claim = {};  // before the end is told: whoever hears it may load the name again
-  --active_loads_;
   const std::shared_ptr<SharedLoad> load = std::move(job.load);
+  job.extends = nullptr;
+  {
+    // Before the end is told: whoever hears it may load the name again, and must not find this load.
+    MutexLock lock(start_mutex_);
+    load->Close();
+    job.claim = {};
+  }
+  --active_loads_;
   load->End(std::move(result));
   table_.Ended(load);
+}
+
+void LoaderService::Publish(Job& job, ResidentModel::Content content) {
+  ModelHandle before;  // goes after the lock
+  MutexLock lock(start_mutex_);
+  job.load->Close();  // from now on the model answers
+  before = deps_.registry->Publish(std::move(job.claim), std::move(content));
 }
 
 void LoaderService::StopLoads() {

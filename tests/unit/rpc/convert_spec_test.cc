@@ -61,7 +61,6 @@ INSTANTIATE_TEST_SUITE_P(
         Change{"NegativeCache", "page_cache", [](auto& spec) { spec.set_page_cache(static_cast<v1::PageCache>(-1)); }},
         Change{"Priority", "priority", [](auto& spec) { spec.set_priority(-1); }},
         Change{"TensorParallel", "tensor_parallel", [](auto& spec) { spec.mutable_tensor_parallel(); }},
-        Change{"NamedMap", "device_map.name", [](auto& spec) { spec.mutable_device_map()->set_name("kept"); }},
         Change{"FromConfig", "expected.from",
                [](auto& spec) { spec.mutable_expected()->set_from(v1::ExpectedKeys::FROM_CONFIG); }},
         Change{"UnknownFrom", "expected.from",

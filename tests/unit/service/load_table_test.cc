@@ -4,6 +4,7 @@
 #include <gtest/gtest.h>
 
 #include "server/base/error.h"
+#include "tests/unit/service/loader_node.h"
 
 namespace keyload {
 namespace {
@@ -21,9 +22,16 @@ class LoadTableTest : public testing::Test {
     load->End(std::move(result));
     table_.Ended(load);
   }
+  // A load that somebody waits for.
+  std::shared_ptr<SharedLoad> Begin(LoadIdentity identity) {
+    auto load = table_.Add(std::move(identity));
+    load->Begin({.observer = std::make_shared<RecordingObserver>()});
+    return load;
+  }
   std::vector<std::string> Names(std::string_view after = "", size_t most = 100) {
     std::vector<std::string> names;
-    for (const auto& load : table_.List(after, most)) names.push_back(load->identity().load);
+    const auto loads = table_.List(after, most);
+    for (const auto& load : *loads) names.push_back(load->identity().load);
     return names;
   }
 
@@ -65,13 +73,13 @@ TEST_F(LoadTableTest, KeepsNoMoreBytesOfReportsThanItMay) {
 }
 
 TEST_F(LoadTableTest, FindsARunningLoadOfTheSameRequest) {
-  const auto load = table_.Add(Identity("m"));
+  const auto load = Begin(Identity("m"));
   EXPECT_EQ(table_.FindRunning(Identity("m")), load);
   EXPECT_EQ(table_.FindRunning(Identity("n")), nullptr);
   EXPECT_EQ(table_.FindRunning(Identity("m", "", "other")), nullptr);
-  table_.Add(Identity("k", "", ""));
+  Begin(Identity("k", "", ""));
   EXPECT_EQ(table_.FindRunning(Identity("k", "", "")), nullptr) << "no digest equals no other";
-  End(load, LoadReport{.outcome = Outcome::kComplete});
+  load->Close();
   EXPECT_EQ(table_.FindRunning(Identity("m")), nullptr);
 }
 
@@ -100,12 +108,20 @@ TEST_F(LoadTableTest, TheIdOfALoadThatFailedIsFreeAgain) {
   EXPECT_EQ(*table_.FindByRequestId("failed"), again);
 }
 
-TEST_F(LoadTableTest, WhatIsForgottenWasNever) {
-  const auto load = table_.Add(Identity("m", "id"));
-  table_.Forget(*load);
-  End(load, MakeError(Reason::kLoadQueueFull, "full"));
-  EXPECT_THAT(Names(), IsEmpty());
-  EXPECT_EQ(*table_.FindRequest(Identity("m", "id")), nullptr);
+TEST_F(LoadTableTest, TheIdOfWhoJoinsStandsForTheLoadToo) {
+  const auto load = table_.Add(Identity("m", "first"));
+  table_.AddRequest(*load, Identity("m", "second"));
+  EXPECT_EQ(*table_.FindByRequestId("second"), load);
+  EXPECT_EQ(*table_.FindRequest(Identity("m", "second")), load);
+  EXPECT_EQ(ErrorReason(table_.FindRequest(Identity("m", "second", "other")).status()), Reason::kRequestIdReused);
+  End(load, LoadReport{.outcome = Outcome::kComplete});
+  for (int i = 0; i < 3; ++i) End(table_.Add(Identity("x")), LoadReport());
+  EXPECT_EQ(ErrorReason(table_.FindByRequestId("second").status()), Reason::kLoadNotFound) << "it went with the load";
+}
+
+TEST_F(LoadTableTest, APageBeginsBehindALoad) {
+  EXPECT_EQ(ErrorReason(table_.List("load-x", 1).status()), Reason::kBadRequest);
+  EXPECT_TRUE(table_.List("load-000007", 1).ok()) << "it may be gone by then";
 }
 
 TEST_F(LoadTableTest, KeepsReportsOfWhatWasNoLoad) {

@@ -51,6 +51,7 @@ TEST_F(LoaderServiceIdentity, TheSameRequestsAtOnceAreOneLoad) {
     EXPECT_EQ(report->total, first->total);
   }
   EXPECT_EQ(node_.reads().bytes(), 256);
+  EXPECT_EQ((*node_.service().FindLoadByRequestId("id-1"))->identity().load, first->load);
   EXPECT_EQ(loads[1].observer->events().front(), "joined");
 }
 
@@ -93,6 +94,17 @@ TEST_F(LoaderServiceIdentity, AFailedLoadCanBeRepeatedWithItsId) {
   EXPECT_EQ(node_.Load(Spec("id"))->outcome, Outcome::kComplete);
 }
 
+TEST_F(LoaderServiceIdentity, AnEndedLoadIsJoinedByNobody) {
+  for (int round = 0; round < 20; ++round) {
+    const absl::StatusOr<LoadReport> report = node_.Load(Spec());
+    ASSERT_TRUE(report.ok()) << report.status();
+    ASSERT_TRUE(node_.registry().Use("m").ok()) << "what was unloaded is loaded again";
+    ASSERT_TRUE(node_.Unload("m").ok());
+  }
+}
+
+TEST_F(LoaderServiceIdentity, ARequestIdIsInTheReport) { EXPECT_EQ(node_.Load(Spec("id"))->request_id, "id"); }
+
 TEST_F(LoaderServiceIdentity, ALoadGoesOnForThoseWhoStay) {
   const LoaderNode::Started first = StartHeld(Spec());
   const LoaderNode::Started second = node_.Start(Spec());
@@ -131,7 +143,7 @@ TEST_F(LoaderServiceIdentity, LoadsAreFoundWhileTheyRunAndAfterwards) {
   node_.gpu().ReleaseCopies();
   EXPECT_TRUE(load.observer->WaitForEnd().ok());
   EXPECT_EQ((*(*node_.service().FindLoad(name))->status().result)->outcome, Outcome::kComplete);
-  EXPECT_EQ(node_.service().ListLoads("", 10).size(), 1);
+  EXPECT_EQ(node_.service().ListLoads("", 10)->size(), 1);
 }
 
 TEST_F(LoaderServiceIdentity, MaterialisingIsKeptWithTheLoads) {

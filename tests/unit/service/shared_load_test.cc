@@ -18,10 +18,21 @@ class SharedLoadTest : public testing::Test {
     std::shared_ptr<RecordingObserver> observer = std::make_shared<RecordingObserver>();
     std::optional<SharedLoad::WaiterId> id;
   };
-  Waiting Add(bool joins, SharedLoad::Waiter options = {}) {
+  Waiting Begin(SharedLoad::Waiter options = {}) {
     Waiting waiting;
     options.observer = waiting.observer;
-    waiting.id = load_.Add(std::move(options), joins);
+    waiting.id = load_.Begin(std::move(options));
+    return waiting;
+  }
+  Waiting Join(SharedLoad::Waiter options = {}) {
+    Waiting waiting;
+    options.observer = waiting.observer;
+    waiting.id = load_.Join(std::move(options));
+    return waiting;
+  }
+  Waiting Watch() {
+    Waiting waiting;
+    waiting.id = load_.Watch(waiting.observer);
     return waiting;
   }
   bool stopped() const { return !load_.context().Check().ok(); }
@@ -32,14 +43,14 @@ class SharedLoadTest : public testing::Test {
 LoadReport Ended(Outcome outcome) { return {.load = "load-000001", .outcome = outcome}; }
 
 TEST_F(SharedLoadTest, WhoeverJoinsHearsWhatWasToldBefore) {
-  const Waiting first = Add(false);
+  const Waiting first = Begin();
   load_.Planned({});
   load_.Progress({.phase = "transfer"});
-  const Waiting second = Add(true);
+  const Waiting second = Join();
   EXPECT_THAT(second.observer->events(), ElementsAre("joined", "planned"));
   EXPECT_EQ(second.observer->last_phase(), "transfer");
   load_.End(Ended(Outcome::kComplete));
-  const Waiting third = Add(true);
+  const Waiting third = Join();
   for (const Waiting* waiting : {&first, &second, &third}) {
     EXPECT_EQ(waiting->observer->WaitForEnd()->outcome, Outcome::kComplete);
     EXPECT_EQ(waiting->observer->events().back(), "end");
@@ -48,8 +59,8 @@ TEST_F(SharedLoadTest, WhoeverJoinsHearsWhatWasToldBefore) {
 }
 
 TEST_F(SharedLoadTest, RunsForTheLastWhoWaits) {
-  const Waiting first = Add(false);
-  const Waiting second = Add(true);
+  const Waiting first = Begin();
+  const Waiting second = Join();
   load_.Leave(*first.id);
   EXPECT_FALSE(stopped());
   EXPECT_EQ(ErrorReason(first.observer->WaitForEnd().status()), Reason::kLoadCancelled) << "it goes on without it";
@@ -61,15 +72,50 @@ TEST_F(SharedLoadTest, RunsForTheLastWhoWaits) {
 }
 
 TEST_F(SharedLoadTest, OnceStoppedNobodyJoins) {
-  const Waiting first = Add(false);
+  const Waiting first = Begin();
+  EXPECT_TRUE(load_.joinable());
   load_.Leave(*first.id);
-  EXPECT_FALSE(Add(true).id.has_value());
-  EXPECT_TRUE(Add(true, {.watches = true}).id.has_value()) << "but its end can be watched";
+  EXPECT_FALSE(load_.joinable());
+  EXPECT_FALSE(Join().id.has_value());
+  const Waiting watcher = Watch();  // but its end can be watched
+  load_.End(Ended(Outcome::kCancelled));
+  EXPECT_EQ(watcher.observer->WaitForEnd()->outcome, Outcome::kCancelled);
+  EXPECT_FALSE(Join().id.has_value()) << "somebody else's cancellation is no answer";
+}
+
+TEST_F(SharedLoadTest, AStopThatCameTooLateSpoilsNoAnswer) {
+  const Waiting first = Begin();
+  load_.Stop();
+  load_.End(Ended(Outcome::kComplete));
+  EXPECT_EQ(Join().observer->WaitForEnd()->outcome, Outcome::kComplete);
+}
+
+TEST_F(SharedLoadTest, NobodyJoinsALoadThatIsTooLate) {
+  const Waiting first = Begin({.deadline = absl::Now() - absl::Seconds(1)});
+  EXPECT_FALSE(load_.joinable());
+  EXPECT_FALSE(Join().id.has_value());
+}
+
+TEST_F(SharedLoadTest, ClosedItIsJoinedByItsIdOnly) {
+  const Waiting first = Begin();
+  load_.Close();
+  EXPECT_FALSE(load_.joinable());
+  EXPECT_TRUE(Join().id.has_value());
+}
+
+TEST_F(SharedLoadTest, OfAStoppedLoadEverybodyHearsTheEnd) {
+  const Waiting first = Begin();
+  const Waiting second = Join();
+  load_.Stop();
+  load_.Cancel(*second.id);
+  EXPECT_THAT(second.observer->events(), ElementsAre("joined"));
+  load_.End(Ended(Outcome::kCancelled));
+  EXPECT_EQ(second.observer->WaitForEnd()->outcome, Outcome::kCancelled);
 }
 
 TEST_F(SharedLoadTest, DetachedItRunsForNobody) {
-  const Waiting first = Add(false);
-  const Waiting second = Add(true, {.deadline = absl::InfinitePast(), .detach = true});
+  const Waiting first = Begin();
+  const Waiting second = Join({.deadline = absl::InfinitePast(), .detach = true});
   load_.Leave(*first.id);
   load_.Leave(*second.id);
   EXPECT_FALSE(stopped());
@@ -77,17 +123,17 @@ TEST_F(SharedLoadTest, DetachedItRunsForNobody) {
 }
 
 TEST_F(SharedLoadTest, TheLastCallerCancelsADetachedLoadToo) {
-  const Waiting only = Add(false, {.detach = true});
+  const Waiting only = Begin({.detach = true});
   load_.Cancel(*only.id);
   EXPECT_TRUE(stopped());
 }
 
 TEST_F(SharedLoadTest, AWatcherKeepsNothingRunning) {
-  const Waiting first = Add(false);
-  const Waiting watcher = Add(true, {.watches = true});
+  const Waiting first = Begin();
+  const Waiting watcher = Watch();
   load_.Leave(*watcher.id);
   EXPECT_EQ(ErrorReason(watcher.observer->WaitForEnd().status()), Reason::kLoadCancelled);
-  const Waiting other = Add(true, {.watches = true});
+  const Waiting other = Watch();
   load_.Leave(*first.id);
   EXPECT_TRUE(stopped());
   load_.End(Ended(Outcome::kCancelled));
@@ -95,19 +141,20 @@ TEST_F(SharedLoadTest, AWatcherKeepsNothingRunning) {
 }
 
 TEST_F(SharedLoadTest, HasTheLatestDeadlineOfThoseWhoWait) {
-  const Waiting first = Add(false, {.deadline = absl::Now() - absl::Seconds(1)});
-  EXPECT_EQ(ErrorReason(load_.context().Check()), Reason::kDeadlineExceeded);
-  const Waiting second = Add(true, {.deadline = absl::Now() + absl::Hours(1)});
-  EXPECT_TRUE(load_.context().Check().ok());
-  const Waiting third = Add(true, {.deadline = absl::InfinitePast()});
-  EXPECT_TRUE(load_.context().Check().ok()) << "less time than others have shortens nothing";
-  const Waiting fourth = Add(true);
-  EXPECT_TRUE(load_.context().Check().ok());
+  const absl::Time soon = absl::Now() + absl::Minutes(1);
+  const Waiting first = Begin({.deadline = soon});
+  EXPECT_EQ(load_.context().end(), soon);
+  const Waiting second = Join({.deadline = soon + absl::Hours(1)});
+  EXPECT_EQ(load_.context().end(), soon + absl::Hours(1));
+  const Waiting third = Join({.deadline = soon});
+  EXPECT_EQ(load_.context().end(), soon + absl::Hours(1)) << "less time than others have shortens nothing";
+  const Waiting fourth = Join();
+  EXPECT_EQ(load_.context().end(), absl::InfiniteFuture());
 }
 
 TEST_F(SharedLoadTest, LeavingTwiceOrAfterTheEndIsNothing) {
-  const Waiting first = Add(false);
-  const Waiting second = Add(true);
+  const Waiting first = Begin();
+  const Waiting second = Join();
   load_.Leave(*first.id);
   load_.Leave(*first.id);
   EXPECT_FALSE(stopped());
@@ -118,7 +165,7 @@ TEST_F(SharedLoadTest, LeavingTwiceOrAfterTheEndIsNothing) {
 }
 
 TEST_F(SharedLoadTest, StatusIsWhatWasToldLast) {
-  const Waiting first = Add(false);
+  const Waiting first = Begin();
   EXPECT_FALSE(load_.status().done);
   load_.Progress({.phase = "queue"});
   load_.Progress({.phase = "transfer"});
@@ -131,10 +178,19 @@ TEST_F(SharedLoadTest, StatusIsWhatWasToldLast) {
   EXPECT_EQ(status.identity.model, "m");
 }
 
+TEST_F(SharedLoadTest, OfTwoWishesBeforeItBeganTheStrongerCounts) {
+  LoadTicket ticket;
+  ticket.Cancel();
+  ticket.Leave();
+  const Waiting first = Begin({.detach = true});
+  ticket.Bind(std::shared_ptr<SharedLoad>(std::shared_ptr<void>(), &load_), *first.id);
+  EXPECT_TRUE(stopped());
+}
+
 TEST_F(SharedLoadTest, ATicketThatWasGivenUpBeforeTheLoadBeganLeavesIt) {
   LoadTicket ticket;
   ticket.Leave();
-  const Waiting first = Add(false);
+  const Waiting first = Begin();
   ticket.Bind(std::shared_ptr<SharedLoad>(std::shared_ptr<void>(), &load_), *first.id);
   EXPECT_TRUE(stopped());
 }

@@ -1,0 +1,47 @@
+#include "server/base/error.h"
+#include "server/base/log.h"
+#include "server/rpc/convert_device_map.h"
+#include "server/rpc/model_loader_service.h"
+#include "server/rpc/unary_call.h"
+
+// The calls about device maps that are kept by name. Each is answered at once.
+
+namespace keyload {
+
+grpc::ServerUnaryReactor* ModelLoaderServiceImpl::SetDeviceMap(grpc::CallbackServerContext* context,
+                                                               const v1::SetDeviceMapRequest* request,
+                                                               v1::SetDeviceMapResponse* response) {
+  const auto set = [&]() -> absl::Status {
+    KEYLOAD_ASSIGN_OR_RETURN(NamedDeviceMap map, FromProto(request->device_map()));
+    KEYLOAD_ASSIGN_OR_RETURN(const NamedDeviceMap kept, rpc_.service->device_maps().Set(std::move(map)));
+    Log(LogLevel::kInfo, "set device map", {{"name", kept.name}, {"etag", kept.etag}});
+    *response->mutable_device_map() = ToProto(kept);
+    return absl::OkStatus();
+  };
+  return FinishNow(context, set());
+}
+
+grpc::ServerUnaryReactor* ModelLoaderServiceImpl::GetDeviceMap(grpc::CallbackServerContext* context,
+                                                               const v1::GetDeviceMapRequest* request,
+                                                               v1::GetDeviceMapResponse* response) {
+  const absl::StatusOr<NamedDeviceMap> map = rpc_.service->device_maps().Get(request->name());
+  if (map.ok()) *response->mutable_device_map() = ToProto(*map);
+  return FinishNow(context, map.status());
+}
+
+grpc::ServerUnaryReactor* ModelLoaderServiceImpl::ListDeviceMaps(grpc::CallbackServerContext* context,
+                                                                 const v1::ListDeviceMapsRequest* /*request*/,
+                                                                 v1::ListDeviceMapsResponse* response) {
+  for (const NamedDeviceMap& map : rpc_.service->device_maps().List()) *response->add_device_maps() = ToProto(map);
+  return FinishNow(context, absl::OkStatus());
+}
+
+grpc::ServerUnaryReactor* ModelLoaderServiceImpl::DeleteDeviceMap(grpc::CallbackServerContext* context,
+                                                                  const v1::DeleteDeviceMapRequest* request,
+                                                                  v1::DeleteDeviceMapResponse* /*response*/) {
+  const absl::Status status = rpc_.service->device_maps().Delete(request->name(), request->etag());
+  if (status.ok()) Log(LogLevel::kInfo, "delete device map", {{"name", request->name()}});
+  return FinishNow(context, status);
+}
+
+}  // namespace keyload

@@ -1,0 +1,128 @@
+#include "server/rpc/watch_models.h"
+
+#include <deque>
+#include <memory>
+#include <string>
+#include <utility>
+
+#include "absl/container/flat_hash_map.h"
+#include "absl/container/flat_hash_set.h"
+#include "server/base/error.h"
+#include "server/base/mutex.h"
+#include "server/rpc/convert_report.h"
+#include "server/rpc/grpc_status.h"
+
+namespace keyload {
+namespace {
+
+class WatchModelsCall : public grpc::ServerWriteReactor<v1::WatchModelsResponse>, public LiveCall {
+ public:
+  WatchModelsCall(const RpcContext& rpc, const v1::WatchModelsRequest& request)
+      : registry_(rpc.service->registry()),
+        calls_(*rpc.calls),
+        names_(request.models().begin(), request.models().end()) {
+    calls_.Add(this);
+    subscription_ = registry_.Subscribe([this](const ModelRegistry::Change& change) { Note(change); });
+    {
+      MutexLock lock(mutex_);
+      subscribed_ = true;
+    }
+    Advance();
+  }
+
+  void OnWriteDone(bool ok) override {
+    {
+      MutexLock lock(mutex_);
+      writing_ = false;
+      if (!ok) end_ = absl::CancelledError("the client is gone");
+    }
+    Advance();
+  }
+  void OnCancel() override { End(absl::CancelledError("the client is gone")); }
+  void OnDone() override { delete this; }
+  void Drain() override { End(MakeError(Reason::kDraining, "the server is shutting down")); }
+  void Cancel() override { Drain(); }
+
+ private:
+  ~WatchModelsCall() override {
+    subscription_.reset();
+    calls_.Remove(this);
+  }
+
+  // Runs under the registry's lock.
+  void Note(const ModelRegistry::Change& change) {
+    if (!names_.empty() && !names_.contains(change.name)) return;
+    {
+      MutexLock lock(mutex_);
+      const auto [it, is_new] = changes_.insert_or_assign(change.name, change);
+      if (is_new) order_.push_back(change.name);
+      if (!subscribed_) return;
+    }
+    Advance();
+  }
+
+  void End(absl::Status status) {
+    {
+      MutexLock lock(mutex_);
+      if (end_.ok()) end_ = std::move(status);
+    }
+    Advance();
+  }
+
+  void Advance() {
+    absl::Status end;
+    {
+      MutexLock lock(mutex_);
+      if (writing_ || finished_ || !subscribed_) return;
+      if (end_.ok()) {
+        if (!Fill()) return;
+        writing_ = true;
+        StartWrite(&response_);
+        return;
+      }
+      finished_ = true;
+      end = end_;
+    }
+    Finish(ToGrpcStatus(end));  // after this the call may be gone
+  }
+
+  // The next message; false when there is nothing to say.
+  bool Fill() ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_) {
+    response_.Clear();
+    if (!order_.empty()) {
+      const auto it = changes_.find(order_.front());
+      *response_.mutable_model() = ToProto(it->second);
+      changes_.erase(it);
+      order_.pop_front();
+      return true;
+    }
+    if (current_) return false;
+    current_ = true;
+    response_.set_current(true);
+    return true;
+  }
+
+  ModelRegistry& registry_;
+  LiveCalls& calls_;
+  const absl::flat_hash_set<std::string> names_;  // empty: all
+  std::unique_ptr<ModelRegistry::Subscription> subscription_;
+  v1::WatchModelsResponse response_;  // the write in flight
+
+  Mutex mutex_;
+  absl::flat_hash_map<std::string, ModelRegistry::Change> changes_ ABSL_GUARDED_BY(mutex_);  // not sent yet
+  std::deque<std::string> order_ ABSL_GUARDED_BY(mutex_);                                    // of changes_
+  bool subscribed_ ABSL_GUARDED_BY(mutex_) = false;
+  bool current_ ABSL_GUARDED_BY(mutex_) = false;  // what was there at the start has been sent
+  bool writing_ ABSL_GUARDED_BY(mutex_) = false;
+  bool finished_ ABSL_GUARDED_BY(mutex_) = false;
+  absl::Status end_ ABSL_GUARDED_BY(mutex_);
+};
+
+}  // namespace
+
+grpc::ServerWriteReactor<v1::WatchModelsResponse>* StartWatchModels(const RpcContext& rpc,
+                                                                    const v1::WatchModelsRequest& request) {
+  return new WatchModelsCall(rpc, request);
+}
+
+}  // namespace keyload

@@ -1,0 +1,127 @@
+// Device maps that are kept by name, through a real channel.
+
+#include <gmock/gmock.h>
+#include <gtest/gtest.h>
+
+#include "tests/unit/rpc/loader_server.h"
+
+namespace keyload {
+namespace {
+
+class DeviceMapCalls : public testing::Test {
+ protected:
+  DeviceMapCalls() { server_.WriteSmall(); }
+
+  grpc::Status Set(const v1::NamedDeviceMap& map, v1::NamedDeviceMap* kept = nullptr) {
+    TestContext context;
+    v1::SetDeviceMapRequest request;
+    *request.mutable_device_map() = map;
+    v1::SetDeviceMapResponse response;
+    const grpc::Status status = server_.stub().SetDeviceMap(&context, request, &response);
+    if (kept != nullptr) *kept = response.device_map();
+    return status;
+  }
+  static v1::NamedDeviceMap Map(const std::string& name, const std::string& policy) {
+    v1::NamedDeviceMap map;
+    map.set_name(name);
+    map.mutable_spec()->set_policy(policy);
+    return map;
+  }
+  grpc::Status Plan(const v1::LoadSpec& spec, v1::LoadReport& report) {
+    TestContext context;
+    v1::PlanLoadRequest request;
+    *request.mutable_spec() = spec;
+    v1::PlanLoadResponse response;
+    const grpc::Status status = server_.stub().PlanLoad(&context, request, &response);
+    report = response.report();
+    return status;
+  }
+
+  LoaderServer server_;
+};
+
+TEST_F(DeviceMapCalls, AMapComesBackAsItWasSet) {
+  v1::NamedDeviceMap map = Map("m", "");
+  (*map.mutable_spec()->mutable_entries())["layers.0"] = "cuda:0";
+  (*map.mutable_spec()->mutable_max_memory())["cuda:0"] = 1 << 20;
+  map.mutable_spec()->add_no_split_classes("Block");
+  map.mutable_spec()->set_offload_buffers(true);
+  v1::NamedDeviceMap kept;
+  ASSERT_TRUE(Set(map, &kept).ok());
+  map.set_etag(kept.etag());
+  EXPECT_EQ(kept.DebugString(), map.DebugString());
+  TestContext context;
+  v1::GetDeviceMapRequest request;
+  request.set_name("m");
+  v1::GetDeviceMapResponse response;
+  ASSERT_TRUE(server_.stub().GetDeviceMap(&context, request, &response).ok());
+  EXPECT_EQ(response.device_map().DebugString(), map.DebugString());
+}
+
+TEST_F(DeviceMapCalls, MapsAreListedAndDeleted) {
+  ASSERT_TRUE(Set(Map("b", "cpu")).ok());
+  ASSERT_TRUE(Set(Map("a", "cpu")).ok());
+  TestContext delete_context;
+  v1::DeleteDeviceMapRequest request;
+  request.set_name("b");
+  v1::DeleteDeviceMapResponse deleted;
+  ASSERT_TRUE(server_.stub().DeleteDeviceMap(&delete_context, request, &deleted).ok());
+  TestContext context;
+  v1::ListDeviceMapsResponse list;
+  ASSERT_TRUE(server_.stub().ListDeviceMaps(&context, {}, &list).ok());
+  ASSERT_EQ(list.device_maps_size(), 1);
+  EXPECT_EQ(list.device_maps(0).name(), "a");
+}
+
+TEST_F(DeviceMapCalls, AStaleEtagIsAborted) {
+  v1::NamedDeviceMap kept;
+  ASSERT_TRUE(Set(Map("m", "cpu"), &kept).ok());
+  ASSERT_TRUE(Set(Map("m", "auto")).ok());
+  const grpc::Status status = Set(kept);
+  EXPECT_EQ(status.error_code(), grpc::StatusCode::ABORTED);
+  EXPECT_EQ(InfoOf(status).reason(), "DEVICE_MAP_CHANGED");
+}
+
+TEST_F(DeviceMapCalls, WhatBelongsToARequestIsRefused) {
+  v1::NamedDeviceMap map = Map("m", "cpu");
+  map.mutable_spec()->set_name("other");
+  EXPECT_EQ(InfoOf(Set(map)).metadata().at("field"), "device_map.spec.name");
+  map = Map("m", "cpu");
+  map.mutable_spec()->add_plan_for();
+  EXPECT_EQ(InfoOf(Set(map)).metadata().at("field"), "device_map.spec.plan_for");
+}
+
+TEST_F(DeviceMapCalls, ARequestUsesAMapByName) {
+  ASSERT_TRUE(Set(Map("gpu", "cuda:0")).ok());
+  v1::LoadSpec spec = server_.Spec();
+  spec.clear_device_map();
+  spec.mutable_device_map()->set_name("gpu");
+  v1::LoadReport report;
+  ASSERT_TRUE(Plan(spec, report).ok());
+  ASSERT_EQ(report.device_map_size(), 1);
+  EXPECT_EQ(report.device_map(0).device(), "cuda:0");
+  spec.mutable_device_map()->set_policy("cpu");
+  ASSERT_TRUE(Plan(spec, report).ok());
+  EXPECT_EQ(report.device_map(0).device(), "cpu") << "what the request says overrides it";
+  spec.mutable_device_map()->set_name("none");
+  EXPECT_EQ(InfoOf(Plan(spec, report)).reason(), "DEVICE_MAP_NOT_FOUND");
+}
+
+TEST_F(DeviceMapCalls, ItIsTheSameAsWrittenOut) {
+  ASSERT_TRUE(Set(Map("gpu", "cuda:0")).ok());
+  const v1::LoadReport written = server_.Load(server_.Spec());
+  v1::LoadSpec spec = server_.Spec();
+  spec.clear_device_map();
+  spec.mutable_device_map()->set_name("gpu");
+  EXPECT_EQ(server_.Load(spec).load(), written.load()) << "the resident model answers";
+  ASSERT_TRUE(Set(Map("gpu", "cpu")).ok());
+  TestContext context;
+  v1::LoadModelRequest request;
+  *request.mutable_spec() = spec;
+  v1::LoadModelResponse response;
+  EXPECT_EQ(InfoOf(server_.stub().LoadModel(&context, request, &response)).reason(), "MODEL_EXISTS")
+      << "the map is another one now";
+}
+
+}  // namespace
+}  // namespace keyload
