@@ -60,6 +60,13 @@ def run_group(group: Group, context: Context, runs: int, results: dict) -> None:
             print(f"  {case.label}: {sample['seconds']:.4f} s", flush=True)
 
 
+def command_line(arguments: list[str]) -> str:
+    """What to type, without where files lie."""
+    paths = {"--data", "--page", "--results", "--binaries"}
+    kept = [word for before, word in zip([""] + arguments, arguments) if word not in paths and before not in paths]
+    return " ".join(["scripts/benchmark.sh", *kept])
+
+
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--data", type=pathlib.Path, default=REPOSITORY / "build/bench/data", help="the data sets")
@@ -84,7 +91,7 @@ def main() -> int:
             converted(context, name)
         runs = 3 if arguments.quick else arguments.runs
         document |= {"machine": machine.describe(arguments.data, arguments.binaries), "runs": runs,
-                     "command": " ".join(["scripts/benchmark.sh", *sys.argv[1:]]),
+                     "command": command_line(sys.argv[1:]),
                      "date": datetime.date.today().isoformat(),
                      "conversion": {name: float((context.root / f"{name}-pt.seconds").read_text())
                                     for name in ("small", "large")}}
