@@ -21,10 +21,6 @@ constexpr std::string_view kLowZero = "balanced_low_0";
 constexpr std::string_view kPacked = "packed";
 constexpr uint64_t kMaxModelBytes = uint64_t{1} << 60;
 
-bool IsPolicy(std::string_view policy) {
-  return policy == "auto" || policy == "balanced" || policy == kLowZero || policy == kSequential;
-}
-
 absl::Status CheckSpec(const DeviceMapSpec& spec) {
   if (spec.policy == kPacked) {
     return MakeError(Reason::kFieldNotSupported, "device_map.policy \"packed\" is not supported yet",
@@ -135,6 +131,10 @@ absl::StatusOr<Placement> PlaceByPolicy(const PlacementModel& model, const Devic
 }
 
 }  // namespace
+
+bool IsPolicy(std::string_view policy) {
+  return policy == "auto" || policy == "balanced" || policy == kLowZero || policy == kSequential;
+}
 
 absl::StatusOr<Placement> Place(const PlacementModel& model, const DeviceMapSpec& spec,
                                 const std::vector<PlacementDevice>& devices) {

@@ -43,6 +43,10 @@ struct DeviceMapSpec {
   bool fallback_allocation = false;
 };
 
+// Whether a DeviceMapSpec::policy is one that chooses among devices, and can do so otherwise when memory is short; a
+// device or a map is what the caller wants.
+bool IsPolicy(std::string_view policy);
+
 struct MapEntry {
   std::string module;
   std::string device;

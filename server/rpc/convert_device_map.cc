@@ -55,6 +55,9 @@ absl::StatusOr<v1::LoadSpec> WriteOutDeviceMap(const v1::LoadSpec& spec, const D
   const v1::DeviceMapSpec& own = spec.device_map();
   if (!own.policy().empty()) written.clear_entries();
   if (own.entries_size() > 0) written.clear_policy();
+  // Limits are for policies that choose among devices.
+  const bool is_map = own.entries_size() > 0 || (!own.policy().empty() && !IsPolicy(own.policy()));
+  if (is_map && own.max_memory_size() == 0) written.clear_max_memory();
   written.MergeFrom(own);
   written.clear_name();
   v1::LoadSpec result = spec;

@@ -78,8 +78,8 @@ grpc::ServerUnaryReactor* ModelLoaderServiceImpl::ListModels(grpc::CallbackServe
 }
 
 grpc::ServerWriteReactor<v1::WatchModelsResponse>* ModelLoaderServiceImpl::WatchModels(
-    grpc::CallbackServerContext* /*context*/, const v1::WatchModelsRequest* request) {
-  return StartWatchModels(rpc_, *request);
+    grpc::CallbackServerContext* context, const v1::WatchModelsRequest* request) {
+  return StartWatchModels(rpc_, context, *request);
 }
 
 grpc::ServerWriteReactor<v1::ListKeysResponse>* ModelLoaderServiceImpl::ListKeys(grpc::CallbackServerContext* context,

@@ -1,5 +1,6 @@
 #include "server/rpc/watch_models.h"
 
+#include <chrono>
 #include <deque>
 #include <memory>
 #include <string>
@@ -17,15 +18,17 @@ namespace {
 
 class WatchModelsCall : public grpc::ServerWriteReactor<v1::WatchModelsResponse>, public LiveCall {
  public:
-  WatchModelsCall(const RpcContext& rpc, const v1::WatchModelsRequest& request)
-      : registry_(rpc.service->registry()),
-        calls_(*rpc.calls),
-        names_(request.models().begin(), request.models().end()) {
+  using Clock = std::chrono::steady_clock;
+
+  WatchModelsCall(const RpcContext& rpc, grpc::CallbackServerContext& context, const v1::WatchModelsRequest& request)
+      : context_(context), calls_(*rpc.calls), names_(request.models().begin(), request.models().end()) {
     calls_.Add(this);
-    subscription_ = registry_.Subscribe([this](const ModelRegistry::Change& change) { Note(change); });
+    if (rpc.service->draining()) Drain();  // those that were there have been told
+    subscription_ = rpc.service->registry().Subscribe([this](const ModelRegistry::Change& change) { Note(change); });
     {
       MutexLock lock(mutex_);
       subscribed_ = true;
+      initial_ = order_.size();
     }
     Advance();
   }
@@ -34,6 +37,7 @@ class WatchModelsCall : public grpc::ServerWriteReactor<v1::WatchModelsResponse>
     {
       MutexLock lock(mutex_);
       writing_ = false;
+      sending_since_ = Clock::time_point::max();
       if (!ok) end_ = absl::CancelledError("the client is gone");
     }
     Advance();
@@ -41,7 +45,17 @@ class WatchModelsCall : public grpc::ServerWriteReactor<v1::WatchModelsResponse>
   void OnCancel() override { End(absl::CancelledError("the client is gone")); }
   void OnDone() override { delete this; }
   void Drain() override { End(MakeError(Reason::kDraining, "the server is shutting down")); }
-  void Cancel() override { Drain(); }
+  void Cancel() override {
+    Drain();
+    context_.TryCancel();  // a write that the client does not take would wait for ever
+  }
+  void CancelIfUnread(Clock::time_point time) override {
+    {
+      MutexLock lock(mutex_);
+      if (sending_since_ >= time) return;
+    }
+    Cancel();
+  }
 
  private:
   ~WatchModelsCall() override {
@@ -77,6 +91,7 @@ class WatchModelsCall : public grpc::ServerWriteReactor<v1::WatchModelsResponse>
       if (end_.ok()) {
         if (!Fill()) return;
         writing_ = true;
+        sending_since_ = Clock::now();
         StartWrite(&response_);
         return;
       }
@@ -89,20 +104,23 @@ class WatchModelsCall : public grpc::ServerWriteReactor<v1::WatchModelsResponse>
   // The next message; false when there is nothing to say.
   bool Fill() ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_) {
     response_.Clear();
+    if (!current_ && initial_ == 0) {
+      current_ = true;
+      response_.set_current(true);
+      return true;
+    }
     if (!order_.empty()) {
+      if (!current_) --initial_;  // a change of what is not sent yet takes its place
       const auto it = changes_.find(order_.front());
       *response_.mutable_model() = ToProto(it->second);
       changes_.erase(it);
       order_.pop_front();
       return true;
     }
-    if (current_) return false;
-    current_ = true;
-    response_.set_current(true);
-    return true;
+    return false;
   }
 
-  ModelRegistry& registry_;
+  grpc::CallbackServerContext& context_;
   LiveCalls& calls_;
   const absl::flat_hash_set<std::string> names_;  // empty: all
   std::unique_ptr<ModelRegistry::Subscription> subscription_;
@@ -112,8 +130,10 @@ class WatchModelsCall : public grpc::ServerWriteReactor<v1::WatchModelsResponse>
   absl::flat_hash_map<std::string, ModelRegistry::Change> changes_ ABSL_GUARDED_BY(mutex_);  // not sent yet
   std::deque<std::string> order_ ABSL_GUARDED_BY(mutex_);                                    // of changes_
   bool subscribed_ ABSL_GUARDED_BY(mutex_) = false;
+  size_t initial_ ABSL_GUARDED_BY(mutex_) = 0;    // first ones of order_, which were there at the start
   bool current_ ABSL_GUARDED_BY(mutex_) = false;  // what was there at the start has been sent
   bool writing_ ABSL_GUARDED_BY(mutex_) = false;
+  Clock::time_point sending_since_ ABSL_GUARDED_BY(mutex_) = Clock::time_point::max();
   bool finished_ ABSL_GUARDED_BY(mutex_) = false;
   absl::Status end_ ABSL_GUARDED_BY(mutex_);
 };
@@ -121,8 +141,9 @@ class WatchModelsCall : public grpc::ServerWriteReactor<v1::WatchModelsResponse>
 }  // namespace
 
 grpc::ServerWriteReactor<v1::WatchModelsResponse>* StartWatchModels(const RpcContext& rpc,
+                                                                    grpc::CallbackServerContext* context,
                                                                     const v1::WatchModelsRequest& request) {
-  return new WatchModelsCall(rpc, request);
+  return new WatchModelsCall(rpc, *context, request);
 }
 
 }  // namespace keyload

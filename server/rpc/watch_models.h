@@ -7,6 +7,7 @@ namespace keyload {
 
 // The WatchModels stream: what is there, then every change, the last state of each model when the client is slow.
 grpc::ServerWriteReactor<v1::WatchModelsResponse>* StartWatchModels(const RpcContext& rpc,
+                                                                    grpc::CallbackServerContext* context,
                                                                     const v1::WatchModelsRequest& request);
 
 }  // namespace keyload

@@ -54,7 +54,7 @@ absl::StatusOr<NamedDeviceMap> DeviceMapTable::Set(NamedDeviceMap map) {
                      {{"limit_bytes", StrCat(kMostBytes)}});
   }
   bytes_ = bytes;
-  map.etag = StrCat(++changes_);
+  map.etag = StrCat(started_, "-", ++changes_);
   return maps_.insert_or_assign(map.name, map).first->second;
 }
 

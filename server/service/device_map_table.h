@@ -7,6 +7,7 @@
 #include <vector>
 
 #include "absl/status/statusor.h"
+#include "absl/time/clock.h"
 #include "server/base/mutex.h"
 #include "server/placement/placement.h"
 
@@ -24,8 +25,9 @@ struct NamedDeviceMap {
 class DeviceMapTable {
  public:
   // Keeps the map in the place of one with its name, and returns it with its new etag. With an etag, only if it is that
-  // of the kept map: DEVICE_MAP_CHANGED else. BAD_REQUEST for a name that no model could have; DEVICE_MAP_INVALID for a
-  // policy and entries; DEVICE_MAPS_FULL. Whether its devices exist is asked when it is used.
+  // of the kept map: DEVICE_MAP_CHANGED else, DEVICE_MAP_NOT_FOUND when none is kept. BAD_REQUEST for a name that no
+  // model could have; DEVICE_MAP_INVALID for a policy and entries; DEVICE_MAPS_FULL. Whether its devices exist is asked
+  // when it is used.
   absl::StatusOr<NamedDeviceMap> Set(NamedDeviceMap map);
   // DEVICE_MAP_NOT_FOUND.
   absl::StatusOr<NamedDeviceMap> Get(std::string_view name) const;
@@ -34,6 +36,7 @@ class DeviceMapTable {
   std::vector<NamedDeviceMap> List() const;  // by name
 
  private:
+  const int64_t started_ = absl::ToUnixMicros(absl::Now());  // so that no etag comes again after a restart
   mutable Mutex mutex_;
   std::map<std::string, NamedDeviceMap, std::less<>> maps_ ABSL_GUARDED_BY(mutex_);
   uint64_t bytes_ ABSL_GUARDED_BY(mutex_) = 0;

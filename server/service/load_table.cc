@@ -84,6 +84,7 @@ void LoadTable::AddEnded(const LoadReport& report) {
 void LoadTable::Keep(Entries::iterator entry) {
   const LoadStatus status = entry->second.load->status();
   entry->second.bytes = status.result->ok() ? BytesOf(**status.result) : sizeof(LoadReport);
+  for (const std::string& id : entry->second.request_ids) entry->second.bytes += 2 * (sizeof(Request) + id.size());
   entry->second.ended = true;
   ended_bytes_ += entry->second.bytes;
   ended_.push_back(entry->first);
@@ -93,6 +94,15 @@ void LoadTable::Keep(Entries::iterator entry) {
     ended_bytes_ -= oldest->second.bytes;
     Erase(oldest);
   }
+}
+
+void LoadTable::Forget(const SharedLoad& load) {
+  MutexLock lock(mutex_);
+  const auto it = entries_.find(NumberOf(load.identity().load));
+  if (it == entries_.end()) return;
+  std::erase(ended_, it->first);
+  ended_bytes_ -= it->second.bytes;
+  Erase(it);
 }
 
 void LoadTable::Erase(Entries::iterator entry) {

@@ -33,6 +33,8 @@ class LoadTable {
   std::string NextName();
   // `load` has ended, or ends before anybody else can ask. Drops the oldest of those that ended until the bounds hold.
   void Ended(const std::shared_ptr<SharedLoad>& load);
+  // A load that ended because it was not even queued: it takes no room of those that ran.
+  void Forget(const SharedLoad& load);
   // Keeps the report of what was never in the table while it ran.
   void AddEnded(const LoadReport& report);
   // The load with this request id that runs, or that ended with a report of COMPLETE, INCOMPLETE or REJECTED: an id

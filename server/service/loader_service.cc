@@ -41,12 +41,6 @@ absl::Status CheckPageCache(const LoadSpec& spec) {
   return absl::OkStatus();
 }
 
-// Only a policy can place otherwise when memory is short; a device or a map is what the caller wants.
-bool HasPolicy(const DeviceMapSpec& spec) {
-  constexpr std::string_view kPolicies[] = {"auto", "balanced", "balanced_low_0", "sequential"};
-  return std::find(std::begin(kPolicies), std::end(kPolicies), spec.policy) != std::end(kPolicies);
-}
-
 }  // namespace
 
 absl::Status LoaderService::Validate(const LoadSpec& spec, bool plan_only) const {
@@ -119,9 +113,10 @@ absl::Status LoaderService::Unload(std::string_view model, ModelRegistry::OnUnlo
 }
 
 std::vector<std::string> LoaderService::Capabilities() const {
-  std::vector<std::string> capabilities = {"load", "plan",        "read_tensors", "upload_document", "host_copies",
-                                           "lazy", "materialize", "evict",        "extend",          "warm",
-                                           "hold", "request_id",  "detach",       "watch_load",      "replace"};
+  std::vector<std::string> capabilities = {
+      "load",   "plan", "read_tensors", "upload_document", "host_copies", "lazy",       "materialize",  "evict",
+      "extend", "warm", "hold",         "request_id",      "detach",      "watch_load", "watch_models", "device_maps",
+      "replace"};
   if (DTypeConversionAvailable()) capabilities.emplace_back("dtype_conversion");
   const auto& devices = deps_.transfer.devices->devices();
   if (std::any_of(devices.begin(), devices.end(), [](const auto& device) { return device->info().simulated; })) {
@@ -196,7 +191,7 @@ absl::Status LoaderService::PlanAndReserve(Job& job, const PreparedKeys& keys, P
       job.load->Planned(planned);
       return absl::OkStatus();
     }
-    if (attempt == kPlanAttempts || !HasPolicy(job.spec.device_map)) return reserved.status();
+    if (attempt == kPlanAttempts || !IsPolicy(job.spec.device_map.policy)) return reserved.status();
     // The memory moved since the snapshot, or padding did not fit: place again, with less than now by what the plan was
     // over.
     std::vector<PlacementDevice> now = SnapshotDevices(*deps_.transfer.devices);

@@ -13,6 +13,15 @@ bool IsAnswer(const absl::StatusOr<LoadReport>& result) {
                          result->outcome == Outcome::kRejected);
 }
 
+namespace {
+
+bool IsCancelled(const absl::StatusOr<LoadReport>& result) {
+  const Reason reason = ErrorReason(result.ok() ? result->error : result.status());
+  return reason == Reason::kLoadCancelled || reason == Reason::kDeadlineExceeded;
+}
+
+}  // namespace
+
 SharedLoad::SharedLoad(LoadIdentity identity)
     : identity_(std::move(identity)),
       deadline_(std::make_shared<SharedDeadline>(absl::InfinitePast())),
@@ -35,7 +44,7 @@ std::optional<SharedLoad::WaiterId> SharedLoad::Join(Waiter waiter) {
   {
     MutexLock lock(mutex_);
     result = status_.result;
-    if (result == nullptr ? !context_.Check().ok() : stop_.stop_requested() && !IsAnswer(*result)) return std::nullopt;
+    if (result == nullptr ? !context_.Check().ok() : IsCancelled(*result)) return std::nullopt;
     waiter.observer->OnAccepted(identity_.load, /*joined=*/true);
     if (result == nullptr) return Add({.waiter = std::move(waiter)});
   }

@@ -40,9 +40,10 @@ void LoaderService::StartValid(Request request) {
   if (start->joins == nullptr) return AnswerWithModel(std::move(request));
   const std::optional<SharedLoad::WaiterId> waiter = start->joins->Join(caller);
   if (!waiter) {
-    return request.observer->OnEnd(MakeError(
-        Reason::kModelBusy, StrCat("model ", spec.model, ": ", start->joins->identity().load, " is being cancelled"),
-        {{"model", spec.model}, {"load", start->joins->identity().load}}));
+    return request.observer->OnEnd(
+        MakeError(Reason::kModelBusy,
+                  StrCat("model ", spec.model, ": ", start->joins->identity().load, " was cancelled or is too late"),
+                  {{"model", spec.model}, {"load", start->joins->identity().load}}));
   }
   if (request.ticket != nullptr) request.ticket->Bind(start->joins, *waiter);
 }
@@ -52,6 +53,7 @@ absl::StatusOr<LoaderService::Start> LoaderService::BeginLoad(const LoadSpec& sp
   ModelHandle extends;  // goes after the lock: this may be its last use
   Start start;
   MutexLock lock(start_mutex_);
+  if (draining_) return MakeError(Reason::kDraining, "the server is shutting down");
   KEYLOAD_ASSIGN_OR_RETURN(start.joins, table_.FindRequest(identity));
   if (start.joins != nullptr) return start;
   // Who wants the name to be free wants no load of somebody else either.
@@ -95,7 +97,9 @@ void LoaderService::AnswerWithModel(Request request) {
   const std::shared_ptr<LoadObserver> observer = request.observer;
   const bool queued = deps_.queries->TrySubmit([this, request = std::move(request)]() mutable {
     absl::StatusOr<LoadReport> report = Reuse(request.spec);
-    if (ErrorReason(report.status()) == Reason::kModelNotFound) return StartValid(std::move(request));  // it went
+    const Reason reason = ErrorReason(report.status());
+    // It went meanwhile, or is being loaded again.
+    if (reason == Reason::kModelNotFound || reason == Reason::kModelBusy) return StartValid(std::move(request));
     if (report.ok()) request.observer->OnAccepted(report->load, /*joined=*/true);
     request.observer->OnEnd(std::move(report));
   });
@@ -108,7 +112,9 @@ void LoaderService::Queue(const std::shared_ptr<Job>& job) {
     job->load->Progress({.phase = "queue", .queue_position = static_cast<uint32_t>(ahead)});
   }
   if (deps_.loads->TrySubmit([this, job] { RunJob(*job); })) return;
+  const std::shared_ptr<SharedLoad> load = job->load;
   EndJob(*job, MakeError(Reason::kLoadQueueFull, "the load queue is full; try again later"));
+  table_.Forget(*load);
 }
 
 void LoaderService::RunJob(Job& job) {

@@ -107,6 +107,20 @@ TEST_F(DeviceMapCalls, ARequestUsesAMapByName) {
   EXPECT_EQ(InfoOf(Plan(spec, report)).reason(), "DEVICE_MAP_NOT_FOUND");
 }
 
+TEST_F(DeviceMapCalls, OneDeviceDropsTheLimitsOfAKeptPolicy) {
+  v1::NamedDeviceMap map = Map("limited", "auto");
+  (*map.mutable_spec()->mutable_max_memory())["cuda:0"] = 1 << 20;
+  ASSERT_TRUE(Set(map).ok());
+  v1::LoadSpec spec = server_.Spec();
+  spec.clear_device_map();
+  spec.mutable_device_map()->set_name("limited");
+  spec.mutable_device_map()->set_policy("cpu");
+  v1::LoadReport report;
+  const grpc::Status status = Plan(spec, report);
+  ASSERT_TRUE(status.ok()) << status.error_message();
+  EXPECT_EQ(report.device_map(0).device(), "cpu");
+}
+
 TEST_F(DeviceMapCalls, ItIsTheSameAsWrittenOut) {
   ASSERT_TRUE(Set(Map("gpu", "cuda:0")).ok());
   const v1::LoadReport written = server_.Load(server_.Spec());

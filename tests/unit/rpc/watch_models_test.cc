@@ -152,6 +152,13 @@ TEST_F(WatchModels, ADrainEndsTheStreamAtOnce) {
   EXPECT_EQ(InfoOf(status).reason(), "DRAINING");
 }
 
+TEST_F(WatchModels, OneThatIsOpenedWhileTheServerDrainsEndsAtOnce) {
+  server_.server().BeginDrain();
+  Watch watch(server_, {});
+  EXPECT_EQ(watch.Next(), "");
+  EXPECT_EQ(InfoOf(watch.Finish()).reason(), "DRAINING");
+}
+
 TEST_F(WatchModels, AClientThatGoesAwayLeavesNothingBehind) {
   {
     Watch watch(server_, {});

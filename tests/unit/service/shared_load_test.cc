@@ -40,7 +40,11 @@ class SharedLoadTest : public testing::Test {
   SharedLoad load_{{.load = "load-000001", .model = "m", .request_id = "", .digest = "d"}};
 };
 
-LoadReport Ended(Outcome outcome) { return {.load = "load-000001", .outcome = outcome}; }
+LoadReport Ended(Outcome outcome) {
+  LoadReport report = {.load = "load-000001", .outcome = outcome};
+  if (outcome == Outcome::kCancelled) report.error = MakeError(Reason::kLoadCancelled, "cancelled");
+  return report;
+}
 
 TEST_F(SharedLoadTest, WhoeverJoinsHearsWhatWasToldBefore) {
   const Waiting first = Begin();
