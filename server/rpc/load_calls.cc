@@ -1,4 +1,3 @@
-#include <algorithm>
 #include <memory>
 #include <optional>
 #include <string>
@@ -27,7 +26,7 @@ class WatchLoadCall : public grpc::ServerWriteReactor<v1::WatchLoadResponse>, pu
   void Start(const RpcContext& rpc, const std::string& load) {
     absl::StatusOr<std::shared_ptr<SharedLoad>> found = rpc.service->FindLoad(load);
     if (!found.ok()) return Finish(ToGrpcStatus(found.status()));
-    // The load's end may be told, and this call be gone, before Add returns.
+    // The load's end may be told, and this call be gone, before Watch returns.
     const std::shared_ptr<LoadTicket> ticket = ticket_;
     ticket->Bind(*found, (*found)->Watch(std::make_shared<Observer>(*this, (*found)->identity())));
   }
@@ -36,9 +35,8 @@ class WatchLoadCall : public grpc::ServerWriteReactor<v1::WatchLoadResponse>, pu
     {
       MutexLock lock(mutex_);
       writing_ = false;
-      broken_ |= !ok;
     }
-    if (!ok) ticket_->Leave();
+    if (!ok) Cancel();
     Advance();
   }
   void OnCancel() override { Cancel(); }

@@ -33,12 +33,15 @@ class LoadCalls : public testing::Test {
     request.set_load(load);
     return Get(request).status();
   }
+  std::unique_ptr<grpc::ClientReader<v1::WatchLoadResponse>> OpenWatch(TestContext& context, const std::string& load) {
+    v1::WatchLoadRequest request;
+    request.set_load(load);
+    return server_.stub().WatchLoad(&context, request);
+  }
   // Every status of the load up to its end.
   std::vector<v1::LoadStatus> Watch(const std::string& load, grpc::Status& status) {
     TestContext context;
-    v1::WatchLoadRequest request;
-    request.set_load(load);
-    const auto reader = server_.stub().WatchLoad(&context, request);
+    const auto reader = OpenWatch(context, load);
     std::vector<v1::LoadStatus> statuses;
     v1::WatchLoadResponse response;
     while (reader->Read(&response)) statuses.push_back(response.status());
@@ -93,9 +96,7 @@ TEST_F(LoadCalls, AWatcherSeesTheStateAtOnceAndTheEnd) {
   std::unique_ptr<ClientStream> stream;
   const std::string name = StartHeld(load_context, stream, server_.Spec());
   TestContext context;
-  v1::WatchLoadRequest request;
-  request.set_load(name);
-  const auto reader = server_.stub().WatchLoad(&context, request);
+  const auto reader = OpenWatch(context, name);
   v1::WatchLoadResponse response;
   ASSERT_TRUE(reader->Read(&response));
   EXPECT_EQ(response.status().load(), name);
@@ -122,9 +123,7 @@ TEST_F(LoadCalls, AWatcherThatGoesAwayStopsNothing) {
   const std::string name = StartHeld(load_context, stream, server_.Spec());
   {
     TestContext context;
-    v1::WatchLoadRequest request;
-    request.set_load(name);
-    const auto reader = server_.stub().WatchLoad(&context, request);
+    const auto reader = OpenWatch(context, name);
     v1::WatchLoadResponse response;
     ASSERT_TRUE(reader->Read(&response));
     context.TryCancel();

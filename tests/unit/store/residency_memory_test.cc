@@ -132,14 +132,19 @@ TEST_F(ResidencyMemory, AWiderModelKeepsWhatWasReservedForItsPart) {
   EXPECT_EQ(residency.totals().devices[0].memory_bytes, kTensorBytes);
 }
 
-TEST(ResidencyDevice, ARefusalGivesTheReservationBack) {
-  FakeDevice gpu({.capacity_bytes = 4 * kTensorBytes, .fail_allocation = 2});
+// A lazy model whose two memory segments are reserved on `gpu`.
+Residency::Content LazyWithReservations(FakeDevice& gpu) {
   std::vector<MemoryReservation> kept(2);
   kept[0] = *gpu.account().Reserve(3 * kTensorBytes);
-  Residency residency({.plan = MakePlan(),
-                       .segments = {{.device = &gpu}, {.device = &gpu}, {.kind = SegmentKind::kFile}},
-                       .state = State::kLazy,
-                       .reserved = std::move(kept)});
+  return {.plan = MakePlan(),
+          .segments = {{.device = &gpu}, {.device = &gpu}, {.kind = SegmentKind::kFile}},
+          .state = State::kLazy,
+          .reserved = std::move(kept)};
+}
+
+TEST(ResidencyDevice, ARefusalGivesTheReservationBack) {
+  FakeDevice gpu({.capacity_bytes = 4 * kTensorBytes, .fail_allocation = 2});
+  Residency residency(LazyWithReservations(gpu));
   {
     Residency::Claim claim = residency.Begin(Tensors{0, 2});
     EXPECT_EQ(ErrorReason(Allocate(residency, claim).status()), Reason::kDeviceOutOfMemory);
@@ -163,12 +168,7 @@ class CancellingDevice : public FakeDevice {
 
 TEST(ResidencyDevice, ACancelledOneStopsBeforeTheNextSegment) {
   CancellingDevice gpu({.capacity_bytes = 4 * kTensorBytes});
-  std::vector<MemoryReservation> kept(2);
-  kept[0] = *gpu.account().Reserve(3 * kTensorBytes);
-  Residency residency({.plan = MakePlan(),
-                       .segments = {{.device = &gpu}, {.device = &gpu}, {.kind = SegmentKind::kFile}},
-                       .state = State::kLazy,
-                       .reserved = std::move(kept)});
+  Residency residency(LazyWithReservations(gpu));
   {
     Residency::Claim claim = residency.Begin(Tensors{0, 2});
     EXPECT_EQ(ErrorReason(Allocate(residency, claim, {.stop = gpu.stop.get_token()}).status()), Reason::kLoadCancelled);
