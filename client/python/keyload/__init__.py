@@ -1,0 +1,1 @@
+"""The Python side of keyload. `keyload.manifest` makes manifests of transformers models."""

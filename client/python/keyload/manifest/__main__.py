@@ -1,0 +1,5 @@
+import sys
+
+from keyload.manifest.cli import main
+
+sys.exit(main())

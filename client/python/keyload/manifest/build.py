@@ -1,0 +1,33 @@
+"""A model on the meta device, as `from_pretrained` has it before it reads a weight."""
+
+from contextlib import ExitStack
+
+import torch
+
+from keyload.manifest.errors import ManifestError
+
+
+def _own_implementations(config):
+    # A name of a kernel repository in the configuration would be fetched and run.
+    for part in [config, *(getattr(config, name) for name in config.sub_configs)]:
+        if part is not None:
+            part._attn_implementation = "eager"
+            part._experts_implementation = "eager"
+
+
+def build(config, model_class, dtype, quantizer=None):
+    """The model, with meta tensors of `dtype`; with `quantizer` its modules are those of the quantised model."""
+    _own_implementations(config)
+    try:
+        with ExitStack() as contexts:
+            for context in model_class.get_init_context(dtype, quantizer is not None, False, False):
+                contexts.enter_context(context)
+            model = model_class(config)
+            if quantizer is not None:
+                quantizer.preprocess_model(model=model, dtype=dtype, device_map={"": "cpu"}, checkpoint_files=None)
+    except Exception as error:  # a configuration may be wrong in any way
+        raise ManifestError(f"{model_class.__name__} cannot be built: {type(error).__name__}: {error}") from error
+    held = [name for name, tensor in model.named_parameters() if tensor.device.type != torch.device("meta").type]
+    if held:
+        raise ManifestError(f"{model_class.__name__} makes {held[0]} with memory: not a model for the meta device")
+    return model
