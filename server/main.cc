@@ -7,6 +7,7 @@
 #include <algorithm>
 #include <cstdio>
 #include <cstdlib>
+#include <limits>
 #include <map>
 #include <memory>
 #include <string>
@@ -23,6 +24,7 @@
 #include "server/device/device.h"
 #include "server/device/host_memory_limit.h"
 #include "server/io/page_cache_hold.h"
+#include "server/reload.h"
 #include "server/rpc/convert_manifest.h"
 #include "server/rpc/rpc_server.h"
 #include "server/service/loader_service.h"
@@ -66,14 +68,32 @@ size_t RaiseDescriptorLimit() {
   return setrlimit(RLIMIT_NOFILE, &limit) == 0 ? limit.rlim_max : before;
 }
 
-// Signals arrive by sigtimedwait on the main thread only: every other thread inherits the mask.
-sigset_t BlockSignals() {
-  sigset_t signals;
-  sigemptyset(&signals);
-  for (const int signal_number : {SIGTERM, SIGINT}) sigaddset(&signals, signal_number);
-  pthread_sigmask(SIG_BLOCK, &signals, nullptr);
+// Signals arrive by sigwait and sigtimedwait on the main thread only: every other thread inherits the mask.
+struct Signals {
+  sigset_t all;
+  sigset_t ending;  // those that end the daemon
+};
+
+Signals BlockSignals() {
+  Signals signals;
+  sigemptyset(&signals.ending);
+  for (const int signal_number : {SIGTERM, SIGINT}) sigaddset(&signals.ending, signal_number);
+  signals.all = signals.ending;
+  sigaddset(&signals.all, SIGHUP);
+  pthread_sigmask(SIG_BLOCK, &signals.all, nullptr);
   signal(SIGPIPE, SIG_IGN);
   return signals;
+}
+
+// Ends the process `limit` from now, whatever hangs then (a dead network file system). Set again, it counts anew.
+void ArmWatchdog(absl::Duration limit) {
+  signal(SIGALRM, [](int) {
+    constexpr std::string_view kMessage = "keyloadd: the shutdown hangs and is ended here\n";
+    [[maybe_unused]] const ssize_t written = write(STDERR_FILENO, kMessage.data(), kMessage.size());
+    _exit(kExitFailed);
+  });
+  alarm(static_cast<unsigned>(std::clamp<int64_t>(absl::ToInt64Seconds(absl::Ceil(limit, absl::Seconds(1))), 1,
+                                                  std::numeric_limits<int>::max())));
 }
 
 std::vector<std::unique_ptr<Device>> MakeDevices(const Config& config, size_t descriptors) {
@@ -114,10 +134,10 @@ void WaitForCalls(const RpcServer& server, const LoaderService& service, const s
 }
 
 void TakeDown(RpcServer& server, LoaderService& service, const sigset_t& signals, absl::Duration grace) {
-  // What hangs beyond every grace (a dead network file system) must not keep the process.
-  alarm(static_cast<unsigned>(absl::ToInt64Seconds(grace + 2 * kCancelGrace)));
+  ArmWatchdog(grace + 2 * kCancelGrace);
   server.BeginDrain();
   WaitForCalls(server, service, signals, grace);
+  ArmWatchdog(2 * kCancelGrace);  // a second signal may have ended the grace early
   service.StopLoads();
   server.CancelCalls();
   WaitForCalls(server, service, signals, kCancelGrace);
@@ -130,8 +150,9 @@ void TakeDown(RpcServer& server, LoaderService& service, const sigset_t& signals
   server.Shutdown(absl::Now() + absl::Seconds(1));
 }
 
-int Run(const Config& config) {
-  const sigset_t signals = BlockSignals();
+// `read_config` gives the configuration as it is now.
+int Run(const Config& config, Reload::Read read_config) {
+  const Signals signals = BlockSignals();
   const size_t descriptors = RaiseDescriptorLimit();
   ConfigureLog(config.log_format, config.log_level);
   // Large tables come and go with every plan. With one arena the next plan finds the memory of the last one, pages and
@@ -140,9 +161,9 @@ int Run(const Config& config) {
   mallopt(M_MMAP_THRESHOLD, kMappedAllocationBytes);
   mallopt(M_TRIM_THRESHOLD, kKeptFreeBytes);
 
-  const absl::StatusOr<ModelRoots> roots = ModelRoots::Create(config.model_roots);
-  if (!roots.ok()) {
-    std::fprintf(stderr, "keyloadd: %s\n", std::string(roots.status().message()).c_str());
+  const absl::StatusOr<ModelRoots> resolved = ModelRoots::Create(config.model_roots);
+  if (!resolved.ok()) {
+    std::fprintf(stderr, "keyloadd: %s\n", std::string(resolved.status().message()).c_str());
     return kExitBadConfig;
   }
   const size_t cores = std::max(std::thread::hardware_concurrency(), 1u);
@@ -150,8 +171,9 @@ int Run(const Config& config) {
 
   // Taken down in reverse: the server, what runs, the service, the models, the devices last.
   DeviceSet devices(MakeDevices(config, descriptors), DeviceNotes(config));
+  CurrentRoots roots(*resolved);
   ByteBudget scratch(config.scratch_bytes);
-  HoldBudget held(config.hold_memory_bytes.value_or(HostMemoryLimit("") / 2), [] { return HostMemoryHeadroom(""); });
+  HoldBudget held(HoldMemoryBytes(config), [] { return HostMemoryHeadroom(""); });
   ModelRegistry registry;
   DocumentStore documents(DocumentStore::Options(), ParseManifest);
   // Every running load has its own share of the threads: one that waits for a slow device or file holds up no other.
@@ -174,7 +196,7 @@ int Run(const Config& config) {
   auto header_readers = std::make_unique<Executor>(
       Executor::Options{.name = "header", .threads = io_threads, .queue_limit = 4 * io_threads});
   LoaderService service(
-      {.roots = &*roots,
+      {.roots = &roots,
        .documents = &documents,
        .registry = &registry,
        .held = &held,
@@ -197,15 +219,22 @@ int Run(const Config& config) {
   Log(LogLevel::kInfo, "start",
       {{"version", std::string(KEYLOAD_VERSION)},
        {"listen", absl::StrJoin((*server)->addresses(), ",")},
-       {"model_roots", absl::StrJoin(roots->roots(), ":")},
+       {"model_roots", absl::StrJoin(resolved->roots(), ":")},
        {"devices", uint64_t{devices.devices().size()}}});
 
+  Reload reload(config, std::move(read_config), {.roots = &roots, .held = &held, .loads = loads.get()});
+  // Its own thread: a configuration file that cannot be read now must not keep SIGTERM waiting.
+  auto reloads = std::make_unique<Executor>(Executor::Options{.name = "reload", .threads = 1, .queue_limit = 1});
   int signal_number = 0;
-  sigwait(&signals, &signal_number);
+  while (sigwait(&signals.all, &signal_number) == 0 && signal_number == SIGHUP) {
+    // Refused only when one waits that has not read yet.
+    [[maybe_unused]] const bool queued = reloads->TrySubmit([&reload] { reload.Run(); });
+  }
   Log(LogLevel::kInfo, "drain",
       {{"signal", std::string(strsignal(signal_number))}, {"active_loads", uint64_t{service.active_loads()}}});
-  TakeDown(**server, service, signals, config.grace);
+  TakeDown(**server, service, signals.ending, reload.config().grace);
   server->reset();
+  reloads.reset();
   queries.reset();
   reads.reset();
   unloads.reset();
@@ -220,8 +249,10 @@ int Run(const Config& config) {
 }  // namespace keyload
 
 int main(int argc, char** argv) {
-  const absl::StatusOr<keyload::Config> config =
-      keyload::ParseConfig({argv + 1, argv + argc}, keyload::Environment(), keyload::ReadConfigFile);
+  const auto read_config = [args = std::vector<std::string>(argv + 1, argv + argc)] {
+    return keyload::ParseConfig(args, keyload::Environment(), keyload::ReadConfigFile);
+  };
+  const absl::StatusOr<keyload::Config> config = read_config();
   if (!config.ok()) {
     std::fprintf(stderr, "keyloadd: %s\n", std::string(config.status().message()).c_str());
     return keyload::kExitBadConfig;
@@ -234,5 +265,5 @@ int main(int argc, char** argv) {
     std::puts("configuration is valid");
     return 0;
   }
-  return keyload::Run(*config);
+  return keyload::Run(*config, read_config);
 }

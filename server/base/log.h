@@ -12,7 +12,7 @@ namespace keyload {
 
 // Log lines on standard error through spdlog. A line is an event name and named fields, written either as
 // `2026-01-02T03:04:05.678Z info load outcome=COMPLETE bytes=12` or as one JSON object per line with the same names.
-// Thread-safe after ConfigureLog.
+// Thread-safe; so is ConfigureLog, which may be called again.
 
 using LogValue = std::variant<std::string, uint64_t, int64_t, double, bool>;
 struct LogField {

@@ -101,7 +101,7 @@ absl::StatusOr<OpenedPath> ModelRoots::Open(std::string_view path) const {
 }
 
 absl::Status ModelRoots::NotAllowed(const std::string& path) const {
-  const char* why = roots_.empty() ? "no path is allowed: the server was started without --model-root"
+  const char* why = roots_.empty() ? "no path is allowed: the server has no --model-root"
                                    : "the path leads outside the directories given by --model-root";
   return MakeError(Reason::kPathNotAllowed, absl::StrFormat("%s: %s", path, why), {{"path", path}});
 }

@@ -31,11 +31,21 @@ absl::Status Bad(std::string_view subject, std::string_view why) {
   return MakeError(Reason::kBadRequest, absl::StrFormat("%s: %s", subject, why), {{"setting", std::string(subject)}});
 }
 
+std::string ReloadedFlags() {
+  std::string flags;
+  for (const Setting& setting : AllSettings()) {
+    if (setting.adopt != nullptr) absl::StrAppendFormat(&flags, "%s%s", flags.empty() ? "" : ", ", setting.flag);
+  }
+  return flags;
+}
+
 std::string HelpText(const CLI::App& app) {
   return absl::StrCat(
       app.help(),
       "\nEvery setting can also come from the environment (--listen: KEYLOADD_LISTEN) or from the file that "
-      "--config or\nKEYLOADD_CONFIG names; a flag wins over the environment, the environment over the file.\n");
+      "--config or\nKEYLOADD_CONFIG names; a flag wins over the environment, the environment over the file.\n"
+      "On SIGHUP they are read again; these change at once, the others at the next start:\n",
+      ReloadedFlags(), "\n");
 }
 
 // CLI11 reports by exceptions; none leaves this function.
@@ -134,6 +144,20 @@ absl::StatusOr<Config> ParseConfig(const std::vector<std::string>& args,
     }
   }
   return config;
+}
+
+ConfigChange ChangeConfig(const Config& running, const Config& wanted) {
+  ConfigChange change{.config = running, .changed = {}, .needs_start = {}};
+  for (const Setting& setting : AllSettings()) {
+    if (setting.same(running, wanted)) continue;
+    if (setting.adopt == nullptr) {
+      change.needs_start.emplace_back(setting.flag);
+    } else {
+      setting.adopt(wanted, change.config);
+      change.changed.emplace_back(setting.flag);
+    }
+  }
+  return change;
 }
 
 absl::StatusOr<std::string> ReadConfigFile(const std::string& path) {

@@ -18,6 +18,8 @@ struct SimulatedGpus {
   uint32_t count = 0;
   uint64_t capacity_bytes = 0;
   uint64_t copy_bytes_per_second = 0;  // 0: as fast as memory copies
+
+  bool operator==(const SimulatedGpus&) const = default;
 };
 
 // How one daemon is set up. A plain value; sizes in bytes.
@@ -51,6 +53,14 @@ using ConfigFileReader = absl::FunctionRef<absl::StatusOr<std::string>(const std
 // flag, the variable, or file, line and key.
 absl::StatusOr<Config> ParseConfig(const std::vector<std::string>& args,
                                    const std::map<std::string, std::string>& environment, ConfigFileReader read_file);
+
+// What a configuration that was read again changes in a daemon that runs.
+struct ConfigChange {
+  Config config;                         // as it runs from now on
+  std::vector<std::string> changed;      // flags of the settings that `config` has from `wanted`
+  std::vector<std::string> needs_start;  // flags of those that differ and are read at the start only
+};
+ConfigChange ChangeConfig(const Config& running, const Config& wanted);
 
 // The reader that the daemon uses. Blocks on the file. A file over 1 MiB is BAD_REQUEST.
 absl::StatusOr<std::string> ReadConfigFile(const std::string& path);

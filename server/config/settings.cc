@@ -155,35 +155,51 @@ absl::Status ApplyLogLevel(Values values, Config& config) {
                                config.log_level);
 }
 
+template <auto kField>
+bool Same(const Config& first, const Config& second) {
+  return first.*kField == second.*kField;
+}
+
+template <auto kField>
+void Adopt(const Config& from, Config& to) {
+  to.*kField = from.*kField;
+}
+
 constexpr Setting kSettings[] = {
     {"--listen", "KEYLOADD_LISTEN", "listen", SettingKind::kList, ',', "ADDRESS",
-     "Serve on unix:PATH or HOST:PORT (loopback); may be repeated [unix:/run/keyload/keyload.sock]", ApplyListen},
+     "Serve on unix:PATH or HOST:PORT (loopback); may be repeated [unix:/run/keyload/keyload.sock]", ApplyListen,
+     Same<&Config::listen>, nullptr},
     {"--model-root", "KEYLOADD_MODEL_ROOT", "model_roots", SettingKind::kList, ':', "DIR",
-     "Allow loading from below DIR; may be repeated; without any, no path is allowed", ApplyModelRoots},
+     "Allow loading from below DIR; may be repeated; without any, no path is allowed", ApplyModelRoots,
+     Same<&Config::model_roots>, Adopt<&Config::model_roots>},
     {"--simulate-gpus", "KEYLOADD_SIMULATE_GPUS", "simulate_gpus", SettingKind::kText, '\0', "COUNTxSIZE[@RATE]",
-     "Offer cuda:0.. in host memory, as in 2x80GiB; RATE limits the bytes copied per second", ApplySimulateGpus},
+     "Offer cuda:0.. in host memory, as in 2x80GiB; RATE limits the bytes copied per second", ApplySimulateGpus,
+     Same<&Config::simulate_gpus>, nullptr},
     {"--host-memory", "KEYLOADD_HOST_MEMORY", "host_memory", SettingKind::kSize, '\0', "SIZE",
-     "Memory for models on the device cpu [what the machine allows]", ApplyHostMemory},
+     "Memory for models on the device cpu [what the machine allows]", ApplyHostMemory, Same<&Config::host_memory_bytes>,
+     nullptr},
     {"--reuse-memory", "KEYLOADD_REUSE_MEMORY", "reuse_memory", SettingKind::kSize, '\0', "SIZE",
      "Freed memory of the device cpu to keep for the next loads; 0: none [a quarter of --host-memory]",
-     ApplyReuseMemory},
+     ApplyReuseMemory, Same<&Config::reuse_memory_bytes>, nullptr},
     {"--hold-memory", "KEYLOADD_HOLD_MEMORY", "hold_memory", SettingKind::kSize, '\0', "SIZE",
      "Page cache of files to keep in memory for those who ask for it; 0: none [half of what the machine allows]",
-     ApplyHoldMemory},
+     ApplyHoldMemory, Same<&Config::hold_memory_bytes>, Adopt<&Config::hold_memory_bytes>},
     {"--scratch-memory", "KEYLOADD_SCRATCH_MEMORY", "scratch_memory", SettingKind::kSize, '\0', "SIZE",
-     "Memory for bytes on their way from file to device, all loads together [256MiB]", ApplyScratchMemory},
+     "Memory for bytes on their way from file to device, all loads together [256MiB]", ApplyScratchMemory,
+     Same<&Config::scratch_bytes>, nullptr},
     {"--concurrent-loads", "KEYLOADD_CONCURRENT_LOADS", "concurrent_loads", SettingKind::kCount, '\0', "N",
-     "Loads that run at the same time [2]", ApplyConcurrentLoads},
+     "Loads that run at the same time [2]", ApplyConcurrentLoads, Same<&Config::concurrent_loads>, nullptr},
     {"--io-threads", "KEYLOADD_IO_THREADS", "io_threads", SettingKind::kCount, '\0', "N",
-     "Threads that read files; 0: one per core, at most 8 [0]", ApplyIoThreads},
+     "Threads that read files; 0: one per core, at most 8 [0]", ApplyIoThreads, Same<&Config::io_threads>, nullptr},
     {"--load-queue", "KEYLOADD_LOAD_QUEUE", "load_queue", SettingKind::kCount, '\0', "N",
-     "Loads that may wait; beyond that a load is refused [64]", ApplyLoadQueue},
+     "Loads that may wait; beyond that a load is refused [64]", ApplyLoadQueue, Same<&Config::load_queue>,
+     Adopt<&Config::load_queue>},
     {"--grace", "KEYLOADD_GRACE", "grace", SettingKind::kText, '\0', "DURATION",
-     "Time that running loads get after SIGTERM [30s]", ApplyGrace},
+     "Time that running loads get after SIGTERM [30s]", ApplyGrace, Same<&Config::grace>, Adopt<&Config::grace>},
     {"--log-format", "KEYLOADD_LOG_FORMAT", "log_format", SettingKind::kText, '\0', "FORMAT", "text or json [text]",
-     ApplyLogFormat},
+     ApplyLogFormat, Same<&Config::log_format>, Adopt<&Config::log_format>},
     {"--log-level", "KEYLOADD_LOG_LEVEL", "log_level", SettingKind::kText, '\0', "LEVEL",
-     "debug, info, warning or error [info]", ApplyLogLevel},
+     "debug, info, warning or error [info]", ApplyLogLevel, Same<&Config::log_level>, Adopt<&Config::log_level>},
 };
 
 }  // namespace

@@ -29,6 +29,9 @@ struct Setting {
   std::string_view help;
   // Checks `values` (exactly one unless kList) and stores them. The error does not name where they came from.
   absl::Status (*apply)(absl::Span<const std::string> values, Config& config);
+  bool (*same)(const Config& first, const Config& second);
+  // Takes the setting over from another configuration; null for what cannot change while the daemon runs.
+  void (*adopt)(const Config& from, Config& to);
 };
 
 absl::Span<const Setting> AllSettings();

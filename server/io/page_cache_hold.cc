@@ -32,7 +32,7 @@ std::string LockRefusal(int error) {
 }  // namespace
 
 HoldBudget::HoldBudget(uint64_t limit_bytes, std::function<uint64_t()> headroom)
-    : limit_(limit_bytes), headroom_(std::move(headroom)) {}
+    : headroom_(std::move(headroom)), limit_(limit_bytes) {}
 
 std::optional<std::string> HoldBudget::Take(uint64_t bytes) {
   if (const uint64_t headroom = headroom_(); bytes > headroom) {
@@ -49,6 +49,11 @@ std::optional<std::string> HoldBudget::Take(uint64_t bytes) {
 void HoldBudget::GiveBack(uint64_t bytes) {
   MutexLock lock(mutex_);
   held_ -= bytes;
+}
+
+void HoldBudget::set_limit(uint64_t limit_bytes) {
+  MutexLock lock(mutex_);
+  limit_ = limit_bytes;
 }
 
 uint64_t HoldBudget::held() const {

@@ -27,11 +27,13 @@ class HoldBudget {
   std::optional<std::string> Take(uint64_t bytes);
   void GiveBack(uint64_t bytes);
   uint64_t held() const;
+  // What is held already stays, be it more than `limit_bytes`.
+  void set_limit(uint64_t limit_bytes);
 
  private:
-  const uint64_t limit_;
   const std::function<uint64_t()> headroom_;
   mutable Mutex mutex_;
+  uint64_t limit_ ABSL_GUARDED_BY(mutex_);
   uint64_t held_ ABSL_GUARDED_BY(mutex_) = 0;
 };
 

@@ -87,6 +87,7 @@ LoadStream::LoadStream(const RpcContext& rpc, const grpc::CallbackServerContext&
     : rpc_(rpc), deadline_(DeadlineOf(context)) {
   rpc_.calls->Add(this);
   StartRead(&request_);
+  if (rpc_.service->draining()) Drain();  // those that were there have been told
 }
 
 LoadStream::~LoadStream() { rpc_.calls->Remove(this); }

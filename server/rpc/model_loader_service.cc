@@ -124,7 +124,7 @@ grpc::ServerUnaryReactor* ModelLoaderServiceImpl::GetServerInfo(grpc::CallbackSe
   response->set_version(KEYLOAD_VERSION);
   for (const std::string& capability : rpc_.service->Capabilities()) response->add_capabilities(capability);
   for (const auto& [name, value] : rpc_.service->LimitValues()) (*response->mutable_limits())[name] = value;
-  for (const std::string& root : rpc_.service->roots().roots()) response->add_roots(ToUtf8(root));
+  for (const std::string& root : rpc_.service->roots()->roots()) response->add_roots(ToUtf8(root));
   *response->mutable_start_time() = TimeUtil::NanosecondsToTimestamp(absl::ToUnixNanos(start_time_));
   response->set_draining(rpc_.service->draining());
   return FinishNow(context, absl::OkStatus());

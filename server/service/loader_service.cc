@@ -79,8 +79,9 @@ absl::StatusOr<LoadReport> LoaderService::Plan(LoadSpec spec, const RequestConte
   if (spec.warms()) spec.device_map.policy = "disk";
   PhaseClock clock;
   const absl::Time start_time = absl::Now();
+  const std::shared_ptr<const ModelRoots> roots = this->roots();
   KEYLOAD_ASSIGN_OR_RETURN(const PreparedKeys keys,
-                           PrepareKeys(spec, {*deps_.roots, *deps_.documents, deps_.headers}, context, clock));
+                           PrepareKeys(spec, {*roots, *deps_.documents, deps_.headers}, context, clock));
   const std::vector<PlacementDevice> devices =
       spec.plan_for.empty() ? SnapshotDevices(*deps_.transfer.devices) : spec.plan_for;
   KEYLOAD_ASSIGN_OR_RETURN(PreparedPlan plan, PreparePlan(spec, keys, devices, *deps_.transfer.devices, clock));
@@ -134,9 +135,10 @@ std::vector<std::pair<std::string, uint64_t>> LoaderService::LimitValues() const
 
 absl::StatusOr<LoadReport> LoaderService::RunLoad(Job& job) {
   KEYLOAD_RETURN_IF_ERROR(job.load->context().Check());
+  const std::shared_ptr<const ModelRoots> roots = this->roots();
   KEYLOAD_ASSIGN_OR_RETURN(
       const PreparedKeys keys,
-      PrepareKeys(job.spec, {*deps_.roots, *deps_.documents, deps_.headers}, job.load->context(), job.clock,
+      PrepareKeys(job.spec, {*roots, *deps_.documents, deps_.headers}, job.load->context(), job.clock,
                   job.extends == nullptr ? nullptr : job.extends->content().keys.get()));
   if (job.extends != nullptr) KEYLOAD_RETURN_IF_ERROR(CheckSameKeys(*job.extends, *keys.keys));
   PreparedPlan plan;

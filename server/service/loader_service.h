@@ -12,6 +12,7 @@
 #include "server/base/executor.h"
 #include "server/base/mutex.h"
 #include "server/base/request_context.h"
+#include "server/checkpoint/current_roots.h"
 #include "server/lifecycle/model_registry.h"
 #include "server/load/transfer.h"
 #include "server/service/device_map_table.h"
@@ -37,7 +38,7 @@ class LoaderService {
  public:
   // Everything outlives the service.
   struct Dependencies {
-    const ModelRoots* roots = nullptr;
+    const CurrentRoots* roots = nullptr;
     DocumentStore* documents = nullptr;
     ModelRegistry* registry = nullptr;
     HoldBudget* held = nullptr;   // of page cache that is kept locked
@@ -98,7 +99,7 @@ class LoaderService {
   DocumentStore& documents() { return *deps_.documents; }
   DeviceMapTable& device_maps() { return device_maps_; }
   DeviceSet& devices() { return *deps_.transfer.devices; }
-  const ModelRoots& roots() const { return *deps_.roots; }
+  std::shared_ptr<const ModelRoots> roots() const { return deps_.roots->get(); }
 
   // From now on new loads and plans get DRAINING. Loads that run go on.
   void Drain() { draining_ = true; }

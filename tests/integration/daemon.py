@@ -38,16 +38,17 @@ class Result:
 
 
 class Daemon:
-    """A running keyloadd on a Unix socket in `directory`; `directory`/models is its model root."""
+    """A running keyloadd on a Unix socket in `directory`; `directory`/models is its model root, unless `flags` say."""
 
-    def __init__(self, directory, *flags, cgroup=None):
+    def __init__(self, directory, *flags, cgroup=None, model_root=True):
         self.cgroup = cgroup  # directory of a control group that the daemon starts in
         self.directory = pathlib.Path(directory)
         self.models = self.directory / "models"
         self.models.mkdir(exist_ok=True)
         self.address = f"unix:{self.directory}/keyload.sock"
         self.log = self.directory / "keyloadd.log"
-        self.process = self.spawn("--listen", self.address, "--model-root", str(self.models), *flags)
+        roots = ("--model-root", str(self.models)) if model_root else ()
+        self.process = self.spawn("--listen", self.address, *roots, *flags)
         try:
             self._wait_until_it_answers()
         except BaseException:
@@ -113,8 +114,8 @@ class DaemonTest(unittest.TestCase):
         self.daemon = self.start(*self.flags)
         self.models = self.daemon.models
 
-    def start(self, *flags, cgroup=None):
-        daemon = Daemon(self.directory, *flags, cgroup=cgroup)
+    def start(self, *flags, **options):
+        daemon = Daemon(self.directory, *flags, **options)
         self.addCleanup(self._stop, daemon)
         return daemon
 

@@ -7,6 +7,7 @@
 #include <unistd.h>
 
 #include "server/base/error.h"
+#include "server/checkpoint/current_roots.h"
 #include "tests/support/checkpoint_builder.h"
 
 namespace keyload {
@@ -107,7 +108,7 @@ TEST_F(ModelRootsTest, AFifoIsRefusedWithoutWaitingForItsWriter) {
 TEST_F(ModelRootsTest, WithoutRootsTheErrorSaysSo) {
   const absl::Status status = ModelRoots().Open(root_ + "/in").status();
   EXPECT_EQ(ErrorReason(status), Reason::kPathNotAllowed);
-  EXPECT_THAT(std::string(status.message()), HasSubstr("without --model-root"));
+  EXPECT_THAT(std::string(status.message()), HasSubstr("has no --model-root"));
 }
 
 TEST_F(ModelRootsTest, ARootMayBeASymlink) {
@@ -125,6 +126,15 @@ TEST_F(ModelRootsTest, ARootMustBeADirectory) {
 TEST(ModelRootsSlashTest, TheRootDirectoryAllowsEverything) {
   TempDir dir;
   EXPECT_TRUE(ModelRoots::Create({"/"})->Open(dir.path()).ok());
+}
+
+TEST_F(ModelRootsTest, WhoHasTakenTheCurrentRootsKeepsThemWhenTheyChange) {
+  CurrentRoots current(roots_);
+  const std::shared_ptr<const ModelRoots> taken = current.get();
+  current.Set(ModelRoots::Create({outside_}).value());
+  EXPECT_TRUE(taken->Open(root_ + "/in").ok());
+  EXPECT_EQ(ErrorReason(current.get()->Open(root_ + "/in").status()), Reason::kPathNotAllowed);
+  EXPECT_TRUE(current.get()->Open(outside_ + "/secret").ok());
 }
 
 }  // namespace

@@ -183,6 +183,35 @@ TEST(ParseConfig, RefusesWrongSimulatedGpus) {
   }
 }
 
+TEST(ChangeConfig, TakesWhatMayChangeAndNamesWhatNeedsAStart) {
+  const Config running = *Parse({"--listen", "unix:/a", "--model-root", "/m"});
+  const Config wanted = *Parse(
+      {"--listen",           "unix:/b", "--model-root",   "/m",   "--model-root",  "/n",   "--simulate-gpus",  "2x1GiB",
+       "--host-memory",      "1GiB",    "--reuse-memory", "1MiB", "--hold-memory", "2GiB", "--scratch-memory", "1GiB",
+       "--concurrent-loads", "4",       "--io-threads",   "3",    "--load-queue",  "5",    "--grace",          "1s",
+       "--log-format",       "json",    "--log-level",    "debug"});
+  const ConfigChange change = ChangeConfig(running, wanted);
+  EXPECT_THAT(change.changed,
+              ElementsAre("--model-root", "--hold-memory", "--load-queue", "--grace", "--log-format", "--log-level"));
+  EXPECT_THAT(change.needs_start, ElementsAre("--listen", "--simulate-gpus", "--host-memory", "--reuse-memory",
+                                              "--scratch-memory", "--concurrent-loads", "--io-threads"));
+  EXPECT_THAT(change.config.model_roots, ElementsAre("/m", "/n"));
+  EXPECT_EQ(change.config.hold_memory_bytes, 2 * kGiB);
+  EXPECT_EQ(change.config.load_queue, 5u);
+  EXPECT_EQ(change.config.grace, absl::Seconds(1));
+  EXPECT_EQ(change.config.log_format, LogFormat::kJson);
+  EXPECT_EQ(change.config.log_level, LogLevel::kDebug);
+  EXPECT_THAT(change.config.listen, ElementsAre("unix:/a"));
+  EXPECT_EQ(change.config.scratch_bytes, running.scratch_bytes);
+}
+
+TEST(ChangeConfig, NothingChangesBetweenEqualConfigurations) {
+  const Config config = *Parse({"--simulate-gpus", "2x1GiB", "--model-root", "/m"});
+  const ConfigChange change = ChangeConfig(config, config);
+  EXPECT_THAT(change.changed, IsEmpty());
+  EXPECT_THAT(change.needs_start, IsEmpty());
+}
+
 TEST(ParseConfig, HelpNamesEveryFlagAndReadsNoFile) {
   const absl::StatusOr<Config> config =
       ParseConfig({"--config", "f", "--help"}, {}, [](const std::string&) -> absl::StatusOr<std::string> {

@@ -164,6 +164,16 @@ class LockLimit {
   rlimit limit_before_ = {};
 };
 
+TEST(HoldBudgetTest, AChangedLimitIsForWhatComes) {
+  HoldBudget budget(2 * kPage, NoShortage);
+  EXPECT_EQ(budget.Take(2 * kPage), std::nullopt);
+  budget.set_limit(kPage);
+  EXPECT_EQ(budget.held(), 2 * kPage);
+  EXPECT_NE(budget.Take(1), std::nullopt);
+  budget.set_limit(3 * kPage);
+  EXPECT_EQ(budget.Take(kPage), std::nullopt);
+}
+
 TEST(HoldInPageCacheTest, TheLimitOfLockedMemoryRefusesAndIsNamed) {
   const DiskFile file(kMiB);
   HoldBudget budget(kMiB, NoShortage);

@@ -66,6 +66,17 @@ TEST(RpcServer, DrainingEndsAnIdleStream) {
   EXPECT_EQ(InfoOf(status).reason(), "DRAINING");
 }
 
+TEST(RpcServer, AStreamThatIsOpenedWhileTheServerDrainsEndsAtOnce) {
+  LoaderServer server;
+  server.server().BeginDrain();
+  TestContext context;
+  const auto stream = server.stub().Load(&context);
+  EXPECT_TRUE(ReadAll(*stream).empty());
+  const grpc::Status status = stream->Finish();
+  EXPECT_EQ(status.error_code(), grpc::StatusCode::UNAVAILABLE);
+  EXPECT_EQ(InfoOf(status).reason(), "DRAINING");
+}
+
 TEST(RpcServer, DrainingLetsARunningLoadFinish) {
   LoaderServer server;
   server.WriteSmall();

@@ -107,7 +107,7 @@ class LoaderNode {
   HoldBudget held_;
   ModelRegistry registry_;
   DocumentStore documents_;
-  ModelRoots roots_;
+  CurrentRoots roots_;
   std::atomic<int> readers_made_ = 0;
   ReadGate reads_;
   Mutex mutex_;
