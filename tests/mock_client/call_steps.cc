@@ -5,48 +5,26 @@
 
 #include "absl/strings/escaping.h"
 #include "absl/strings/str_cat.h"
-#include "google/protobuf/descriptor.h"
-#include "google/protobuf/message.h"
 #include "keyload/v1/model_loader.pb.h"
 #include "tests/mock_client/call_error.h"
 #include "tests/mock_client/connection.h"
 #include "tests/mock_client/expectation.h"
 #include "tests/mock_client/json_fields.h"
+#include "tests/mock_client/method.h"
 #include "tests/mock_client/rpc_caller.h"
 #include "tests/mock_client/steps.h"
 
 namespace keyload::mock {
 namespace {
 
-using google::protobuf::Descriptor;
 using google::protobuf::Message;
-using google::protobuf::MessageFactory;
 using google::protobuf::MethodDescriptor;
-
-std::unique_ptr<Message> NewMessage(const Descriptor* type) {
-  return std::unique_ptr<Message>(MessageFactory::generated_factory()->GetPrototype(type)->New());
-}
-
-const MethodDescriptor* FindMethod(const std::string& name) {
-  return v1::LoadSpec::descriptor()->file()->service(0)->FindMethodByName(name);
-}
-
-// {"error": {...}} or {"response": {...}}; the messages of a response stream count as one, merged.
-absl::StatusOr<nlohmann::json> ResultJson(const RpcResult& result, const Descriptor* type) {
-  if (!result.status.ok()) return nlohmann::json{{"error", ErrorJson(result.status)}};
-  const std::unique_ptr<Message> merged = NewMessage(type);
-  for (const std::string& bytes : result.messages) {
-    const std::unique_ptr<Message> one = NewMessage(type);
-    if (!one->ParseFromString(bytes)) return absl::InternalError("a response that does not parse");
-    merged->MergeFrom(*one);
-  }
-  return nlohmann::json{{"response", ToJson(*merged)}};
-}
 
 struct CallOptions {
   const MethodDescriptor* method = nullptr;
   nlohmann::json request;
   nlohmann::json expect;
+  uint64_t times = 1;
   absl::Duration timeout;
   absl::Duration within;                                                    // repeat until the answer is as expected
   std::vector<std::pair<std::string, nlohmann::json::json_pointer>> saves;  // variable, where in the response
@@ -57,6 +35,17 @@ class Call final : public Step {
   explicit Call(CallOptions options) : options_(std::move(options)) {}
 
   absl::Status Run(Session& session) override {
+    absl::Status status;
+    for (uint64_t n = 0; status.ok() && n < options_.times; ++n) {
+      session.variables["n"] = absl::StrCat(n);
+      status = RunOnce(session);
+    }
+    session.variables.erase("n");
+    return status;
+  }
+
+ private:
+  absl::Status RunOnce(Session& session) const {
     nlohmann::json request = options_.request;
     nlohmann::json expect = options_.expect;
     if (absl::Status status = Substitute(session, request); !status.ok()) return status;
@@ -65,9 +54,9 @@ class Call final : public Step {
     if (absl::Status status = ParseMessage(request, "request", *message); !status.ok()) return status;
     const auto* load = google::protobuf::DynamicCastToGenerated<v1::LoadModelRequest>(message.get());
     if (load != nullptr) session.models.insert(load->spec().model());
-    const std::string path = absl::StrCat("/", options_.method->service()->full_name(), "/", options_.method->name());
     return Poll(options_.within, [&] {
-      const RpcResult result = CallMethod(session.channel, path, message->SerializeAsString(), options_.timeout);
+      const RpcResult result =
+          CallMethod(session.channel, PathOf(*options_.method), message->SerializeAsString(), options_.timeout);
       const absl::StatusOr<nlohmann::json> actual = ResultJson(result, options_.method->output_type());
       if (!actual.ok()) return actual.status();
       if (absl::Status status = Match(expect, *actual, options_.method->name()); !status.ok()) return status;
@@ -75,7 +64,6 @@ class Call final : public Step {
     });
   }
 
- private:
   absl::Status Save(const nlohmann::json& actual, Session& session) const {
     for (const auto& [variable, pointer] : options_.saves) {
       if (!actual.contains(pointer)) {
@@ -167,6 +155,7 @@ StepOr ParseCall(const nlohmann::json& json, const std::string& where) {
   CallOptions options{.method = FindMethod(name),
                       .request = request == nullptr ? nlohmann::json::object() : *request,
                       .expect = expect == nullptr ? nlohmann::json{{"response", nlohmann::json::object()}} : *expect,
+                      .times = fields.Count("times", 1),
                       .timeout = absl::Milliseconds(fields.Count("timeout_ms", 30'000)),
                       .within = absl::Milliseconds(fields.Count("within_ms", 0)),
                       .saves = {}};

@@ -1,4 +1,6 @@
+#include <algorithm>
 #include <filesystem>
+#include <fstream>
 #include <utility>
 
 #include "absl/strings/str_cat.h"
@@ -46,6 +48,46 @@ class Truncate final : public Step {
  private:
   const std::string file_;
   const uint64_t bytes_;
+};
+
+// Text, followed by a hole up to `size` where that is more.
+class MakeFile final : public Step {
+ public:
+  MakeFile(std::string file, std::string text, uint64_t size)
+      : file_(std::move(file)), text_(std::move(text)), size_(size) {}
+
+  absl::Status Run(Session& session) override {
+    const std::filesystem::path path = absl::StrCat(session.directory, "/", file_);
+    std::error_code error;
+    std::filesystem::create_directories(path.parent_path(), error);
+    std::ofstream(path, std::ios::binary) << text_;
+    if (!error) std::filesystem::resize_file(path, std::max<uint64_t>(size_, text_.size()), error);
+    if (!error) return absl::OkStatus();
+    return absl::UnavailableError(absl::StrCat("cannot write ", path.string(), ": ", error.message()));
+  }
+
+ private:
+  const std::string file_;
+  const std::string text_;
+  const uint64_t size_;
+};
+
+class Link final : public Step {
+ public:
+  Link(std::string file, std::string target) : file_(std::move(file)), target_(std::move(target)) {}
+
+  absl::Status Run(Session& session) override {
+    const std::filesystem::path path = absl::StrCat(session.directory, "/", file_);
+    std::error_code error;
+    std::filesystem::create_directories(path.parent_path(), error);
+    std::filesystem::create_symlink(target_, path, error);
+    if (!error) return absl::OkStatus();
+    return absl::UnavailableError(absl::StrCat("cannot link ", path.string(), ": ", error.message()));
+  }
+
+ private:
+  const std::string file_;
+  const std::string target_;
 };
 
 // Reads every key of a made checkpoint from the daemon and compares the bytes.
@@ -118,6 +160,25 @@ StepOr ParseTruncate(const nlohmann::json& json, const std::string& where) {
   const uint64_t bytes = fields.RequiredCount("by");
   if (absl::Status status = fields.Finish(); !status.ok()) return status;
   return std::make_unique<Truncate>(std::move(file), bytes);
+}
+
+StepOr ParseWriteFile(const nlohmann::json& json, const std::string& where) {
+  Fields fields(json, where);
+  fields.RequiredText("step");
+  std::string file = fields.RequiredText("file");
+  std::string text = fields.Text("text", "");
+  const uint64_t size = fields.Count("size", 0);
+  if (absl::Status status = fields.Finish(); !status.ok()) return status;
+  return std::make_unique<MakeFile>(std::move(file), std::move(text), size);
+}
+
+StepOr ParseLink(const nlohmann::json& json, const std::string& where) {
+  Fields fields(json, where);
+  fields.RequiredText("step");
+  std::string file = fields.RequiredText("file");
+  std::string target = fields.RequiredText("target");
+  if (absl::Status status = fields.Finish(); !status.ok()) return status;
+  return std::make_unique<Link>(std::move(file), std::move(target));
 }
 
 StepOr ParseRead(const nlohmann::json& json, const std::string& where) {

@@ -44,11 +44,13 @@ void PrintResult(const keyload::mock::Scenario& scenario, const absl::Status& st
 int main(int argc, char** argv) {
   std::string server;
   std::string work_dir;
+  int daemon_pid = 0;
   bool list = false;
   std::vector<std::string> arguments{"tests/integration/scenarios"};
   CLI::App app("Plays scripted scenarios against a running keyload daemon and checks what it answers.", "keyload-mock");
   app.add_option("--server", server, "unix:PATH or HOST:PORT")->envname("KEYLOAD_SERVER");
   app.add_option("--work-dir", work_dir, "where to make checkpoints; in one of the daemon's model roots");
+  app.add_option("--daemon-pid", daemon_pid, "the daemon's process, for scenarios that end it");
   app.add_flag("--list", list, "name the scenarios and end");
   app.add_option("SCENARIO", arguments, "scenario files, or directories of them")->capture_default_str();
   CLI11_PARSE(app, argc, argv);
@@ -77,7 +79,7 @@ int main(int argc, char** argv) {
   int failed = 0;
   for (const auto& scenario : scenarios) {
     const absl::Time start = absl::Now();
-    const absl::Status status = keyload::mock::RunScenario(scenario, server, work_dir);
+    const absl::Status status = keyload::mock::RunScenario(scenario, server, work_dir, daemon_pid);
     PrintResult(scenario, status, absl::Now() - start);
     failed += status.ok() ? 0 : 1;
   }

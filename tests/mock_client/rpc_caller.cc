@@ -5,7 +5,6 @@
 #include "grpcpp/client_context.h"
 #include "grpcpp/completion_queue.h"
 #include "grpcpp/generic/generic_stub.h"
-#include "grpcpp/support/byte_buffer.h"
 
 namespace keyload::mock {
 namespace {
@@ -17,6 +16,8 @@ bool NextEvent(grpc::CompletionQueue& queue) {
   return queue.Next(&tag, &ok) && ok;
 }
 
+}  // namespace
+
 std::string Flatten(const grpc::ByteBuffer& buffer) {
   std::vector<grpc::Slice> slices;
   std::string bytes;
@@ -24,8 +25,6 @@ std::string Flatten(const grpc::ByteBuffer& buffer) {
   for (const grpc::Slice& slice : slices) bytes.append(reinterpret_cast<const char*>(slice.begin()), slice.size());
   return bytes;
 }
-
-}  // namespace
 
 RpcResult CallMethod(const std::shared_ptr<grpc::Channel>& channel, const std::string& method, std::string_view request,
                      absl::Duration timeout) {

@@ -7,6 +7,7 @@
 
 #include "absl/time/time.h"
 #include "grpcpp/channel.h"
+#include "grpcpp/support/byte_buffer.h"
 #include "grpcpp/support/status.h"
 
 namespace keyload::mock {
@@ -22,5 +23,7 @@ struct RpcResult {
 // the call ends or `timeout` has passed. `method` is the full path, "/package.Service/Method".
 RpcResult CallMethod(const std::shared_ptr<grpc::Channel>& channel, const std::string& method, std::string_view request,
                      absl::Duration timeout);
+
+std::string Flatten(const grpc::ByteBuffer& buffer);
 
 }  // namespace keyload::mock

@@ -19,7 +19,8 @@ struct Scenario {
 absl::StatusOr<Scenario> ReadScenario(const std::string& path);
 
 // Runs the steps in a new directory under `work_dir`, unloads what they loaded and removes the directory. The error
-// names the step.
-absl::Status RunScenario(const Scenario& scenario, const std::string& server, const std::string& work_dir);
+// names the step. `daemon_pid` is for scenarios that end the daemon; 0: none may.
+absl::Status RunScenario(const Scenario& scenario, const std::string& server, const std::string& work_dir,
+                         int daemon_pid);
 
 }  // namespace keyload::mock

@@ -3,6 +3,7 @@
 #include <functional>
 #include <map>
 #include <memory>
+#include <optional>
 #include <set>
 #include <string>
 #include <string_view>
@@ -13,9 +14,16 @@
 #include "google/protobuf/message.h"
 #include "grpcpp/channel.h"
 #include "nlohmann/json.hpp"
+#include "tests/mock_client/held_call.h"
 #include "tests/mock_client/made_checkpoint.h"
 
 namespace keyload::mock {
+
+// A call that an `open` step has started.
+struct HeldMethod {
+  const google::protobuf::MethodDescriptor* method = nullptr;
+  std::shared_ptr<HeldCall> call;
+};
 
 // What the steps of one running scenario share. Confined to the thread that runs it.
 struct Session {
@@ -26,6 +34,9 @@ struct Session {
   std::map<std::string, std::vector<NamedTensor>> checkpoints;
   nlohmann::json remembered_devices;
   std::set<std::string> models;  // that a step may have loaded; they are unloaded when the scenario ends
+  std::map<std::string, HeldMethod> held_calls;  // by the name that the scenario gives them
+  int daemon_pid = 0;                            // 0: not to be sent signals
+  std::optional<absl::Time> signal_time;         // of the first signal: the daemon is going down
 };
 
 // One thing that a scenario does. What can be wrong in its text is found when it is parsed.

@@ -15,6 +15,8 @@ struct StepKind {
 constexpr StepKind kStepKinds[] = {
     {"make_checkpoint", ParseMakeCheckpoint},
     {"truncate", ParseTruncate},
+    {"write_file", ParseWriteFile},
+    {"link", ParseLink},
     {"load", ParseLoad},
     {"read", ParseRead},
     {"call", ParseCall},
@@ -23,6 +25,10 @@ constexpr StepKind kStepKinds[] = {
     {"upload_manifest", ParseUploadManifest},
     {"remember_devices", ParseRememberDevices},
     {"devices_as_remembered", ParseDevicesAsRemembered},
+    {"open", ParseOpen},
+    {"await", ParseAwait},
+    {"drop", ParseDrop},
+    {"signal", ParseSignal},
 };
 
 }  // namespace

@@ -17,6 +17,8 @@ StepOr ParseStep(const nlohmann::json& json, const std::string& where);
 // One per kind, in the file named after its group.
 StepOr ParseMakeCheckpoint(const nlohmann::json& json, const std::string& where);  // file_steps.cc
 StepOr ParseTruncate(const nlohmann::json& json, const std::string& where);
+StepOr ParseWriteFile(const nlohmann::json& json, const std::string& where);
+StepOr ParseLink(const nlohmann::json& json, const std::string& where);
 StepOr ParseRead(const nlohmann::json& json, const std::string& where);
 StepOr ParseCall(const nlohmann::json& json, const std::string& where);  // call_steps.cc
 StepOr ParseRawCall(const nlohmann::json& json, const std::string& where);
@@ -25,5 +27,9 @@ StepOr ParseUploadManifest(const nlohmann::json& json, const std::string& where)
 StepOr ParseRememberDevices(const nlohmann::json& json, const std::string& where);  // device_steps.cc
 StepOr ParseDevicesAsRemembered(const nlohmann::json& json, const std::string& where);
 StepOr ParseLoad(const nlohmann::json& json, const std::string& where);  // load_step.cc
+StepOr ParseOpen(const nlohmann::json& json, const std::string& where);  // held_steps.cc
+StepOr ParseAwait(const nlohmann::json& json, const std::string& where);
+StepOr ParseDrop(const nlohmann::json& json, const std::string& where);
+StepOr ParseSignal(const nlohmann::json& json, const std::string& where);
 
 }  // namespace keyload::mock

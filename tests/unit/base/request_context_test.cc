@@ -23,5 +23,12 @@ TEST(RequestContext, ReportsThePassedDeadline) {
   EXPECT_TRUE(RequestContext{.deadline = absl::Now() + absl::Hours(1)}.Check().ok());
 }
 
+TEST(RequestContext, ACallerThatGivesUpAtItsDeadlineIsTooLate) {
+  std::stop_source stop;
+  stop.request_stop();
+  const RequestContext context = {.stop = stop.get_token(), .deadline = absl::Now() - absl::Seconds(1)};
+  EXPECT_EQ(ErrorReason(context.Check()), Reason::kDeadlineExceeded);
+}
+
 }  // namespace
 }  // namespace keyload
