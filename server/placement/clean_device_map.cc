@@ -1,5 +1,7 @@
 #include "server/placement/clean_device_map.h"
 
+#include <algorithm>
+
 namespace keyload {
 namespace {
 
@@ -23,10 +25,13 @@ std::vector<TreeMapEntry> CleanDeviceMap(const ModuleTree& tree, const std::vect
     entries_below[parent] += entries_below[i] + (device_of[i] == kNone ? 0 : 1);
   }
   std::vector<TreeMapEntry> map;
+  uint32_t inherits_before = 0;  // below an entry, what has none of its own goes where that goes: its parts do not tell
   for (uint32_t i = 0; i < count;) {
-    const bool collapse = entries_below[i] > 1 && device[i] != kMixed;
+    const bool told = device_of[i] != kNone || i >= inherits_before;
+    const bool collapse = entries_below[i] > 1 && device[i] != kMixed && told;
     if (collapse || device_of[i] != kNone)
       map.push_back({.item = i, .device = device[i] == kMixed ? device_of[i] : device[i]});
+    if (device_of[i] != kNone) inherits_before = std::max(inherits_before, tree[i].end);
     i = collapse ? tree[i].end : i + 1;
   }
   return map;

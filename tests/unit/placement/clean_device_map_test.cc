@@ -55,5 +55,22 @@ TEST(CleanDeviceMap, EntryBelowAnotherOfADifferentDeviceStays) {
   EXPECT_EQ(CleanDeviceMap(*tree, device_of).size(), 2u);
 }
 
+// a.b.z goes where a goes, so a.b is not on the device of the two entries below it.
+TEST(CleanDeviceMap, EntriesBelowAnotherDoNotSpeakForWhatHasNone) {
+  PlacementModel model;
+  model.tensors = {{.name = "a.b.x"}, {.name = "a.b.y"}, {.name = "a.b.z"}, {.name = "a.c"}};
+  const auto tree = ModuleTree::Create(model);
+  ASSERT_TRUE(tree.ok());
+  std::vector<int32_t> device_of(tree->items().size(), -1);
+  const uint32_t b = (*tree)[tree->ItemOf(0)].parent;
+  device_of[(*tree)[b].parent] = 1;
+  device_of[tree->ItemOf(0)] = 2;
+  device_of[tree->ItemOf(1)] = 2;
+  const std::vector<TreeMapEntry> map = CleanDeviceMap(*tree, device_of);
+  ASSERT_EQ(map.size(), 3u);
+  EXPECT_EQ((*tree)[map[1].item].name, "a.b.x");
+  EXPECT_EQ((*tree)[map[2].item].name, "a.b.y");
+}
+
 }  // namespace
 }  // namespace keyload
