@@ -66,7 +66,7 @@ class CommandTest(unittest.TestCase):
         self.assertEqual(documents[0]["architecture"], "LlamaForCausalLM")
 
     def test_as_a_process_it_prints_the_manifest_and_nothing_else(self):
-        environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path[:2])}
+        environment = {**os.environ, "PYTHONPATH": peers.PYTHON_PACKAGE}
         done = subprocess.run([sys.executable, "-m", "keyload.manifest", self.directory()], capture_output=True,
                               env=environment, check=False)
         self.assertEqual((done.returncode, done.stderr), (0, b""))

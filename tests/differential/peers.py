@@ -11,8 +11,9 @@ import tempfile
 os.environ["HF_HUB_OFFLINE"] = "1"
 os.environ["TRANSFORMERS_VERBOSITY"] = "critical"
 os.environ["HF_HUB_DISABLE_PROGRESS_BARS"] = "1"
-sys.path.insert(0, str(pathlib.Path(os.environ["KEYLOAD_SOURCE_DIR"]) / "client" / "python"))
-sys.path.insert(0, str(pathlib.Path(os.environ["KEYLOAD_SOURCE_DIR"]) / "tests" / "integration"))
+_source = pathlib.Path(os.environ["KEYLOAD_SOURCE_DIR"])
+PYTHON_PACKAGE = str(_source / "client" / "python")
+sys.path[:0] = [PYTHON_PACKAGE, str(_source / "tests" / "integration")]
 
 import daemon  # noqa: E402
 

@@ -2,6 +2,7 @@
 
 import contextlib
 import dataclasses
+import itertools
 import random
 import signal
 import warnings
@@ -122,14 +123,14 @@ def manifest(model):
 def biggest_no_split(case):
     """The module that decides keyload's allowance of `balanced`, or None where accelerate's is the same: that looks at
     the first module of each class."""
-    sizes = modeling.compute_module_sizes(case.model)
+    modules = dict(case.model.named_modules())
     first, biggest = {}, None
-    for name, module in case.model.named_modules():
-        kind = type(module).__name__
-        if name and kind in case.no_split and name in sizes:
-            first.setdefault(kind, sizes[name])
-            if biggest is None or sizes[name] > biggest[0]:
-                biggest = (sizes[name], module)
+    for name, size in modeling.compute_module_sizes(case.model).items():
+        kind = type(modules.get(name)).__name__
+        if name and kind in case.no_split:
+            first.setdefault(kind, size)
+            if biggest is None or size > biggest[0]:
+                biggest = (size, modules[name])
     return biggest[1] if biggest and max(first.values()) < biggest[0] else None
 
 
@@ -147,16 +148,18 @@ def _ends_within(seconds):
         signal.signal(signal.SIGALRM, before)
 
 
-@contextlib.contextmanager
-def _groups_in_order(model):
-    """accelerate lists tied groups in the order of a set; here in that of registration."""
+def tied_orders(model):
+    """The tied groups in the order of registration, then in every other one: accelerate walks over a set, so the answer
+    for any of them is its answer. A group's members are in the order of registration."""
     order = {name: i for i, (name, _) in enumerate(model.named_parameters(remove_duplicate=False))}
+    groups = [sorted(group, key=order.get) for group in modeling.find_tied_parameters(model)]
+    yield from itertools.permutations(sorted(groups, key=lambda group: order[group[-1]]))
+
+
+@contextlib.contextmanager
+def _tied(groups):
     found = modeling.find_tied_parameters
-
-    def in_order(*arguments):
-        return sorted((sorted(group, key=order.get) for group in found(*arguments)), key=lambda group: order[group[0]])
-
-    modeling.find_tied_parameters = in_order
+    modeling.find_tied_parameters = lambda *_: [list(group) for group in groups]
     try:
         yield
     finally:
@@ -183,10 +186,12 @@ def _balanced(case, allowance_of):
         allowance_of.__class__ = kind
 
 
-def accelerate_answer(case, allowance_of=None):
-    """accelerate's answer; `balanced` with the allowance for one module, if given. Raises what that raises; Hang."""
+def accelerate_answer(case, allowance_of=None, tied=None):
+    """accelerate's answer; `balanced` with the allowance for one module and ties in an order, if these are given.
+    Raises what accelerate does; Hang."""
     limits = dict(case.limits)
-    with _ends_within(5), _groups_in_order(case.model), warnings.catch_warnings(record=True) as warned:
+    tied = next(tied_orders(case.model)) if tied is None else tied
+    with _ends_within(5), _tied(tied), warnings.catch_warnings(record=True) as warned:
         warnings.simplefilter("always")
         if case.policy != "sequential":
             limits = _balanced(case, allowance_of)

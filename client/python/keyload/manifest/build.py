@@ -4,6 +4,7 @@ from contextlib import ExitStack
 
 import torch
 
+from keyload.manifest import quantised
 from keyload.manifest.errors import ManifestError
 
 
@@ -24,7 +25,9 @@ def build(config, model_class, dtype, quantizer=None):
                 contexts.enter_context(context)
             model = model_class(config)
             if quantizer is not None:
-                quantizer.preprocess_model(model=model, dtype=dtype, device_map={"": "cpu"}, checkpoint_files=None)
+                quantised.replace_modules(model, quantizer, dtype)
+    except ManifestError:
+        raise
     except Exception as error:  # a configuration may be wrong in any way
         raise ManifestError(f"{model_class.__name__} cannot be built: {type(error).__name__}: {error}") from error
     held = [name for name, tensor in model.named_parameters() if tensor.device.type != torch.device("meta").type]
