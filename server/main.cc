@@ -88,8 +88,8 @@ Signals BlockSignals() {
 // Ends the process `limit` from now, whatever hangs then (a dead network file system). Set again, it counts anew.
 void ArmWatchdog(absl::Duration limit) {
   signal(SIGALRM, [](int) {
-    constexpr std::string_view kMessage = "keyloadd: the shutdown hangs and is ended here\n";
-    [[maybe_unused]] const ssize_t written = write(STDERR_FILENO, kMessage.data(), kMessage.size());
+    constexpr std::string_view message = "keyloadd: the shutdown hangs and is ended here\n";
+    [[maybe_unused]] const ssize_t written = write(STDERR_FILENO, message.data(), message.size());
     _exit(kExitFailed);
   });
   alarm(static_cast<unsigned>(std::clamp<int64_t>(absl::ToInt64Seconds(absl::Ceil(limit, absl::Seconds(1))), 1,

@@ -91,6 +91,26 @@ class ReloadTest(daemon.DaemonTest):
         self.assertEqual(self.lines("load"), [], "info is not written any more")
         self.assertEqual(self.succeed("info")["limits"]["concurrent_loads"], 2)
 
+    def test_the_load_queue_becomes_longer(self):
+        self.configure(load_queue=1)
+        self.reload()
+        checkpoints.write_sharded(self.models / "slow", {f"w.{i}": ("F32", [1024, 1024]) for i in range(24)}, 1)
+        loads = [("load", f"m{i}", "--from", self.models / "slow", "--device-map", "cuda:0", "--detach") for i in range(4)]
+        names = [self.succeed(*loads[0])["load"], self.succeed(*loads[1])["load"]]
+        deadline = time.monotonic() + SECONDS
+        while self.phases(names) != ["transfer", "transfer"] and time.monotonic() < deadline:
+            pass  # each turn is a call to the daemon: both run, nothing waits
+        names.append(self.succeed(*loads[2])["load"])
+        self.refused(6, "LOAD_QUEUE_FULL", *loads[3])
+        self.configure(load_queue=2)
+        self.assertEqual(self.reload()[0]["changed"], "--load-queue")
+        names.append(self.succeed(*loads[3])["load"])
+        for name in reversed(names):  # those that wait first, so that none of them begins
+            self.succeed("cancel", name)
+
+    def phases(self, names):
+        return [load.get("progress", {}).get("phase") for load in self.succeed("loads")["loads"] if load["load"] in names]
+
     def test_a_file_that_cannot_be_read_now_holds_nothing_up(self):
         self.config.unlink()
         os.mkfifo(self.config)

@@ -149,7 +149,7 @@ StepOr ParseOpen(const nlohmann::json& json, const std::string& where) {
   const uint64_t timeout = fields.Count("timeout_ms", 60'000);
   const uint64_t daemon_timeout = fields.Count("daemon_timeout_ms", 0);
   if (method == nullptr) fields.Fail(absl::StrCat("no such call: \"", method_name, "\""));
-  if (absl::Status status = fields.Finish(); !status.ok()) return status;
+  if (absl::Status status = fields.Finish(); !status.ok() || method == nullptr) return status;
   std::optional<nlohmann::json> request;
   if (given != nullptr) {
     request = *given;
