@@ -5,6 +5,7 @@ import io
 import json
 import os
 import re
+import shutil
 import subprocess
 import sys
 import unittest
@@ -71,6 +72,26 @@ class CommandTest(unittest.TestCase):
                               env=environment, check=False)
         self.assertEqual((done.returncode, done.stderr), (0, b""))
         self.assertIn("model.layers.1.mlp.down_proj.weight", {t["name"] for t in json.loads(done.stdout)["tensors"]})
+
+    def test_the_package_installs_its_command(self):
+        directory = peers.new_directory()
+        shutil.copytree(peers.PYTHON_PACKAGE, directory / "source")  # building leaves files beside the sources
+        subprocess.run([sys.executable, "-m", "pip", "install", "--quiet", "--no-index", "--no-build-isolation",
+                        "--no-deps", "--target", directory / "installed", directory / "source"], check=True)
+        done = subprocess.run([directory / "installed" / "bin" / "keyload-manifest", "--help"], capture_output=True,
+                              env={**os.environ, "PYTHONPATH": str(directory / "installed")}, check=True, text=True)
+        self.assertIn("--as-stored", done.stdout)
+
+    def test_the_gate_takes_the_manifest(self):
+        whole, headless = self.directory(), peers.new_directory()
+        manifest = peers.new_directory() / "m.json"
+        self.assertEqual(run(whole, "--out", manifest)[0], 0)
+        families.save(whole, LLAMA.make_config(False), "LlamaForCausalLM")
+        families.save(headless, LLAMA.make_config(False), "LlamaModel")
+        for directory, code, missing in ((whole, 0, []), (headless, 1, ["lm_head.weight"])):
+            command = [peers.daemon.BIN_DIR / "keyload", "--json", "check", directory, "--manifest", manifest, "--strict"]
+            done = subprocess.run(command, capture_output=True, check=False)
+            self.assertEqual((done.returncode, json.loads(done.stdout)["missingKeys"]), (code, missing))
 
     def test_the_binary_form_is_the_same_manifest(self):
         directory = self.directory(tie_word_embeddings=True)

@@ -2,15 +2,15 @@
 
 from contextlib import ExitStack
 
-import torch
-
 from keyload.manifest import quantised
 from keyload.manifest.errors import ManifestError
+
+_MAX_HELD_BYTES = 64 << 20  # some models make a few small parameters by values, which have memory wherever they are made
 
 
 def _own_implementations(config):
     # A name of a kernel repository in the configuration would be fetched and run.
-    for part in [config, *(getattr(config, name) for name in config.sub_configs)]:
+    for part in [config, *(getattr(config, name, None) for name in config.sub_configs)]:
         if part is not None:
             part._attn_implementation = "eager"
             part._experts_implementation = "eager"
@@ -30,7 +30,7 @@ def build(config, model_class, dtype, quantizer=None):
         raise
     except Exception as error:  # a configuration may be wrong in any way
         raise ManifestError(f"{model_class.__name__} cannot be built: {type(error).__name__}: {error}") from error
-    held = [name for name, tensor in model.named_parameters() if tensor.device.type != torch.device("meta").type]
-    if held:
-        raise ManifestError(f"{model_class.__name__} makes {held[0]} with memory: not a model for the meta device")
+    held = sum(tensor.nbytes for tensor in model.parameters() if tensor.device.type != "meta")
+    if held > _MAX_HELD_BYTES:
+        raise ManifestError(f"{model_class.__name__} makes {held} bytes of weights: not a model for the meta device")
     return model

@@ -49,30 +49,29 @@ def tensors_of(model, dtype):
     return tensors
 
 
-def keep_in_fp32(model):
-    """The dotted components that pick what transformers keeps in F32, F16 and BF16 together.
+def kept_in_fp32(model):
+    """{name: whether transformers keeps it in F32} of the model's floating tensors, at F16 and at BF16 together."""
+    kept = _glob_search(sorted({*(model._keep_in_fp32_modules or ()), *(model._keep_in_fp32_modules_strict or ())}))
+    return {name: kept(name) is not None for name, tensor, _ in named_tensors(model) if tensor.dtype.is_floating_point}
 
-    transformers has patterns, a manifest components: a component is taken if all it picks is meant.
-    """
-    patterns = sorted({*(model._keep_in_fp32_modules or ()), *(model._keep_in_fp32_modules_strict or ())})
-    if not patterns:
-        return []
-    meant_by = _glob_search(patterns)
-    names = [name for name, tensor, _ in named_tensors(model) if tensor.dtype.is_floating_point]
-    meant = {name for name in names if meant_by(name)}
+
+def components_that_pick(kept):
+    """The dotted components whose names are those that are `kept`: transformers has patterns for that, a manifest
+    components. One is taken if all that it picks is meant."""
+    left = {name for name, meant in kept.items() if meant}
     picked_by = {}
-    for name in names:
+    for name in kept if left else ():
         for component in set(name.split(".")):
             picked_by.setdefault(component, set()).add(name)
-    components, left = [], set(meant)
+    components = []
     # The widest first, by name where two are as wide, so that the list is short and always the same.
     for component, picked in sorted(picked_by.items(), key=lambda item: (-len(item[1]), item[0])):
-        if picked <= meant and picked & left and not component.isdigit():
+        if picked & left and not component.isdigit() and all(kept[name] for name in picked):
             components.append(component)
             left -= picked
     if left:
-        raise ManifestError(f"what transformers keeps in F32 ({', '.join(patterns)}) cannot be said by components of "
-                            f"names: {min(left)} shares all of its with others")
+        raise ManifestError(f"what transformers keeps in F32 cannot be said by components of names: {min(left)} shares "
+                            "all of its with others")
     return sorted(components)
 
 

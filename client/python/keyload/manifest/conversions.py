@@ -174,6 +174,13 @@ def conversions_of(converters, model):
     return [_conversion(converter, model) for converter in converters]
 
 
-def ignore_patterns_of(found):
-    """transformers' patterns for reports, which search and replace nothing, for RE2."""
-    return sorted({patterns.to_re2(pattern)[0] for pattern in found or ()})
+def ignore_patterns_of(found, samples):
+    """transformers' patterns for reports, which search and replace nothing, for RE2; each is tried on `samples`."""
+    made = {}
+    for pattern in found or ():
+        made[pattern], _ = patterns.to_re2(pattern)
+        search = re.compile(pattern).search
+        for sample in samples if made[pattern] != pattern else ():
+            if (search(sample) is None) != (patterns.substitute(made[pattern], "", sample) is None):
+                raise ManifestError(f"pattern {pattern!r} finds {sample} otherwise in RE2, as {made[pattern]!r}")
+    return sorted(made.values())

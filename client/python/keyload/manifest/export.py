@@ -13,15 +13,17 @@ def _ignore_unexpected(model):
         found.add(_INV_FREQ)
     if any(name.endswith("position_ids") for name in buffers):
         found.add(_POSITION_IDS)
-    return conversions.ignore_patterns_of(found)
+    return found
 
 
 def _as_stored(model, transforms, manifest):
     """`manifest` with the names, dtypes and shapes of checkpoints in place of the model's."""
     own = {tensor["name"]: tensor for tensor in manifest["tensors"]}
-    names, tensors = {}, []
+    kept, stored_kept, names, tensors = contents.kept_in_fp32(model), {}, {}, []
     for name, tensor, keys in stored.stored_tensors(model, transforms):
         tensors.append({**own[keys[0]], "name": name, "shape": list(tensor.shape)})
+        if keys[0] in kept:
+            stored_kept[name] = kept[keys[0]]
         for key in keys:
             names.setdefault(key, []).append(name)
     tensors += [tensor for tensor in manifest["tensors"] if tensor["kind"] == "KIND_NON_PERSISTENT_BUFFER"]
@@ -30,7 +32,8 @@ def _as_stored(model, transforms, manifest):
         members = [names[member] for member in (group["source"], *group["targets"])]
         groups += [{"source": source, "targets": list(targets)} for source, *targets in zip(*members)]
     changed = any(name not in own for stored_names in names.values() for name in stored_names)
-    return {**manifest, "tensors": tensors, "tiedGroups": groups, "conversions": [],
+    return {**manifest, "tensors": tensors, "tiedGroups": groups,
+            "keepInFp32": contents.components_that_pick(stored_kept),
             # A module that checkpoints name otherwise would stand there without a tensor.
             "modules": _modules_with_tensors(manifest["modules"], tensors) if changed else manifest["modules"]}
 
@@ -53,9 +56,9 @@ def describe(model, dtype, as_stored=False, quantizer=None):
         "tensors": contents.tensors_of(model, dtype),
         "tiedGroups": contents.tied_groups_of(model),
         "noSplitModules": sorted(model._no_split_modules or ()),
-        "keepInFp32": contents.keep_in_fp32(model),
-        "ignoreMissing": conversions.ignore_patterns_of(model._keys_to_ignore_on_load_missing),
-        "ignoreUnexpected": _ignore_unexpected(model),
+        "keepInFp32": [],
+        "ignoreMissing": [],
+        "ignoreUnexpected": [],
         "renames": [],
         "conversions": [],
         "initializerRange": contents.initializer_range(model.config),
@@ -63,9 +66,12 @@ def describe(model, dtype, as_stored=False, quantizer=None):
     if as_stored:
         manifest = _as_stored(model, transforms, manifest)
     else:
+        manifest["keepInFp32"] = contents.components_that_pick(contents.kept_in_fp32(model))
         manifest["conversions"] = conversions.conversions_of(transforms.converters, model)
     samples = conversions.samples_of([tensor["name"] for tensor in manifest["tensors"]], prefix)
     manifest["renames"] = conversions.renames_of(renamings, samples)
+    manifest["ignoreMissing"] = conversions.ignore_patterns_of(model._keys_to_ignore_on_load_missing, samples)
+    manifest["ignoreUnexpected"] = conversions.ignore_patterns_of(_ignore_unexpected(model), samples)
     return manifest
 
 

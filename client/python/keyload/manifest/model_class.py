@@ -38,10 +38,14 @@ def _config_of(document, path):
     if model_type not in CONFIG_MAPPING:
         raise _needs_code(document, f"{path}: model_type \"{model_type}\"")
     fields = {name: value for name, value in document.items() if name != "auto_map"}
+    return _made(path, lambda: CONFIG_MAPPING[model_type].from_dict(fields))
+
+
+def _made(what, make):
     try:
-        return CONFIG_MAPPING[model_type].from_dict(fields)
+        return make()
     except Exception as error:  # whatever a configuration class thinks of the values
-        raise ManifestError(f"{path}: {type(error).__name__}: {error}") from error
+        raise ManifestError(f"{what}: {type(error).__name__}: {error}") from error
 
 
 def _class_named(name, document):
@@ -77,7 +81,7 @@ def resolve(source, config=None, architecture=None):
     if model_class.config_class is None:
         raise ManifestError(f"{model_class.__name__} is no model by itself: name one with a head, or the base model")
     if path is None:
-        return model_class.config_class(), model_class
+        return _made(f"the default configuration of {model_class.__name__}", model_class.config_class), model_class
     configuration = _config_of(document, path)
     if not isinstance(configuration, model_class.config_class):
         raise ManifestError(f"{path}: model_type \"{configuration.model_type}\" is not one of {model_class.__name__}")
