@@ -5,7 +5,7 @@ from contextlib import ExitStack
 from keyload.manifest import quantised
 from keyload.manifest.errors import ManifestError
 
-_MAX_HELD_BYTES = 64 << 20  # some models make a few small parameters by values, which have memory wherever they are made
+_MAX_HELD_BYTES = 64 << 20  # some models make a few small parameters from values, which have memory all the same
 
 
 def _own_implementations(config):
