@@ -96,20 +96,24 @@ class ReloadTest(daemon.DaemonTest):
         self.reload()
         checkpoints.write_sharded(self.models / "slow", {f"w.{i}": ("F32", [1024, 1024]) for i in range(24)}, 1)
         loads = [("load", f"m{i}", "--from", self.models / "slow", "--device-map", "cuda:0", "--detach") for i in range(4)]
-        names = [self.succeed(*loads[0])["load"], self.succeed(*loads[1])["load"]]
-        deadline = time.monotonic() + SECONDS
-        while self.phases(names) != ["transfer", "transfer"] and time.monotonic() < deadline:
-            pass  # each turn is a call to the daemon: both run, nothing waits
+        names = []
+        for load in loads[:2]:
+            names.append(self.succeed(*load)["load"])
+            self.wait_until_they_run(names)
         names.append(self.succeed(*loads[2])["load"])
-        self.refused(6, "LOAD_QUEUE_FULL", *loads[3])
+        self.refused(6, "LOAD_QUEUE_FULL", *loads[3][:-1])  # waiting for its end, as being accepted comes before that
         self.configure(load_queue=2)
         self.assertEqual(self.reload()[0]["changed"], "--load-queue")
         names.append(self.succeed(*loads[3])["load"])
         for name in reversed(names):  # those that wait first, so that none of them begins
             self.succeed("cancel", name)
 
-    def phases(self, names):
-        return [load.get("progress", {}).get("phase") for load in self.succeed("loads")["loads"] if load["load"] in names]
+    def wait_until_they_run(self, names):
+        deadline = time.monotonic() + SECONDS
+        phases = None
+        while phases != {"transfer"} and time.monotonic() < deadline:
+            loads = [load for load in self.succeed("loads")["loads"] if load["load"] in names]
+            phases = {load["progress"]["phase"] if load["progress"] else None for load in loads}
 
     def test_a_file_that_cannot_be_read_now_holds_nothing_up(self):
         self.config.unlink()
