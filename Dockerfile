@@ -20,12 +20,13 @@ RUN apt-get update -q \
     && DEBIAN_FRONTEND=noninteractive apt-get install -q -y --no-install-recommends \
        libabsl20220623 libfmt9 libgrpc++1.51 libprotobuf32 libre2-9 libsimdjson14 libspdlog1.10 libssl3 \
     && rm -rf /var/lib/apt/lists/* /var/cache/apt/archives/*.deb /var/cache/debconf/*-old /var/log/*
-# Fixed, so that volumes and Kubernetes security contexts can name it. A named volume mounted on /run/keyload or /work
-# starts as a copy of the directory here, owner included.
+# Fixed, so that volumes and Kubernetes security contexts can name it. A named volume mounted on /run/keyload,
+# /var/lib/keyload or /work starts as a copy of the directory here, owner included.
 RUN groupadd --gid 10001 keyload \
     && useradd --uid 10001 --gid 10001 --no-create-home --home-dir /nonexistent --shell /usr/sbin/nologin keyload \
     && install -d -o keyload -g keyload -m 0770 /run/keyload \
     && install -d -o keyload -g keyload -m 0750 /work \
+    && install -d -o keyload -g keyload -m 0700 /var/lib/keyload \
     && install -d -m 0755 /models
 COPY --from=torch /opt/torch/ /usr/local/lib/keyload/
 RUN echo /usr/local/lib/keyload >/etc/ld.so.conf.d/keyload.conf && ldconfig

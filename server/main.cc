@@ -27,6 +27,7 @@
 #include "server/reload.h"
 #include "server/rpc/convert_manifest.h"
 #include "server/rpc/rpc_server.h"
+#include "server/rpc/state_codec.h"
 #include "server/service/loader_service.h"
 
 // keyloadd: reads flags, environment and configuration, builds the objects, waits for a signal, and takes everything
@@ -174,7 +175,16 @@ int Run(const Config& config, Reload::Read read_config) {
   CurrentRoots roots(*resolved);
   ByteBudget scratch(config.scratch_bytes);
   HoldBudget held(HoldMemoryBytes(config), [] { return HostMemoryHeadroom(""); });
-  ModelRegistry registry;
+  std::unique_ptr<KeptState> state;
+  if (!config.state_dir.empty()) {
+    absl::StatusOr<std::unique_ptr<KeptState>> opened = KeptState::Open(config.state_dir, ProtoStateCodec());
+    if (!opened.ok()) {
+      std::fprintf(stderr, "keyloadd: %s\n", std::string(opened.status().message()).c_str());
+      return kExitFailed;
+    }
+    state = *std::move(opened);
+  }
+  ModelRegistry registry(state == nullptr ? 0 : state->first_number());
   DocumentStore documents(DocumentStore::Options(), ParseManifest);
   // Every running load has its own share of the threads: one that waits for a slow device or file holds up no other.
   // What waits for a disk needs more of them than there are cores.
@@ -207,7 +217,8 @@ int Run(const Config& config, Reload::Read read_config) {
                     .io = io.get(),
                     .workers = io_threads,
                     .scratch = &scratch,
-                    .make_reader = [](const Shard& shard) { return MakeFileReader(shard.fd, shard.file); }}});
+                    .make_reader = [](const Shard& shard) { return MakeFileReader(shard.fd, shard.file); }},
+       .state = state.get()});
 
   absl::StatusOr<std::unique_ptr<RpcServer>> server = RpcServer::Start(
       {.listen = config.listen,
@@ -222,6 +233,7 @@ int Run(const Config& config, Reload::Read read_config) {
        {"model_roots", absl::StrJoin(resolved->roots(), ":")},
        {"devices", uint64_t{devices.devices().size()}}});
 
+  if (config.restore != Restore::kNot) service.RestoreModels(config.restore == Restore::kLazily);
   Reload reload(config, std::move(read_config), {.roots = &roots, .held = &held, .loads = loads.get()});
   // Its own thread: a configuration file that cannot be read now must not keep SIGTERM waiting.
   auto reloads = std::make_unique<Executor>(Executor::Options{.name = "reload", .threads = 1, .queue_limit = 1});

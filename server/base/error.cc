@@ -70,6 +70,13 @@ const ReasonEntry& Entry(Reason reason) { return kReasons[static_cast<size_t>(re
 std::string_view ReasonName(Reason reason) { return Entry(reason).name; }
 absl::StatusCode ReasonCode(Reason reason) { return Entry(reason).code; }
 
+std::optional<Reason> FindReason(std::string_view name) {
+  for (const ReasonEntry& entry : kReasons) {
+    if (name == entry.name) return entry.reason;
+  }
+  return std::nullopt;
+}
+
 absl::Status MakeError(Reason reason, std::string_view message, const ErrorMetadata& metadata) {
   absl::Status status(ReasonCode(reason), ToAbsl(message));
   status.SetPayload(ToAbsl(kReasonPayload), absl::Cord(ToAbsl(ReasonName(reason))));
@@ -78,12 +85,8 @@ absl::Status MakeError(Reason reason, std::string_view message, const ErrorMetad
 }
 
 Reason ErrorReason(const absl::Status& status) {
-  if (auto payload = status.GetPayload(ToAbsl(kReasonPayload))) {
-    for (const ReasonEntry& entry : kReasons) {
-      if (*payload == ToAbsl(entry.name)) return entry.reason;
-    }
-  }
-  return Reason::kInternal;
+  const auto payload = status.GetPayload(ToAbsl(kReasonPayload));
+  return payload ? FindReason(std::string(*payload)).value_or(Reason::kInternal) : Reason::kInternal;
 }
 
 ErrorMetadata ErrorDetails(const absl::Status& status) {

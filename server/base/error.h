@@ -1,6 +1,7 @@
 #pragma once
 
 #include <map>
+#include <optional>
 #include <string>
 #include <string_view>
 
@@ -60,6 +61,7 @@ inline constexpr size_t kNameInMessage = 200;
 using ErrorMetadata = std::map<std::string, std::string>;
 
 std::string_view ReasonName(Reason reason);  // "PATH_NOT_ALLOWED"
+std::optional<Reason> FindReason(std::string_view name);
 absl::StatusCode ReasonCode(Reason reason);  // kPermissionDenied
 
 // A typed error. `message` names the subject (file, shard, key, offset); `metadata` repeats the dynamic values by name.

@@ -22,6 +22,9 @@ struct SimulatedGpus {
   bool operator==(const SimulatedGpus&) const = default;
 };
 
+// How the models of the run before come back at the start.
+enum class Restore { kLazily, kAsAsked, kNot };
+
 // How one daemon is set up. A plain value; sizes in bytes.
 struct Config {
   std::vector<std::string> listen{
@@ -36,6 +39,8 @@ struct Config {
   uint32_t io_threads = 0;                   // 0: one per core, at most 8
   uint32_t load_queue = 64;                  // loads that wait beyond those that run
   absl::Duration grace = absl::Seconds(30);  // what running loads get to finish after SIGTERM
+  std::string state_dir;  // where models, maps and reports are kept over a restart; absolute; empty: nowhere
+  Restore restore = Restore::kLazily;
   LogFormat log_format = LogFormat::kText;
   LogLevel log_level = LogLevel::kInfo;
   bool check_config = false;  // say whether the configuration is valid, then end

@@ -142,6 +142,17 @@ absl::Status ApplyGrace(Values values, Config& config) {
   return absl::OkStatus();
 }
 
+absl::Status ApplyStateDir(Values values, Config& config) {
+  if (!values[0].starts_with('/')) return Bad("expected an absolute path, not \"%s\"", values[0]);
+  config.state_dir = values[0];
+  return absl::OkStatus();
+}
+
+absl::Status ApplyRestore(Values values, Config& config) {
+  return ParseChoice<Restore>(
+      values[0], {{"lazy", Restore::kLazily}, {"load", Restore::kAsAsked}, {"none", Restore::kNot}}, config.restore);
+}
+
 absl::Status ApplyLogFormat(Values values, Config& config) {
   return ParseChoice<LogFormat>(values[0], {{"text", LogFormat::kText}, {"json", LogFormat::kJson}}, config.log_format);
 }
@@ -196,6 +207,12 @@ constexpr Setting kSettings[] = {
      Adopt<&Config::load_queue>},
     {"--grace", "KEYLOADD_GRACE", "grace", SettingKind::kText, '\0', "DURATION",
      "Time that running loads get after SIGTERM [30s]", ApplyGrace, Same<&Config::grace>, Adopt<&Config::grace>},
+    {"--state-dir", "KEYLOADD_STATE_DIR", "state_dir", SettingKind::kText, '\0', "DIR",
+     "Keep models, device maps and reports there over a restart; without it nothing is kept", ApplyStateDir,
+     Same<&Config::state_dir>, nullptr},
+    {"--restore", "KEYLOADD_RESTORE", "restore", SettingKind::kText, '\0', "HOW",
+     "Models of the run before: lazy (known, read on first need), load (as they were asked for) or none [lazy]",
+     ApplyRestore, Same<&Config::restore>, nullptr},
     {"--log-format", "KEYLOADD_LOG_FORMAT", "log_format", SettingKind::kText, '\0', "FORMAT", "text or json [text]",
      ApplyLogFormat, Same<&Config::log_format>, Adopt<&Config::log_format>},
     {"--log-level", "KEYLOADD_LOG_LEVEL", "log_level", SettingKind::kText, '\0', "LEVEL",

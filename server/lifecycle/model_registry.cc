@@ -188,9 +188,10 @@ std::vector<ModelInfo> ModelRegistry::List() {
   return infos;
 }
 
-absl::Status ModelRegistry::Unload(std::string_view name, OnUnloaded done) {
-  ModelHandle model;  // these go after the lock: that may free the memory here
+absl::Status ModelRegistry::Unload(std::string_view name, OnUnloaded done, OnWithdrawn withdrawn) {
+  ModelHandle model;  // these go at the end, without the lock: that may free the memory here
   std::shared_ptr<void> presence;
+  uint64_t generation = 0;
   {
     MutexLock lock(mutex_);
     const auto it = entries_.find(name);
@@ -200,12 +201,13 @@ absl::Status ModelRegistry::Unload(std::string_view name, OnUnloaded done) {
       Transition(it->first, entry, ModelState::kUnloading);
       model = std::move(entry.model);
       presence = std::move(entry.presence);
+      generation = entry.generation;
       const Unloaded unloaded = {.was_loaded = true, .freed_bytes = model->residency().totals().allocated_bytes};
       entry.on_freed = [unloaded, done = std::move(done)]() mutable { done(unloaded); };
-      return absl::OkStatus();
     }
   }
-  done({});
+  withdrawn(generation);
+  if (model == nullptr) done({});
   return absl::OkStatus();
 }
 

@@ -8,6 +8,7 @@
 #include <vector>
 
 #include "absl/functional/any_invocable.h"
+#include "absl/functional/function_ref.h"
 #include "absl/status/statusor.h"
 #include "server/base/mutex.h"
 #include "server/lifecycle/model_state.h"
@@ -48,7 +49,8 @@ class ModelRegistry {
     uint64_t generation_ = 0;
   };
 
-  ModelRegistry() = default;
+  // Generations of models are above `first_generation`.
+  explicit ModelRegistry(uint64_t first_generation = 0) : last_generation_(first_generation) {}
   // Frees the models. REQUIRES: nobody uses one any more, and no claim is open.
   ~ModelRegistry();
 
@@ -98,10 +100,14 @@ class ModelRegistry {
     uint64_t freed_bytes = 0;
   };
   using OnUnloaded = absl::AnyInvocable<void(const Unloaded&)>;
-  // Withdraws the model. `done` is called once, when its last user is done and the memory is free: in this call or
-  // later, on the thread of that user, so it must be short. An unknown name is fine. Frees memory, and waits for
-  // nobody. MODEL_BUSY while it is loading, replaced or already unloading; `done` is not called then.
-  absl::Status Unload(std::string_view name, OnUnloaded done);
+  // Hears which generation was withdrawn, 0 for a name that is not known, while the name is still taken.
+  using OnWithdrawn = absl::FunctionRef<void(uint64_t generation)>;
+  // Withdraws the model. `withdrawn` is called in this call, and then `done` once, when its last user is done and the
+  // memory is free: in this call or later, on the thread of that user, so it must be short. An unknown name is fine.
+  // Frees memory, and waits for nobody. MODEL_BUSY while it is loading, replaced or already unloading; `done` is not
+  // called then.
+  absl::Status Unload(
+      std::string_view name, OnUnloaded done, OnWithdrawn withdrawn = [](uint64_t) {});
 
  private:
   struct Entry {
@@ -122,7 +128,7 @@ class ModelRegistry {
 
   Mutex mutex_;
   std::map<std::string, Entry, std::less<>> entries_ ABSL_GUARDED_BY(mutex_);
-  uint64_t last_generation_ ABSL_GUARDED_BY(mutex_) = 0;
+  uint64_t last_generation_ ABSL_GUARDED_BY(mutex_);
   std::map<uint64_t, Listener> listeners_ ABSL_GUARDED_BY(mutex_);
   uint64_t last_listener_ ABSL_GUARDED_BY(mutex_) = 0;
 };

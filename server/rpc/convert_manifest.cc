@@ -40,9 +40,26 @@ absl::StatusOr<TensorSpec> TensorFrom(const v1::TensorSpec& message) {
   return tensor;
 }
 
+v1::TensorSpec::Kind KindOf(TensorKind kind) {
+  switch (kind) {
+    case TensorKind::kParameter:
+      return v1::TensorSpec::KIND_PARAMETER;
+    case TensorKind::kBuffer:
+      return v1::TensorSpec::KIND_BUFFER;
+    case TensorKind::kNonPersistentBuffer:
+      return v1::TensorSpec::KIND_NON_PERSISTENT_BUFFER;
+  }
+  return v1::TensorSpec::KIND_UNSPECIFIED;
+}
+
 template <typename Field>
 std::vector<std::string> Strings(const Field& field) {
   return {field.begin(), field.end()};
+}
+
+template <typename Field>
+void Fill(const std::vector<std::string>& values, Field* field) {
+  field->Add(values.begin(), values.end());
 }
 
 }  // namespace
@@ -75,6 +92,39 @@ absl::StatusOr<std::shared_ptr<const Manifest>> FromProto(const v1::ModelManifes
     manifest->renames.push_back({rename.pattern(), rename.replacement()});
   KEYLOAD_RETURN_IF_ERROR(ValidateManifest(*manifest));
   return manifest;
+}
+
+v1::ModelManifest ToProto(const Manifest& manifest) {
+  v1::ModelManifest message;
+  message.set_architecture(manifest.architecture);
+  message.set_base_model_prefix(manifest.base_model_prefix);
+  for (const ModuleSpec& module : manifest.modules) {
+    v1::Module& added = *message.add_modules();
+    added.set_name(module.name);
+    added.set_class_name(module.class_name);
+  }
+  for (const TensorSpec& tensor : manifest.tensors) {
+    v1::TensorSpec& added = *message.add_tensors();
+    added.set_name(tensor.name);
+    added.set_kind(KindOf(tensor.kind));
+    added.set_dtype(std::string(DTypeName(tensor.dtype)));
+    added.mutable_shape()->Add(tensor.shape.begin(), tensor.shape.end());
+  }
+  for (const TiedGroup& group : manifest.tied_groups) {
+    v1::TiedGroup& added = *message.add_tied_groups();
+    added.set_source(group.source);
+    Fill(group.targets, added.mutable_targets());
+  }
+  Fill(manifest.no_split_modules, message.mutable_no_split_modules());
+  Fill(manifest.keep_in_fp32, message.mutable_keep_in_fp32());
+  Fill(manifest.ignore_missing, message.mutable_ignore_missing());
+  Fill(manifest.ignore_unexpected, message.mutable_ignore_unexpected());
+  for (const Rename& rename : manifest.renames) {
+    v1::Rename& added = *message.add_renames();
+    added.set_pattern(rename.pattern);
+    added.set_replacement(rename.replacement);
+  }
+  return message;
 }
 
 absl::StatusOr<std::shared_ptr<const Manifest>> ParseManifest(std::string_view bytes) {

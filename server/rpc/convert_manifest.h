@@ -12,6 +12,9 @@ namespace keyload {
 // A validated manifest out of its message. MANIFEST_INVALID; FIELD_NOT_SUPPORTED for conversions.
 absl::StatusOr<std::shared_ptr<const Manifest>> FromProto(const v1::ModelManifest& message);
 
+// The message that such a manifest came from, or one that says the same.
+v1::ModelManifest ToProto(const Manifest& manifest);
+
 // The same out of bytes: proto3 JSON when the first character is '{', binary otherwise.
 absl::StatusOr<std::shared_ptr<const Manifest>> ParseManifest(std::string_view bytes);
 

@@ -17,36 +17,6 @@ google::protobuf::Timestamp ToProto(absl::Time time) {
   return TimeUtil::NanosecondsToTimestamp(absl::ToUnixNanos(time));
 }
 
-v1::LoadReport::Outcome ToProto(Outcome outcome) {
-  switch (outcome) {
-    case Outcome::kPlanned:
-      return v1::LoadReport::OUTCOME_PLANNED;
-    case Outcome::kComplete:
-      return v1::LoadReport::OUTCOME_COMPLETE;
-    case Outcome::kIncomplete:
-      return v1::LoadReport::OUTCOME_INCOMPLETE;
-    case Outcome::kRejected:
-      return v1::LoadReport::OUTCOME_REJECTED;
-    case Outcome::kCancelled:
-      return v1::LoadReport::OUTCOME_CANCELLED;
-    case Outcome::kFailed:
-      return v1::LoadReport::OUTCOME_FAILED;
-  }
-  return v1::LoadReport::OUTCOME_UNSPECIFIED;
-}
-
-v1::ExpectedKeys::From ToProto(ExpectedFrom from) {
-  switch (from) {
-    case ExpectedFrom::kCheckpoint:
-      return v1::ExpectedKeys::FROM_CHECKPOINT;
-    case ExpectedFrom::kConfig:
-      return v1::ExpectedKeys::FROM_CONFIG;
-    case ExpectedFrom::kManifest:
-      return v1::ExpectedKeys::FROM_MANIFEST;
-  }
-  return v1::ExpectedKeys::FROM_UNSPECIFIED;
-}
-
 v1::KeyCounts ToProto(const KeyCounts& counts) {
   v1::KeyCounts message;
   message.set_expected(counts.expected);
@@ -154,6 +124,36 @@ void Fill(const Values& values, Field* field) {
 }
 
 }  // namespace
+
+v1::LoadReport::Outcome ToProto(Outcome outcome) {
+  switch (outcome) {
+    case Outcome::kPlanned:
+      return v1::LoadReport::OUTCOME_PLANNED;
+    case Outcome::kComplete:
+      return v1::LoadReport::OUTCOME_COMPLETE;
+    case Outcome::kIncomplete:
+      return v1::LoadReport::OUTCOME_INCOMPLETE;
+    case Outcome::kRejected:
+      return v1::LoadReport::OUTCOME_REJECTED;
+    case Outcome::kCancelled:
+      return v1::LoadReport::OUTCOME_CANCELLED;
+    case Outcome::kFailed:
+      return v1::LoadReport::OUTCOME_FAILED;
+  }
+  return v1::LoadReport::OUTCOME_UNSPECIFIED;
+}
+
+v1::ExpectedKeys::From ToProto(ExpectedFrom from) {
+  switch (from) {
+    case ExpectedFrom::kCheckpoint:
+      return v1::ExpectedKeys::FROM_CHECKPOINT;
+    case ExpectedFrom::kConfig:
+      return v1::ExpectedKeys::FROM_CONFIG;
+    case ExpectedFrom::kManifest:
+      return v1::ExpectedKeys::FROM_MANIFEST;
+  }
+  return v1::ExpectedKeys::FROM_UNSPECIFIED;
+}
 
 v1::LoadReport ToProto(const LoadReport& report) {
   v1::LoadReport message;

@@ -8,6 +8,8 @@
 
 namespace keyload {
 
+v1::LoadReport::Outcome ToProto(Outcome outcome);
+v1::ExpectedKeys::From ToProto(ExpectedFrom from);
 v1::LoadReport ToProto(const LoadReport& report);
 v1::LoadProgress ToProto(const LoadProgress& progress);
 v1::LoadStatus ToProto(const LoadStatus& status);

@@ -3,11 +3,11 @@
 #include <google/protobuf/io/coded_stream.h>
 #include <google/protobuf/io/zero_copy_stream_impl_lite.h>
 
+#include "server/base/digest.h"
 #include "server/base/error.h"
 #include "server/base/strings.h"
 #include "server/rpc/convert_device_map.h"
 #include "server/rpc/convert_manifest.h"
-#include "server/service/document_store.h"
 
 namespace keyload {
 namespace {
@@ -77,7 +77,7 @@ KeyRules RulesFrom(const v1::KeyRules& message) {
   return rules;
 }
 
-std::string DigestOf(const v1::LoadSpec& spec) {
+std::string BytesOf(const v1::LoadSpec& spec) {
   std::string bytes;
   {
     google::protobuf::io::StringOutputStream stream(&bytes);
@@ -85,7 +85,7 @@ std::string DigestOf(const v1::LoadSpec& spec) {
     coded.SetSerializationDeterministic(true);
     spec.SerializeToCodedStream(&coded);
   }
-  return Sha256Digest(bytes);
+  return bytes;
 }
 
 // Two specs may share a model if they agree in everything but the keys selected, how and when bytes become resident,
@@ -104,14 +104,14 @@ std::string Fingerprint(v1::LoadSpec spec) {
   // A warmed model has every tensor in its file; what a load leaves in the page cache is no content.
   if (spec.page_cache() == v1::PAGE_CACHE_KEEP || spec.page_cache() == v1::PAGE_CACHE_DROP) spec.clear_page_cache();
   if (spec.host_storage() == v1::HOST_STORAGE_MAPPED) spec.clear_host_storage();
-  return DigestOf(spec);
+  return Sha256Digest(BytesOf(spec));
 }
 
-// Of requests that are the same but for what identifies them: one load answers them all.
-std::string RequestDigest(v1::LoadSpec spec) {
+// One load answers all requests that are the same but for what identifies them.
+std::string WithoutIdentity(v1::LoadSpec spec) {
   spec.clear_request_id();
   spec.clear_detach();
-  return DigestOf(spec);
+  return BytesOf(spec);
 }
 
 }  // namespace
@@ -175,7 +175,8 @@ absl::StatusOr<LoadSpec> FromProto(const v1::LoadSpec& request, const DeviceMapT
   spec.detach = message.detach();
   spec.name_limit = message.name_limit() == 0 ? kDefaultNameLimit : message.name_limit();
   spec.fingerprint = Fingerprint(message);
-  spec.digest = RequestDigest(message);
+  spec.request = WithoutIdentity(message);
+  spec.digest = Sha256Digest(spec.request);
   return spec;
 }
 

@@ -4,21 +4,21 @@
 #include "server/rpc/model_loader_service.h"
 #include "server/rpc/unary_call.h"
 
-// The calls about device maps that are kept by name. Each is answered at once.
+// The calls about device maps that are kept by name. Changes may be written to a disk.
 
 namespace keyload {
 
 grpc::ServerUnaryReactor* ModelLoaderServiceImpl::SetDeviceMap(grpc::CallbackServerContext* context,
                                                                const v1::SetDeviceMapRequest* request,
                                                                v1::SetDeviceMapResponse* response) {
-  const auto set = [&]() -> absl::Status {
-    KEYLOAD_ASSIGN_OR_RETURN(NamedDeviceMap map, FromProto(request->device_map()));
-    KEYLOAD_ASSIGN_OR_RETURN(const NamedDeviceMap kept, rpc_.service->device_maps().Set(std::move(map)));
-    Log(LogLevel::kInfo, "set device map", {{"name", kept.name}, {"etag", kept.etag}});
-    *response->mutable_device_map() = ToProto(kept);
-    return absl::OkStatus();
-  };
-  return FinishNow(context, set());
+  return UnaryCall::Start(
+      rpc_, *rpc_.queries, context, [this, request, response](const RequestContext&) -> absl::Status {
+        KEYLOAD_ASSIGN_OR_RETURN(NamedDeviceMap map, FromProto(request->device_map()));
+        KEYLOAD_ASSIGN_OR_RETURN(const NamedDeviceMap kept, rpc_.service->SetDeviceMap(std::move(map)));
+        Log(LogLevel::kInfo, "set device map", {{"name", kept.name}, {"etag", kept.etag}});
+        *response->mutable_device_map() = ToProto(kept);
+        return absl::OkStatus();
+      });
 }
 
 grpc::ServerUnaryReactor* ModelLoaderServiceImpl::GetDeviceMap(grpc::CallbackServerContext* context,
@@ -39,9 +39,11 @@ grpc::ServerUnaryReactor* ModelLoaderServiceImpl::ListDeviceMaps(grpc::CallbackS
 grpc::ServerUnaryReactor* ModelLoaderServiceImpl::DeleteDeviceMap(grpc::CallbackServerContext* context,
                                                                   const v1::DeleteDeviceMapRequest* request,
                                                                   v1::DeleteDeviceMapResponse* /*response*/) {
-  const absl::Status status = rpc_.service->device_maps().Delete(request->name(), request->etag());
-  if (status.ok()) Log(LogLevel::kInfo, "delete device map", {{"name", request->name()}});
-  return FinishNow(context, status);
+  return UnaryCall::Start(rpc_, *rpc_.queries, context, [this, request](const RequestContext&) -> absl::Status {
+    KEYLOAD_RETURN_IF_ERROR(rpc_.service->DeleteDeviceMap(request->name(), request->etag()));
+    Log(LogLevel::kInfo, "delete device map", {{"name", request->name()}});
+    return absl::OkStatus();
+  });
 }
 
 }  // namespace keyload

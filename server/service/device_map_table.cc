@@ -75,6 +75,12 @@ absl::Status DeviceMapTable::Delete(std::string_view name, std::string_view etag
   return absl::OkStatus();
 }
 
+void DeviceMapTable::Restore(const NamedDeviceMap& map) {
+  MutexLock lock(mutex_);
+  if (bytes_ + BytesOf(map) > kMostBytes || maps_.size() == kMostMaps) return;
+  if (maps_.emplace(map.name, map).second) bytes_ += BytesOf(map);
+}
+
 std::vector<NamedDeviceMap> DeviceMapTable::List() const {
   std::vector<NamedDeviceMap> maps;
   MutexLock lock(mutex_);

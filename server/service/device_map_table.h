@@ -34,6 +34,8 @@ class DeviceMapTable {
   // DEVICE_MAP_NOT_FOUND; DEVICE_MAP_CHANGED when `etag` is given and not that of the kept map.
   absl::Status Delete(std::string_view name, std::string_view etag);
   std::vector<NamedDeviceMap> List() const;  // by name
+  // Keeps a map of a run before with the etag that it has, within the bounds; else not.
+  void Restore(const NamedDeviceMap& map);
 
  private:
   const int64_t started_ = absl::ToUnixMicros(absl::Now());  // so that no etag comes again after a restart

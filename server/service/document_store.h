@@ -66,7 +66,4 @@ class DocumentStore {
   uint64_t total_bytes_ ABSL_GUARDED_BY(mutex_) = 0;
 };
 
-// "sha256:<hex>" of `bytes`.
-std::string Sha256Digest(std::string_view bytes);
-
 }  // namespace keyload

@@ -67,6 +67,8 @@ struct LoadSpec {
   bool detach = false;      // the load runs to its end, whether or not its caller waits
   std::string fingerprint;  // equal for requests that may share a model: the same but for the keys selected
   std::string digest;       // equal for requests that one load answers; empty: it equals no other
+  std::string request;      // as the contract writes it, without what identifies it
+  bool is_kept = false;     // of a run before: what a restart needs is on the disk already
 };
 
 }  // namespace keyload

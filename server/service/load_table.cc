@@ -14,13 +14,6 @@ constexpr std::string_view kPrefix = "load-";
 
 std::string NameOf(uint64_t number) { return absl::StrFormat("%s%06d", kPrefix, number); }
 
-// 0 for what is no load's name.
-uint64_t NumberOf(std::string_view load) {
-  uint64_t number = 0;
-  if (!load.starts_with(kPrefix) || !absl::SimpleAtoi(ToAbsl(load.substr(kPrefix.size())), &number)) return 0;
-  return NameOf(number) == load ? number : 0;
-}
-
 uint64_t BytesOf(const LoadReport& report) {
   uint64_t bytes = sizeof(report);
   for (const std::string& key : report.missing_keys) bytes += sizeof(key) + key.size();
@@ -39,6 +32,12 @@ absl::Status NotFound(std::string_view what, std::string_view name) {
 }
 
 }  // namespace
+
+uint64_t LoadTable::NumberOf(std::string_view load) {
+  uint64_t number = 0;
+  if (!load.starts_with(kPrefix) || !absl::SimpleAtoi(ToAbsl(load.substr(kPrefix.size())), &number)) return 0;
+  return NameOf(number) == load ? number : 0;
+}
 
 std::shared_ptr<SharedLoad> LoadTable::Add(LoadIdentity identity) {
   MutexLock lock(mutex_);
@@ -66,33 +65,53 @@ std::string LoadTable::NextName() {
   return NameOf(++last_number_);
 }
 
-void LoadTable::Ended(const std::shared_ptr<SharedLoad>& load) {
+std::vector<std::string> LoadTable::RequestIds(const SharedLoad& load) const {
   MutexLock lock(mutex_);
-  if (const auto it = entries_.find(NumberOf(load->identity().load)); it != entries_.end()) Keep(it);
+  const auto it = entries_.find(NumberOf(load.identity().load));
+  return it == entries_.end() ? std::vector<std::string>() : it->second.request_ids;
 }
 
-void LoadTable::AddEnded(const LoadReport& report) {
-  const uint64_t number = NumberOf(report.load);
-  if (number == 0) return;
-  auto load = std::make_shared<SharedLoad>(LoadIdentity{.load = report.load, .model = report.model});
-  load->End(report);
+std::vector<std::string> LoadTable::Ended(const std::shared_ptr<SharedLoad>& load) {
   MutexLock lock(mutex_);
-  Keep(entries_.emplace(number, Entry{.load = std::move(load)}).first);
+  const auto it = entries_.find(NumberOf(load->identity().load));
+  return it == entries_.end() ? std::vector<std::string>() : Keep(it);
 }
 
-void LoadTable::Keep(Entries::iterator entry) {
+std::vector<std::string> LoadTable::AddEnded(const LoadReport& report) {
+  return Restore({.load = report.load, .model = report.model}, {}, report);
+}
+
+std::vector<std::string> LoadTable::Restore(const LoadIdentity& identity, const std::vector<std::string>& request_ids,
+                                            absl::StatusOr<LoadReport> result) {
+  const uint64_t number = NumberOf(identity.load);
+  if (number == 0) return {};
+  auto load = std::make_shared<SharedLoad>(identity);
+  load->End(std::move(result));
+  MutexLock lock(mutex_);
+  const auto [entry, added] = entries_.emplace(number, Entry{.load = std::move(load)});
+  if (!added) return {};
+  for (const std::string& id : request_ids) {
+    Bind(entry, {.model = identity.model, .request_id = id, .digest = identity.digest});
+  }
+  return Keep(entry);
+}
+
+std::vector<std::string> LoadTable::Keep(Entries::iterator entry) {
   const LoadStatus status = entry->second.load->status();
   entry->second.bytes = status.result->ok() ? BytesOf(**status.result) : sizeof(LoadReport);
   for (const std::string& id : entry->second.request_ids) entry->second.bytes += 2 * (sizeof(Request) + id.size());
   entry->second.ended = true;
   ended_bytes_ += entry->second.bytes;
   ended_.push_back(entry->first);
+  std::vector<std::string> dropped;
   while (ended_.size() > options_.ended_loads || (ended_bytes_ > options_.ended_bytes && ended_.size() > 1)) {
     const auto oldest = entries_.find(ended_.front());
     ended_.pop_front();
     ended_bytes_ -= oldest->second.bytes;
+    dropped.push_back(NameOf(oldest->first));
     Erase(oldest);
   }
+  return dropped;
 }
 
 void LoadTable::Forget(const SharedLoad& load) {

@@ -21,9 +21,13 @@ class LoadTable {
   struct Options {
     size_t ended_loads = 1000;           // kept at most
     uint64_t ended_bytes = 64ull << 20;  // of their reports, roughly
+    uint64_t first_number = 0;           // names begin above it
   };
   LoadTable() : LoadTable(Options()) {}
-  explicit LoadTable(const Options& options) : options_(options) {}
+  explicit LoadTable(const Options& options) : options_(options), last_number_(options.first_number) {}
+
+  // Of a load's name; 0 for what is none.
+  static uint64_t NumberOf(std::string_view load);
 
   // A new load that runs, with a name of its own; `identity.load` is ignored.
   std::shared_ptr<SharedLoad> Add(LoadIdentity identity);
@@ -31,12 +35,18 @@ class LoadTable {
   void AddRequest(const SharedLoad& load, const LoadIdentity& identity);
   // A name for what is no SharedLoad.
   std::string NextName();
-  // `load` has ended, or ends before anybody else can ask. Drops the oldest of those that ended until the bounds hold.
-  void Ended(const std::shared_ptr<SharedLoad>& load);
+  // The request ids that `load` answers.
+  std::vector<std::string> RequestIds(const SharedLoad& load) const;
+  // `load` has ended, or ends before anybody else can ask. Drops the oldest of those that ended until the bounds hold,
+  // and returns their names.
+  std::vector<std::string> Ended(const std::shared_ptr<SharedLoad>& load);
   // A load that ended because it was not even queued: it takes no room of those that ran.
   void Forget(const SharedLoad& load);
   // Keeps the report of what was never in the table while it ran.
-  void AddEnded(const LoadReport& report);
+  std::vector<std::string> AddEnded(const LoadReport& report);
+  // A load of a run before: `identity.load` is its name. To be called before any load starts, oldest first.
+  std::vector<std::string> Restore(const LoadIdentity& identity, const std::vector<std::string>& request_ids,
+                                   absl::StatusOr<LoadReport> result);
   // The load with this request id that runs, or that ended with a report of COMPLETE, INCOMPLETE or REJECTED: an id
   // whose load failed or was cancelled is free again. Null when there is none; REQUEST_ID_REUSED when the id stands for
   // another request.
@@ -68,11 +78,11 @@ class LoadTable {
 
   void Bind(Entries::iterator entry, const LoadIdentity& identity) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
   void Erase(Entries::iterator entry) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
-  void Keep(Entries::iterator entry) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
+  std::vector<std::string> Keep(Entries::iterator entry) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
 
   const Options options_;
   mutable Mutex mutex_;
-  uint64_t last_number_ ABSL_GUARDED_BY(mutex_) = 0;
+  uint64_t last_number_ ABSL_GUARDED_BY(mutex_);
   Entries entries_ ABSL_GUARDED_BY(mutex_);
   std::deque<uint64_t> ended_ ABSL_GUARDED_BY(mutex_);  // numbers, in the order of their end
   uint64_t ended_bytes_ ABSL_GUARDED_BY(mutex_) = 0;

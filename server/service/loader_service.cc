@@ -43,6 +43,17 @@ absl::Status CheckPageCache(const LoadSpec& spec) {
 
 }  // namespace
 
+LoaderService::LoaderService(const Dependencies& dependencies)
+    : deps_(dependencies), table_({.first_number = deps_.state == nullptr ? 0 : deps_.state->first_number()}) {
+  if (deps_.state == nullptr) return;
+  KeptState::Content before = deps_.state->TakeBefore();
+  for (const NamedDeviceMap& map : before.maps) device_maps_.Restore(map);
+  for (KeptLoad& load : before.loads) {
+    deps_.state->DropLoads(table_.Restore(load.identity, load.request_ids, std::move(load.result)));
+  }
+  to_restore_ = std::move(before.models);
+}
+
 absl::Status LoaderService::Validate(const LoadSpec& spec, bool plan_only) const {
   if (draining_) return MakeError(Reason::kDraining, "the server is shutting down");
   if (!IsModelName(spec.model)) return BadField("spec.model", StrCat("must match ", kModelNamePattern));
@@ -105,12 +116,28 @@ absl::StatusOr<LoadReport> LoaderService::Reuse(const LoadSpec& spec) const {
 
 absl::Status LoaderService::Unload(std::string_view model, ModelRegistry::OnUnloaded done) {
   return deps_.registry->Unload(
-      model, [model = std::string(model), done = std::move(done)](const ModelRegistry::Unloaded& unloaded) mutable {
+      model,
+      [model = std::string(model), done = std::move(done)](const ModelRegistry::Unloaded& unloaded) mutable {
         if (unloaded.was_loaded) {
           Log(LogLevel::kInfo, "unload", {{"model", model}, {"freed_bytes", unloaded.freed_bytes}});
         }
         done(unloaded);
+      },
+      [&](uint64_t generation) {
+        if (deps_.state != nullptr) deps_.state->DropModel(model, generation);
       });
+}
+
+absl::StatusOr<NamedDeviceMap> LoaderService::SetDeviceMap(NamedDeviceMap map) {
+  KEYLOAD_ASSIGN_OR_RETURN(NamedDeviceMap kept, device_maps_.Set(std::move(map)));
+  if (deps_.state != nullptr) deps_.state->SyncMap(device_maps_, kept.name);
+  return kept;
+}
+
+absl::Status LoaderService::DeleteDeviceMap(std::string_view name, std::string_view etag) {
+  KEYLOAD_RETURN_IF_ERROR(device_maps_.Delete(name, etag));
+  if (deps_.state != nullptr) deps_.state->SyncMap(device_maps_, name);
+  return absl::OkStatus();
 }
 
 std::vector<std::string> LoaderService::Capabilities() const {
@@ -135,6 +162,9 @@ std::vector<std::pair<std::string, uint64_t>> LoaderService::LimitValues() const
 
 absl::StatusOr<LoadReport> LoaderService::RunLoad(Job& job) {
   KEYLOAD_RETURN_IF_ERROR(job.load->context().Check());
+  if (deps_.state != nullptr) {
+    KEYLOAD_ASSIGN_OR_RETURN(job.spec, WithDocuments(std::move(job.spec), *deps_.documents));
+  }
   const std::shared_ptr<const ModelRoots> roots = this->roots();
   KEYLOAD_ASSIGN_OR_RETURN(
       const PreparedKeys keys,
@@ -256,6 +286,9 @@ absl::Status LoaderService::LoadAndPublish(Job& job, const PreparedKeys& keys, P
       job.extends == nullptr
           ? MakeModelContent(job.spec, keys, plan, *std::move(loaded), deps_.transfer.make_reader, report)
           : MakeExtendedContent(job.spec, keys, plan, *job.extends, *std::move(loaded), report);
+  // Before anybody can unload it.
+  if (deps_.state != nullptr && !job.spec.is_kept)
+    deps_.state->KeepModel(job.spec, report.generation, job.extends != nullptr);
   job.clock.Write(report);
   content.report = report;
   Publish(job, std::move(content));

@@ -3,6 +3,7 @@
 #include <atomic>
 #include <cstdint>
 #include <memory>
+#include <optional>
 #include <span>
 #include <string>
 #include <vector>
@@ -17,6 +18,7 @@
 #include "server/load/transfer.h"
 #include "server/service/device_map_table.h"
 #include "server/service/document_store.h"
+#include "server/service/kept_state.h"
 #include "server/service/load_observer.h"
 #include "server/service/load_spec.h"
 #include "server/service/load_table.h"
@@ -46,8 +48,15 @@ class LoaderService {
     Executor* queries = nullptr;  // what may block on a file and is no load
     HeaderReading headers;        // how checkpoints are opened
     TransferResources transfer;
+    KeptState* state = nullptr;  // what outlives the process; null: nothing does
   };
-  explicit LoaderService(const Dependencies& dependencies) : deps_(dependencies) {}
+  // Takes over the maps and reports that the run before kept.
+  explicit LoaderService(const Dependencies& dependencies);
+
+  // Loads the models that the run before kept, one after the other, as loads of their own, and returns: lazily, so that
+  // they are known and their bytes are read on first need, or as they were asked for. One that fails is logged, and
+  // tried again by the next run. To be called once; nothing to do without state.
+  void RestoreModels(bool lazily);
 
   // Starts a load and returns; the observer hears the rest, OnEnd exactly once. `ticket` is how the caller leaves or
   // cancels; null: it never does. A request joins the load that it repeats: one with its request id, or one that runs
@@ -97,7 +106,10 @@ class LoaderService {
   ModelRegistry& registry() { return *deps_.registry; }
   Executor& loads() { return *deps_.loads; }
   DocumentStore& documents() { return *deps_.documents; }
-  DeviceMapTable& device_maps() { return device_maps_; }
+  const DeviceMapTable& device_maps() const { return device_maps_; }
+  // As the table's, and kept over a restart. Block on files.
+  absl::StatusOr<NamedDeviceMap> SetDeviceMap(NamedDeviceMap map);
+  absl::Status DeleteDeviceMap(std::string_view name, std::string_view etag);
   DeviceSet& devices() { return *deps_.transfer.devices; }
   std::shared_ptr<const ModelRoots> roots() const { return deps_.roots->get(); }
 
@@ -116,6 +128,7 @@ class LoaderService {
   };
   struct Job;
   struct Start;
+  class Restoring;
 
   absl::Status Validate(const LoadSpec& spec, bool plan_only) const;
   absl::StatusOr<Start> BeginLoad(const LoadSpec& spec, const SharedLoad::Waiter& caller);
@@ -126,6 +139,7 @@ class LoaderService {
   void Queue(const std::shared_ptr<Job>& job);
   absl::StatusOr<LoadReport> Reuse(const LoadSpec& spec) const;
   void RunJob(Job& job);
+  void KeepEnd(const SharedLoad& load, const absl::StatusOr<LoadReport>& result);
   void EndJob(Job& job, absl::StatusOr<LoadReport> result);
   void Publish(Job& job, ResidentModel::Content content);
   absl::StatusOr<LoadReport> RunLoad(Job& job);
@@ -142,6 +156,7 @@ class LoaderService {
   std::atomic<size_t> active_loads_ = 0;
   LoadTable table_;
   DeviceMapTable device_maps_;
+  std::vector<KeptModel> to_restore_;  // until RestoreModels
   Mutex start_mutex_;  // over looking for a load to join or claiming the name, and over ending that: one or the other
 };
 

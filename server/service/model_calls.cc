@@ -45,7 +45,11 @@ absl::StatusOr<LoadReport> LoaderService::Materialize(const ModelSelection& sele
   CountResident(*model, selected);
   clock.Write(report);
   LogLoad(report);
-  table_.AddEnded(report);
+  const std::vector<std::string> dropped = table_.AddEnded(report);
+  if (deps_.state != nullptr) {
+    deps_.state->KeepLoad({.identity = {.load = report.load, .model = report.model}, .result = report});
+    deps_.state->DropLoads(dropped);
+  }
   return std::move(report);
 }
 

@@ -1,38 +1,13 @@
 #include "server/service/prepare.h"
 
-#include <sys/stat.h>
-#include <unistd.h>
-
-#include <algorithm>
-#include <cerrno>
-
 #include "server/base/error.h"
 #include "server/base/strings.h"
+#include "server/base/whole_file.h"
 #include "server/io/file_system_kind.h"
 #include "server/service/plan_report.h"
 
 namespace keyload {
 namespace {
-
-absl::StatusOr<std::string> ReadWholeFile(const OpenedPath& file, uint64_t limit) {
-  struct stat info = {};
-  if (fstat(file.fd.get(), &info) != 0) return ErrnoToStatus(errno, "fstat", file.resolved);
-  if (static_cast<uint64_t>(info.st_size) > limit) {
-    return MakeError(Reason::kDocumentTooLarge, StrCat(file.resolved, " is over ", limit, " bytes"),
-                     {{"file", file.resolved}});
-  }
-  std::string bytes(info.st_size, '\0');
-  size_t done = 0;
-  while (done < bytes.size()) {
-    const ssize_t got = pread(file.fd.get(), bytes.data() + done, bytes.size() - done, static_cast<off_t>(done));
-    if (got < 0 && errno == EINTR) continue;
-    if (got < 0) return ErrnoToStatus(errno, "pread", file.resolved);
-    if (got == 0) break;
-    done += static_cast<size_t>(got);
-  }
-  bytes.resize(done);
-  return bytes;
-}
 
 absl::StatusOr<std::shared_ptr<const Manifest>> FindManifest(const ExpectedSpec& expected, const ModelRoots& roots,
                                                              DocumentStore& documents) {
@@ -42,7 +17,8 @@ absl::StatusOr<std::shared_ptr<const Manifest>> FindManifest(const ExpectedSpec&
   KEYLOAD_ASSIGN_OR_RETURN(const OpenedPath file, roots.Open(expected.manifest_path));
   if (file.is_directory)
     return MakeError(Reason::kBadRequest, StrCat(expected.manifest_path, " is a directory, not a manifest"));
-  KEYLOAD_ASSIGN_OR_RETURN(const std::string bytes, ReadWholeFile(file, documents.options().max_document_bytes));
+  KEYLOAD_ASSIGN_OR_RETURN(const std::string bytes,
+                           ReadWholeFile(file.fd.get(), file.resolved, documents.options().max_document_bytes));
   KEYLOAD_ASSIGN_OR_RETURN(const DocumentStore::Stored stored, documents.AddManifest(bytes));
   return documents.FindManifest(stored.digest);
 }

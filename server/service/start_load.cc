@@ -143,9 +143,17 @@ void LoaderService::EndJob(Job& job, absl::StatusOr<LoadReport> result) {
     load->Close();
     job.claim = {};
   }
+  KeepEnd(*load, result);
   --active_loads_;
   load->End(std::move(result));
-  table_.Ended(load);
+  const std::vector<std::string> dropped = table_.Ended(load);
+  if (deps_.state != nullptr) deps_.state->DropLoads(dropped);
+}
+
+void LoaderService::KeepEnd(const SharedLoad& load, const absl::StatusOr<LoadReport>& result) {
+  // A load that was not even queued is forgotten at once.
+  if (deps_.state == nullptr || ErrorReason(result.status()) == Reason::kLoadQueueFull) return;
+  deps_.state->KeepLoad({.identity = load.identity(), .request_ids = table_.RequestIds(load), .result = result});
 }
 
 void LoaderService::Publish(Job& job, ResidentModel::Content content) {

@@ -14,6 +14,7 @@ import sys
 ALLOWED = {
     "base": set(),
     "config": {"base"},
+    "state": {"base"},
     "checkpoint": {"base"},
     "io": {"base"},
     "device": {"base"},
@@ -25,8 +26,8 @@ ALLOWED = {
     "store": {"base", "device", "io", "keys", "plan", "report"},
     "lifecycle": {"base", "report", "store"},
     "load": {"base", "device", "io", "plan", "report", "store", "tensor"},
-    "service": {"base", "checkpoint", "device", "io", "keys", "lifecycle", "load", "placement", "plan", "report", "store",
-                "tensor"},
+    "service": {"base", "checkpoint", "device", "io", "keys", "lifecycle", "load", "placement", "plan", "report", "state",
+                "store", "tensor"},
     "rpc": {"base", "keys", "lifecycle", "placement", "report", "service"},
 }
 # Headers that only these places may include.

@@ -43,6 +43,8 @@ TEST(ParseConfig, HasDefaults) {
   EXPECT_EQ(config->concurrent_loads, 2u);
   EXPECT_EQ(config->load_queue, 64u);
   EXPECT_EQ(config->grace, absl::Seconds(30));
+  EXPECT_EQ(config->state_dir, "");
+  EXPECT_EQ(config->restore, Restore::kLazily);
   EXPECT_FALSE(config->check_config);
   EXPECT_FALSE(config->show_text);
 }
@@ -73,6 +75,10 @@ TEST(ParseConfig, ReadsEveryFlag) {
                                                "5",
                                                "--grace",
                                                "1m30s",
+                                               "--state-dir",
+                                               "/var/lib/keyload",
+                                               "--restore",
+                                               "load",
                                                "--log-format",
                                                "json",
                                                "--log-level",
@@ -93,6 +99,8 @@ TEST(ParseConfig, ReadsEveryFlag) {
   EXPECT_EQ(config->io_threads, 3u);
   EXPECT_EQ(config->load_queue, 5u);
   EXPECT_EQ(config->grace, absl::Seconds(90));
+  EXPECT_EQ(config->state_dir, "/var/lib/keyload");
+  EXPECT_EQ(config->restore, Restore::kAsAsked);
   EXPECT_EQ(config->log_format, LogFormat::kJson);
   EXPECT_EQ(config->log_level, LogLevel::kWarning);
   EXPECT_TRUE(config->check_config);
@@ -127,6 +135,11 @@ TEST(ParseConfig, AListReplacesTheListBelowIt) {
 
 TEST(ParseConfig, ChecksWhatIsOverriddenToo) {
   EXPECT_THAT(Refusal({"--io-threads", "3"}, {{"KEYLOADD_IO_THREADS", "many"}}), StartsWith("KEYLOADD_IO_THREADS: "));
+}
+
+TEST(ParseConfig, TheStateDirectoryIsAnAbsolutePath) {
+  EXPECT_THAT(Refusal({"--state-dir", "state"}), HasSubstr("absolute"));
+  EXPECT_THAT(Refusal({"--restore", "later"}), StartsWith("--restore: "));
 }
 
 TEST(ParseConfig, AnEmptyVariableCountsAsAbsent) {

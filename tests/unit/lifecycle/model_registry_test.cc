@@ -143,6 +143,25 @@ TEST(ModelRegistry, WithoutUsersItIsUnloadedAtOnce) {
   EXPECT_TRUE(registry.List().empty());
 }
 
+TEST(ModelRegistry, UnloadSaysWhichGenerationWasWithdrawnBeforeTheNameIsFree) {
+  ModelRegistry registry(/*first_generation=*/100);
+  Load(registry, "m");
+  std::vector<uint64_t> withdrawn;
+  const auto remember = [&](uint64_t generation) {
+    withdrawn.push_back(generation);
+    EXPECT_FALSE(registry.Begin("m").ok());
+  };
+  bool done = false;
+  const auto end = [&](const ModelRegistry::Unloaded&) {
+    EXPECT_EQ(withdrawn, std::vector<uint64_t>{101});
+    done = true;
+  };
+  ASSERT_TRUE(registry.Unload("m", end, remember).ok());
+  EXPECT_TRUE(done);
+  ASSERT_TRUE(registry.Unload("nobody", Ignore, [&](uint64_t generation) { withdrawn.push_back(generation); }).ok());
+  EXPECT_EQ(withdrawn.back(), 0u);
+}
+
 TEST(ModelRegistry, UnloadIsDoneOnlyWhenTheLastUserIs) {
   ModelRegistry registry;
   Load(registry, "m");

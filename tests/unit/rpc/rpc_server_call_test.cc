@@ -6,6 +6,7 @@
 #include <functional>
 #include <ostream>
 
+#include "server/base/digest.h"
 #include "tests/unit/rpc/loader_server.h"
 
 namespace keyload {

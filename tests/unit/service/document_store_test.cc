@@ -3,6 +3,7 @@
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
+#include "server/base/digest.h"
 #include "server/base/error.h"
 #include "tests/unit/service/loader_node.h"
 

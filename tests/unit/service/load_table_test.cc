@@ -62,6 +62,33 @@ TEST_F(LoadTableTest, KeepsTheLastThatEnded) {
   EXPECT_THAT(table_.Running(), ElementsAre(loads[5]));
 }
 
+TEST_F(LoadTableTest, NamesWhatItDrops) {
+  std::vector<std::shared_ptr<SharedLoad>> loads;
+  for (int i = 0; i < 4; ++i) loads.push_back(table_.Add(Identity("m")));
+  for (int i = 0; i < 3; ++i) {
+    loads[i]->End(LoadReport());
+    EXPECT_THAT(table_.Ended(loads[i]), IsEmpty());
+  }
+  loads[3]->End(LoadReport());
+  EXPECT_THAT(table_.Ended(loads[3]), ElementsAre("load-000001"));
+}
+
+TEST(LoadTableRestore, TakesOverLoadsWithTheirRequestIdsAndNumbersNewOnesAbove) {
+  LoadTable table({.ended_loads = 2, .first_number = 1000});
+  LoadReport report;
+  report.outcome = Outcome::kComplete;
+  EXPECT_THAT(table.Restore({.load = "load-000001", .model = "m", .digest = "d"}, {"a", "b"}, report), IsEmpty());
+  EXPECT_THAT(table.Restore({.load = "no name", .model = "m"}, {"c"}, report), IsEmpty());
+  EXPECT_EQ((*table.FindRequest(Identity("m", "b")))->identity().load, "load-000001");
+  EXPECT_EQ(ErrorReason(table.FindRequest(Identity("m", "a", "other")).status()), Reason::kRequestIdReused);
+  EXPECT_EQ(ErrorReason(table.FindByRequestId("c").status()), Reason::kLoadNotFound);
+  const auto added = table.Add(Identity("n", "x"));
+  EXPECT_EQ(added->identity().load, "load-001001");
+  EXPECT_THAT(table.RequestIds(*added), ElementsAre("x"));
+  table.Restore({.load = "load-000002", .model = "m"}, {}, report);
+  EXPECT_THAT(table.Restore({.load = "load-000003", .model = "m"}, {}, report), ElementsAre("load-000001"));
+}
+
 TEST_F(LoadTableTest, KeepsNoMoreBytesOfReportsThanItMay) {
   LoadReport large;
   large.missing_keys.assign(3, std::string(200'000, 'k'));

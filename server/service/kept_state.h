@@ -1,0 +1,98 @@
+#pragma once
+
+#include <cstdint>
+#include <memory>
+#include <string>
+#include <string_view>
+#include <utility>
+#include <vector>
+
+#include "absl/container/flat_hash_map.h"
+#include "absl/status/statusor.h"
+#include "server/base/mutex.h"
+#include "server/service/device_map_table.h"
+#include "server/service/load_spec.h"
+#include "server/service/shared_load.h"
+#include "server/state/state_directory.h"
+
+namespace keyload {
+
+class DocumentStore;
+
+// A model of the last run: the request that made it, then those that made it wider.
+struct KeptModel {
+  std::string name;
+  uint64_t generation = 0;
+  std::vector<LoadSpec> requests;  // nothing in them names an uploaded document or a kept map
+};
+
+// A load that ended.
+struct KeptLoad {
+  LoadIdentity identity;
+  std::vector<std::string> request_ids;  // that it answers
+  absl::StatusOr<LoadReport> result;
+};
+
+// How the records are written. Reading one that makes no sense is an error of any kind.
+class StateCodec {
+ public:
+  virtual ~StateCodec() = default;
+  // Appended to another, it makes a record with the requests of both and the generation of the latter.
+  virtual std::string WriteModel(const LoadSpec& spec, uint64_t generation) const = 0;
+  virtual absl::StatusOr<KeptModel> ReadModel(std::string_view bytes) const = 0;
+  virtual std::string WriteLoad(const KeptLoad& load) const = 0;
+  virtual absl::StatusOr<KeptLoad> ReadLoad(std::string_view bytes) const = 0;
+  virtual std::string WriteMap(const NamedDeviceMap& map) const = 0;
+  virtual absl::StatusOr<NamedDeviceMap> ReadMap(std::string_view bytes) const = 0;
+};
+
+// What a daemon remembers over a restart, in files. Every change is on the disk when its call returns. A change that
+// cannot be written is logged and no error of the request that made it: the daemon serves from memory. Blocks on files,
+// and holds its locks meanwhile. Thread-safe.
+class KeptState {
+ public:
+  // Reads everything. A record that makes no sense is set aside and logged. BAD_REQUEST: the directory cannot be used.
+  // `codec` outlives the state.
+  static absl::StatusOr<std::unique_ptr<KeptState>> Open(const std::string& path, const StateCodec& codec);
+
+  // What was there when it was opened.
+  struct Content {
+    std::vector<KeptModel> models;     // by name
+    std::vector<KeptLoad> loads;       // in the order of their start
+    std::vector<NamedDeviceMap> maps;  // by name
+  };
+  // Once; empty from then on.
+  Content TakeBefore() { return std::exchange(before_, {}); }
+  // Numbers of loads and generations of this run are above this one, those of the runs before are not.
+  uint64_t first_number() const { return first_number_; }
+
+  // The model that `spec` makes, or makes wider, is `generation` from now on. To be called by who holds the claim on
+  // its name, before it is published.
+  void KeepModel(const LoadSpec& spec, uint64_t generation, bool extends);
+  // The model was withdrawn; nothing if the record is of a later generation. Generation 0: the model was not known, and
+  // the record goes if it is of a run before.
+  void DropModel(std::string_view name, uint64_t generation);
+  bool HasModel(std::string_view name) const;
+  void KeepLoad(const KeptLoad& load);
+  void DropLoads(const std::vector<std::string>& names);
+  // Makes the record of a map what `maps` says.
+  void SyncMap(const DeviceMapTable& maps, std::string_view name);
+
+ private:
+  KeptState(StateDirectory directory, const StateCodec& codec) : directory_(std::move(directory)), codec_(codec) {}
+  absl::Status ReadAll();
+  absl::Status BeginRun();
+
+  const StateDirectory directory_;
+  const StateCodec& codec_;
+  Content before_;
+  uint64_t first_number_ = 0;   // constant after Open
+  mutable Mutex models_mutex_;  // of all records of models, and the next one of all of maps
+  Mutex maps_mutex_;
+  absl::flat_hash_map<std::string, uint64_t> generations_ ABSL_GUARDED_BY(models_mutex_);  // written in this run
+};
+
+// `spec` with the uploaded documents that it names written out, so that it needs none. DOCUMENT_NOT_FOUND.
+absl::StatusOr<LoadSpec> WithDocuments(LoadSpec spec, DocumentStore& documents);
+
+}  // namespace keyload

@@ -1,0 +1,131 @@
+#include "server/state/state_directory.h"
+
+#include <gmock/gmock.h>
+#include <gtest/gtest.h>
+#include <sys/stat.h>
+
+#include <filesystem>
+#include <fstream>
+#include <optional>
+
+#include "server/base/error.h"
+#include "server/base/strings.h"
+
+namespace keyload {
+namespace {
+
+namespace fs = std::filesystem;
+
+class StateDirectoryTest : public testing::Test {
+ protected:
+  StateDirectoryTest()
+      : path_(fs::path(testing::TempDir()) / "state" / testing::UnitTest::GetInstance()->current_test_info()->name()) {
+    fs::remove_all(path_);
+  }
+  ~StateDirectoryTest() override { fs::remove_all(path_); }
+
+  absl::StatusOr<StateDirectory> Open() { return StateDirectory::Open(path_.string(), {"models", "loads"}); }
+  std::vector<std::string> Names(const StateDirectory& state, std::string_view kind) {
+    std::vector<std::string> names;
+    const absl::StatusOr<std::vector<StateDirectory::Record>> records = state.Read(kind);
+    EXPECT_TRUE(records.ok()) << records.status();
+    if (records.ok()) {
+      for (const StateDirectory::Record& record : *records) names.push_back(record.name);
+    }
+    return names;
+  }
+  void Put(const fs::path& file, std::string_view bytes) { std::ofstream(file, std::ios::binary) << bytes; }
+
+  const fs::path path_;
+};
+
+TEST_F(StateDirectoryTest, KeepsRecordsOfEachKindUnderTheirNames) {
+  {
+    const auto state = Open();
+    ASSERT_TRUE(state.ok()) << state.status();
+    const std::string bytes("a\0b\n", 4);
+    ASSERT_TRUE(state->Write("models", "one", bytes).ok());
+    ASSERT_TRUE(state->Write("models", "one", bytes + bytes).ok());
+    ASSERT_TRUE(state->Write("models", "two", "").ok());
+    ASSERT_TRUE(state->Write("loads", "one", "other").ok());
+    ASSERT_TRUE(state->Write("loads", "gone", "x").ok());
+    ASSERT_TRUE(state->Remove("loads", "gone").ok());
+    EXPECT_TRUE(state->Remove("loads", "gone").ok()) << "again is fine";
+  }
+  const auto state = Open();
+  ASSERT_TRUE(state.ok()) << state.status();
+  const auto models = state->Read("models");
+  ASSERT_TRUE(models.ok());
+  ASSERT_EQ(models->size(), 2u);
+  EXPECT_EQ((*models)[0].name, "one");
+  EXPECT_EQ((*models)[0].bytes, std::string("a\0b\na\0b\n", 8));
+  EXPECT_EQ((*models)[1].bytes, "");
+  EXPECT_THAT(Names(*state, "loads"), testing::ElementsAre("one"));
+  EXPECT_EQ(state->Read("loads", "one").value_or(""), "other");
+  EXPECT_EQ(ErrorReason(state->Read("loads", "gone").status()), Reason::kCheckpointNotFound);
+}
+
+TEST_F(StateDirectoryTest, SetsAsideWhatIsNotWhatWasWrittenAndKeepsTheRest) {
+  const auto state = Open();
+  ASSERT_TRUE(state.ok());
+  ASSERT_TRUE(state->Write("models", "changed", "0123456789").ok());
+  ASSERT_TRUE(state->Write("models", "cut", "0123456789").ok());
+  ASSERT_TRUE(state->Write("models", "good", "0123456789").ok());
+  {
+    std::fstream file(path_ / "models" / "changed", std::ios::in | std::ios::out | std::ios::binary);
+    file.seekp(-1, std::ios::end);
+    file << 'X';
+  }
+  fs::resize_file(path_ / "models" / "cut", fs::file_size(path_ / "models" / "cut") - 1);
+  Put(path_ / "models" / "empty", "");
+  Put(path_ / "models" / "foreign", "{}\n");
+  fs::create_directory(path_ / "models" / "folder");
+  EXPECT_THAT(Names(*state, "models"), testing::ElementsAre("good"));
+  for (const char* name : {"changed", "cut", "empty", "foreign", "folder"}) {
+    EXPECT_TRUE(fs::exists(path_ / "aside" / StrCat("models-", name))) << name;
+    EXPECT_FALSE(fs::exists(path_ / "models" / name)) << name;
+  }
+}
+
+TEST_F(StateDirectoryTest, RemovesWhatAKilledProcessLeftHalfWritten) {
+  fs::create_directories(path_ / "models");
+  Put(path_ / "models" / ".half-one", "half");
+  const auto state = Open();
+  ASSERT_TRUE(state.ok());
+  EXPECT_FALSE(fs::exists(path_ / "models" / ".half-one"));
+  EXPECT_THAT(Names(*state, "models"), testing::IsEmpty());
+}
+
+TEST_F(StateDirectoryTest, IsOneProcessesAloneAndClosedToOthers) {
+  const auto first = Open();
+  ASSERT_TRUE(first.ok());
+  const auto second = Open();
+  ASSERT_EQ(ErrorReason(second.status()), Reason::kBadRequest);
+  EXPECT_THAT(std::string(second.status().message()), testing::HasSubstr("another keyloadd"));
+  struct stat info = {};
+  ASSERT_EQ(stat(path_.c_str(), &info), 0);
+  EXPECT_EQ(info.st_mode & 0777, 0700u);
+  ASSERT_TRUE(first->Write("models", "one", "x").ok());
+  ASSERT_EQ(stat((path_ / "models" / "one").c_str(), &info), 0);
+  EXPECT_EQ(info.st_mode & 0777, 0600u);
+}
+
+TEST_F(StateDirectoryTest, SaysWhatTheSystemRefuses) {
+  fs::create_directories(path_.parent_path());
+  Put(path_, "a file");
+  const auto state = Open();
+  EXPECT_EQ(ErrorReason(state.status()), Reason::kBadRequest);
+  EXPECT_THAT(std::string(state.status().message()), testing::HasSubstr(path_.string()));
+}
+
+TEST_F(StateDirectoryTest, AFailedWriteLeavesTheRecordBefore) {
+  const auto state = Open();
+  ASSERT_TRUE(state.ok());
+  ASSERT_TRUE(state->Write("models", "one", "before").ok());
+  fs::create_directory(path_ / "models" / ".half-one");  // in the way of the next write
+  EXPECT_EQ(ErrorReason(state->Write("models", "one", "after")), Reason::kIoError);
+  EXPECT_EQ(state->Read("models", "one").value_or(""), "before");
+}
+
+}  // namespace
+}  // namespace keyload
