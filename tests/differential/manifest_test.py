@@ -176,6 +176,9 @@ class ContentsTest(unittest.TestCase):
         converter = loading.WeightConverter("w1.weight", "experts.gate_up_proj", [loading.Interleave(dim=1)])
         with self.assertRaisesRegex(ManifestError, "Interleave"):
             conversions.conversions_of([converter], model)
+        converter = loading.WeightConverter("w1.weight", "experts.gate_up_proj", [loading.Transpose(check_dims=True)])
+        with self.assertRaisesRegex(ManifestError, "Transpose that depends on the stored shape"):
+            conversions.conversions_of([converter], model)
 
 
 class PatternsTest(unittest.TestCase):
@@ -198,6 +201,14 @@ class PatternsTest(unittest.TestCase):
         self.same(r"^model(?!\.(language_model|visual))", "model.language_model")
         self.same(r"(?<!model\.)layer.", "model.layer.")
         self.same(r"(?<!model\.)encoder\.(layer)\.", r"model.encoder.\1.")
+
+    def test_a_prefix_that_is_added_where_it_is_not(self):
+        change = loading.PrefixChange(prefix_to_add="language_model", model_prefix="model")
+        names = ["model.a", "model.language_model.a", "model.language_models.a", "model.", "language_model.a", "model"]
+        rule, = conversions.renames_of([change], names)
+        self.assertEqual(patterns.substitute(rule["pattern"], rule["replacement"], "model.norm.weight"),
+                         "model.language_model.norm.weight")
+        self.assertIsNone(patterns.substitute(rule["pattern"], rule["replacement"], "model.language_model.norm.weight"))
 
     def test_the_boundary_that_transformers_adds(self):
         pattern, replacement = patterns.to_re2(r".weight_g(?!\w)", ".original0")

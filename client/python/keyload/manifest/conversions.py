@@ -23,17 +23,19 @@ def _branches(transform):
         yield source, pattern + (r"(?!\w)" if re.search(r"[a-zA-Z0-9]$", pattern) else "")
 
 
-def _scope(transform):
-    """A group that takes what the scope of a submodel allows before a match, or None."""
+def _scope(transform, pattern):
+    """What the scope of a submodel takes before a match of `pattern`; None where it takes nothing."""
     if transform.scope_prefix is None:
         return None
-    base = f"(?:{re.escape(transform.base_model_prefix)}\\.)?" if transform.base_model_prefix else ""
+    base = f"{re.escape(transform.base_model_prefix)}\\." if transform.base_model_prefix else ""
     scope = f"{re.escape(transform.scope_prefix)}\\." if transform.scope_prefix else ""
-    return base + scope
+    # The base prefix is always taken if it is there, so a pattern that begins with it can only be the second time.
+    optional = base and not (scope == "" and pattern.startswith(f"^{base}"))
+    return (f"(?:{base})?" if optional else base) + scope
 
 
 def _scoped(transform, pattern, replacement):
-    scope = _scope(transform)
+    scope = _scope(transform, pattern)
     if not scope:
         return pattern, replacement
     shifted = re.sub(r"\\(\d)", lambda match: f"\\{int(match.group(1)) + 1}", replacement)
@@ -72,12 +74,17 @@ def _operation(operation, transform, model):
         return {"kind": "KIND_CONCATENATE", "dims": [operation.dim]}
     if kind is Chunk:
         return {"kind": "KIND_CHUNK", "dims": [operation.dim]}
-    if kind is Split and _equal_parts(operation, transform, model):
-        return {"kind": "KIND_CHUNK", "dims": [operation.dim]}
-    if kind is Transpose and not operation.check_dims:
-        return {"kind": "KIND_TRANSPOSE", "dims": [operation.dim0, operation.dim1]}
-    raise ManifestError(f"conversion to {', '.join(transform.target_patterns)}: {operation!r} is no operation of a "
-                        "manifest")
+    why = ""
+    if kind is Split:
+        if _equal_parts(operation, transform, model):
+            return {"kind": "KIND_CHUNK", "dims": [operation.dim]}
+        why = " into parts of several sizes"
+    if kind is Transpose:
+        if not operation.check_dims:
+            return {"kind": "KIND_TRANSPOSE", "dims": [operation.dim0, operation.dim1]}
+        why = " that depends on the stored shape"
+    raise ManifestError(f"conversion to {', '.join(transform.target_patterns)}: {operation!r}{why} is no operation of "
+                        "a manifest")
 
 
 def _equal_parts(operation, transform, model):
@@ -109,7 +116,7 @@ def _conversion(transform, model):
         sources.append(source)
     sources.sort(key=transform.source_patterns.index)
     targets = _targets(transform, model.config)
-    if scope := _scope(transform):
+    if scope := _scope(transform, sources[0]):
         if any("(" in source for source in sources):
             raise ManifestError(f"conversion of {sources[0]!r} below {transform.scope_prefix} has a group of its own")
         sources = [f"^({scope}){source[1:]}" if source.startswith("^") else f"^({scope}.*?){source}"

@@ -18,6 +18,7 @@ _REFUSED = {
 }
 _MAX_REPEAT = 1000
 _LOOKAHEAD_AT_END = re.compile(r"\(\?!((?:[^()\\]|\\.|\([^()?]*\))*)\)\Z")
+_LOOKAHEAD_AT_REST = re.compile(r"(?:\(\?:\(\?!([^()]*)\)\)|\(\?!([^()]*)\))\(\.\+\)\Z")  # what PrefixChange makes
 _LOOKBEHIND_AT_START = re.compile(r"\A\(\?<!((?:[^()|\\]|\\.)*)\)")
 _NOT_A_WORD = r"(?!\w)"
 _GROUP = re.compile(r"\\(\d)")
@@ -77,13 +78,13 @@ def _alternatives(text):
     return None if None in literals or "" in literals else literals
 
 
-def _not_starting_with(literals):
-    """A pattern that takes all of a text that starts with none of `literals`."""
+def _not_starting_with(literals, empty=r"\z"):
+    """A pattern that takes all of a text that starts with none of `literals`; `empty` is for the empty one."""
     by_first = {}
     for literal in literals:
         by_first.setdefault(literal[0], []).append(literal[1:])
     others = "".join(re.escape(first) for first in sorted(by_first))
-    branches = [r"\z", f"[^{others}](?s:.*)"]
+    branches = [*([empty] if empty else []), f"[^{others}](?s:.*)"]
     for first, rests in sorted(by_first.items()):
         if "" not in rests:
             branches.append(re.escape(first) + _not_starting_with(rests))
@@ -114,6 +115,8 @@ def to_re2(pattern, replacement=""):
         before = pattern[:ahead.start()]
         replacement += f"\\{re.compile(before).groups + 1}"
         pattern = f"{before}({_not_starting_with(literals)})"
+    elif (rest := _LOOKAHEAD_AT_REST.search(pattern)) and (literals := _alternatives(rest.group(1) or rest.group(2))):
+        pattern = f"{pattern[:rest.start()]}({_not_starting_with(literals, empty=None)})"
     if (behind := _LOOKBEHIND_AT_START.search(pattern)) and (literal := _literal(behind.group(1))):
         replacement = r"\1" + _shift(replacement, 1)
         pattern = f"({_not_ending_with(literal)}){pattern[behind.end():]}"
