@@ -61,6 +61,18 @@ FAMILIES = (
            {**_DEEPSEEK, "q_lora_rank": 8}, width=("intermediate_size", "moe_intermediate_size")),
 )
 
+# A language model within a larger one: prefixes are added and taken away, and renamings keep to a part.
+COMPOSITES = (
+    Family("qwen2_vl", "Qwen2VLConfig", "Qwen2VLForConditionalGeneration", "Qwen2VLModel",
+           {"text_config": {**_DECODER, "rope_parameters": {"rope_type": "default", "mrope_section": [1, 1, 2],
+                                                            "rope_theta": 1e4}},
+            "vision_config": {"depth": 2, "embed_dim": 16, "hidden_size": 16, "num_heads": 2, "mlp_ratio": 2}}),
+    Family("llava", "LlavaConfig", "LlavaForConditionalGeneration", "LlavaModel",
+           {"text_config": {**_DECODER, "model_type": "llama"},
+            "vision_config": {"model_type": "clip_vision_model", "hidden_size": 16, "intermediate_size": 24,
+                              "num_hidden_layers": 2, "num_attention_heads": 2, "image_size": 8, "patch_size": 4}}),
+)
+
 # Their manifests have conversions, which the server refuses. Once it takes them, the test says so: then this goes.
 WITHOUT_SERVER_SUPPORT = {"mixtral", "qwen3_moe", "deepseek_v2", "deepseek_v3"}
 

@@ -128,6 +128,12 @@ class KeysTest(unittest.TestCase):
     def test_a_layer_too_few(self):
         self.each(changes=lambda family: family.with_layers(-1))
 
+    def test_models_within_models(self):
+        for family in families.COMPOSITES:
+            for saved, read in ((family.head, family.head), (family.base, family.head), (family.head, family.base)):
+                with self.subTest(family.name, saved=saved, read=read):
+                    self.compare(family, read, checkpoint(family, False, saved, ()))
+
     def test_other_vocabulary_of_a_tied_model(self):
         """A mismatched member of a tied group supplies nothing, so the other one is missing (docs/semantics.md, tied
         groups). transformers counts it as supplied, though both get new values."""

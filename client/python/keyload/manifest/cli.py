@@ -1,6 +1,7 @@
 """The command: 0 and a manifest, or 2 and one line that says why not."""
 
 import argparse
+import gc
 import json
 import os
 import pathlib
@@ -44,6 +45,18 @@ def _quiet():
     warnings.simplefilter("ignore")
 
 
+def _make(options):
+    try:
+        import torch  # noqa: F401
+        import transformers  # noqa: F401
+    except ImportError as error:
+        raise ManifestError(f"torch and transformers 5 are needed: {error}") from error
+    from keyload.manifest.export import make_manifest
+
+    return make_manifest(options.source, config=options.config, architecture=options.architecture, dtype=options.dtype,
+                         as_stored=options.as_stored)
+
+
 def _write(manifest, options):
     from keyload.manifest.binary import encode
 
@@ -61,21 +74,18 @@ def _write(manifest, options):
 def main(arguments=None):
     options = _parser().parse_args(arguments)
     start = time.monotonic()
+    collecting = gc.isenabled()
+    gc.disable()  # a large model is many objects, and none of them goes before the end
     _quiet()
     try:
-        try:
-            import torch  # noqa: F401
-            import transformers  # noqa: F401
-        except ImportError as error:
-            raise ManifestError(f"torch and transformers 5 are needed: {error}") from error
-        from keyload.manifest.export import make_manifest
-
-        manifest = make_manifest(options.source, config=options.config, architecture=options.architecture,
-                                 dtype=options.dtype, as_stored=options.as_stored)
+        manifest = _make(options)
         _write(manifest, options)
     except ManifestError as error:
         print(f"keyload-manifest: {' '.join(str(error).split())}", file=sys.stderr)
         return USAGE_CODE
+    finally:
+        if collecting:
+            gc.enable()
     if options.out is not None:
         print(f"{options.out}: {manifest['architecture']}, {len(manifest['tensors'])} tensors, "
               f"{time.monotonic() - start:.1f} s", file=sys.stderr)
