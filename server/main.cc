@@ -192,8 +192,8 @@ int Run(const Config& config, Reload::Read read_config) {
   // Reads of lazy keys load as well.
   const size_t io_total = io_share * (config.concurrent_loads + kReadThreads);
   auto io = std::make_unique<Executor>(Executor::Options{.name = "io", .threads = io_total, .queue_limit = io_total});
-  auto loads = std::make_unique<Executor>(
-      Executor::Options{.name = "load", .threads = config.concurrent_loads, .queue_limit = config.load_queue});
+  auto loads = std::make_unique<LoadQueue>(
+      LoadQueue::Options{.threads = config.concurrent_loads, .limit = config.load_queue, .devices = &devices});
   auto queries = std::make_unique<Executor>(
       Executor::Options{.name = "query", .threads = kQueryThreads, .queue_limit = kQueryQueue});
   auto reads = std::make_unique<Executor>(

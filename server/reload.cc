@@ -36,7 +36,7 @@ void Reload::Run() {
   const std::string roots = absl::StrJoin(wanted->second.roots(), ":");
   targets_.roots->Set(std::move(wanted->second));
   targets_.held->set_limit(HoldMemoryBytes(change.config));
-  targets_.loads->set_queue_limit(change.config.load_queue);
+  targets_.loads->set_limit(change.config.load_queue);
   ConfigureLog(change.config.log_format, change.config.log_level);
   Log(LogLevel::kInfo, "reload", {{"changed", absl::StrJoin(change.changed, ",")}, {"model_roots", roots}});
   if (!change.needs_start.empty()) {

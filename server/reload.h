@@ -4,11 +4,11 @@
 
 #include "absl/status/statusor.h"
 #include "absl/time/time.h"
-#include "server/base/executor.h"
 #include "server/base/mutex.h"
 #include "server/checkpoint/current_roots.h"
 #include "server/config/config.h"
 #include "server/io/page_cache_hold.h"
+#include "server/service/load_queue.h"
 
 namespace keyload {
 
@@ -23,7 +23,7 @@ class Reload {
   struct Targets {
     CurrentRoots* roots = nullptr;
     HoldBudget* held = nullptr;
-    Executor* loads = nullptr;
+    LoadQueue* loads = nullptr;
   };
   // `running`: what the daemon was started with.
   Reload(const Config& running, Read read, const Targets& targets)

@@ -44,15 +44,15 @@ int FinishWithReport(const CommandContext& context, const v1::LoadReport& report
   return ExitCodeFor(report);
 }
 
-absl::StatusOr<absl::Duration> ParseTimeout(const std::string& text) {
+absl::StatusOr<absl::Duration> ParseTimeout(const std::string& text, std::string_view flag) {
   absl::Duration timeout;
   double seconds = 0;
   if (absl::SimpleAtod(text, &seconds) && !std::isnan(seconds)) {
     timeout = absl::Seconds(seconds);
   } else if (!absl::ParseDuration(text, &timeout)) {
-    return UsageError(absl::StrFormat("--timeout: \"%s\" is no duration; 90, 90s and 1m30s are", text));
+    return UsageError(absl::StrFormat("%s: \"%s\" is no duration; 90, 90s and 1m30s are", flag, text));
   }
-  if (!(timeout > absl::ZeroDuration())) return UsageError(absl::StrFormat("--timeout: %s is not above 0", text));
+  if (!(timeout > absl::ZeroDuration())) return UsageError(absl::StrFormat("%s: %s is not above 0", flag, text));
   return timeout;
 }
 

@@ -5,6 +5,7 @@
 #include <memory>
 #include <stop_token>
 #include <string>
+#include <string_view>
 
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
@@ -44,6 +45,6 @@ void PrintText(const std::string& text);
 int FinishWithReport(const CommandContext& context, const v1::LoadReport& report);
 
 // "5m", "1.5s", or a bare number of seconds; UsageError on anything else and on what is not above 0.
-absl::StatusOr<absl::Duration> ParseTimeout(const std::string& text);
+absl::StatusOr<absl::Duration> ParseTimeout(const std::string& text, std::string_view flag = "--timeout");
 
 }  // namespace keyload::cli

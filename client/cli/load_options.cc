@@ -3,9 +3,12 @@
 #include <utility>
 
 #include "absl/strings/str_format.h"
+#include "absl/time/time.h"
+#include "client/cli/command_context.h"
 #include "client/cli/enum_words.h"
 #include "client/cli/exit_code.h"
 #include "client/cli/input_file.h"
+#include "google/protobuf/util/time_util.h"
 #include "server/base/error.h"
 
 namespace keyload::cli {
@@ -91,6 +94,11 @@ absl::Status BuildPolicies(const LoadOptions& options, v1::LoadSpec& spec) {
   return absl::OkStatus();
 }
 
+absl::StatusOr<google::protobuf::Duration> ParseWait(const std::string& text) {
+  KEYLOAD_ASSIGN_OR_RETURN(const absl::Duration wait, ParseTimeout(text, "--wait-memory"));
+  return google::protobuf::util::TimeUtil::NanosecondsToDuration(absl::ToInt64Nanoseconds(wait));
+}
+
 }  // namespace
 
 void AddLoadOptions(CLI::App& app, LoadOptions& options) {
@@ -106,6 +114,11 @@ void AddLoadOptions(CLI::App& app, LoadOptions& options) {
       ->type_name("reuse|extend|replace|fail");
   app.add_flag("--detach", options.detach, "Return at once, the load goes on");
   app.add_option("--request-id", options.request_id, "The same id gives the same load and report")->type_name("ID");
+  app.add_option("--priority", options.priority, "Of the loads that wait the larger ones go first (default 0)")
+      ->type_name("N");
+  app.add_option("--wait-memory", options.wait_memory,
+                 "Wait that long for device memory that others use, as in 90s or 5m")
+      ->type_name("D");
   app.add_option("--trace", options.trace, "Not in this release")->type_name("FILE");
 }
 
@@ -128,6 +141,10 @@ absl::StatusOr<LoadInput> BuildLoadInput(const LoadOptions& options, const std::
   spec.set_dtype(options.dtype);
   spec.set_detach(options.detach);
   spec.set_name_limit(options.names);
+  spec.set_priority(options.priority);
+  if (!options.wait_memory.empty()) {
+    KEYLOAD_ASSIGN_OR_RETURN(*spec.mutable_wait_memory(), ParseWait(options.wait_memory));
+  }
   return input;
 }
 

@@ -35,6 +35,8 @@ struct LoadOptions {
   std::string if_exists;
   bool detach = false;
   std::string request_id;
+  int32_t priority = 0;
+  std::string wait_memory;
   bool warm = false;
   bool hold = false;
   bool drop_cache = false;

@@ -19,7 +19,10 @@ std::string Bar(uint64_t done, uint64_t total) {
 }  // namespace
 
 std::string ProgressLine(const v1::LoadProgress& progress, double bytes_per_second) {
-  if (progress.queue_position() > 0) return absl::StrFormat("queued, position %d", progress.queue_position());
+  if (progress.queue_position() > 0) {
+    return absl::StrFormat(progress.phase() == "memory" ? "waits for memory, position %d" : "queued, position %d",
+                           progress.queue_position());
+  }
   std::string line =
       absl::StrFormat("%-10s %s %s of %s", progress.phase(), Bar(progress.bytes_done(), progress.bytes_total()),
                       FormatByteSize(progress.bytes_done()), FormatByteSize(progress.bytes_total()));

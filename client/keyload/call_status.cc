@@ -3,6 +3,7 @@
 #include <string>
 
 #include "absl/strings/cord.h"
+#include "absl/strings/numbers.h"
 #include "google/rpc/error_details.pb.h"
 #include "google/rpc/status.pb.h"
 #include "keyload/client.h"
@@ -11,7 +12,9 @@ namespace keyload {
 namespace {
 
 constexpr char kErrorInfoUrl[] = "type.googleapis.com/google.rpc.ErrorInfo";
+constexpr char kRetryInfoUrl[] = "type.googleapis.com/google.rpc.RetryInfo";
 constexpr char kLoadErrorDomain[] = "keyload";
+constexpr char kRetryDelay[] = "retry_delay_seconds";
 
 }  // namespace
 
@@ -24,6 +27,18 @@ ErrorInfo GetErrorInfo(const absl::Status& status) {
   info.domain = wire.domain();
   info.metadata.insert(wire.metadata().begin(), wire.metadata().end());
   return info;
+}
+
+std::optional<absl::Duration> GetRetryDelay(const absl::Status& status) {
+  google::rpc::RetryInfo wire;
+  if (const auto payload = status.GetPayload(kRetryInfoUrl); payload && wire.ParseFromString(std::string(*payload))) {
+    return absl::Seconds(wire.retry_delay().seconds()) + absl::Nanoseconds(wire.retry_delay().nanos());
+  }
+  const ErrorInfo info = GetErrorInfo(status);
+  int64_t seconds = 0;
+  const auto it = info.metadata.find(kRetryDelay);
+  if (it == info.metadata.end() || !absl::SimpleAtoi(it->second, &seconds)) return std::nullopt;
+  return absl::Seconds(seconds);
 }
 
 absl::Status WithErrorInfo(absl::Status status, const ErrorInfo& info) {
@@ -44,6 +59,7 @@ absl::Status FromGrpc(const grpc::Status& status) {
   if (!details.ParseFromString(status.error_details())) return result;
   for (const google::protobuf::Any& detail : details.details()) {
     if (detail.Is<google::rpc::ErrorInfo>()) result.SetPayload(kErrorInfoUrl, absl::Cord(detail.value()));
+    if (detail.Is<google::rpc::RetryInfo>()) result.SetPayload(kRetryInfoUrl, absl::Cord(detail.value()));
   }
   return result;
 }

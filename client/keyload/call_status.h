@@ -6,7 +6,7 @@
 
 namespace keyload::client_internal {
 
-// The status of a finished call with the server's ErrorInfo attached, where it sent one. Thread-safe.
+// The status of a finished call with the server's ErrorInfo and RetryInfo attached, where it sent them. Thread-safe.
 absl::Status FromGrpc(const grpc::Status& status);
 
 // The error that a load ended with, in the same shape. An error with code OK becomes INTERNAL.

@@ -3,6 +3,7 @@
 #include <functional>
 #include <map>
 #include <memory>
+#include <optional>
 #include <stop_token>
 #include <string>
 #include <string_view>
@@ -26,6 +27,10 @@ struct ErrorInfo {
 
 // What a status that this library returned carries; all fields empty if it carries nothing. Thread-safe.
 ErrorInfo GetErrorInfo(const absl::Status& status);
+
+// After what time the server expects that the same call may succeed (LOAD_QUEUE_FULL, DRAINING); nullopt where it said
+// nothing. Also for the error in a load's stream. Thread-safe.
+std::optional<absl::Duration> GetRetryDelay(const absl::Status& status);
 
 // `status` with `info` attached, for programs that make their own errors in the same shape.
 absl::Status WithErrorInfo(absl::Status status, const ErrorInfo& info);

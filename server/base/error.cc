@@ -7,6 +7,7 @@
 #include "absl/strings/cord.h"
 #include "absl/strings/str_split.h"
 
+#include "server/base/retry.h"
 #include "server/base/strings.h"
 
 namespace keyload {
@@ -98,8 +99,18 @@ ErrorMetadata ErrorDetails(const absl::Status& status) {
   return metadata;
 }
 
-absl::Status TooManyWaiting() {
-  return MakeError(Reason::kLoadQueueFull, "too many requests are waiting; try again later");
+absl::Status TooManyWaiting() { return TooManyWaiting(absl::Seconds(1)); }
+
+absl::Status TooManyWaiting(absl::Duration retry_delay) {
+  const int64_t seconds = absl::ToInt64Seconds(absl::Ceil(retry_delay, absl::Seconds(1)));
+  return MakeError(Reason::kLoadQueueFull, "too many requests are waiting; try again later",
+                   {{std::string(kRetryDelay), StrCat(seconds)}});
+}
+
+absl::Status Draining() {
+  constexpr int kSecondsToRestart = 5;
+  return MakeError(Reason::kDraining, "the server is shutting down",
+                   {{std::string(kRetryDelay), StrCat(kSecondsToRestart)}});
 }
 
 absl::Status Annotate(const absl::Status& status, std::string_view context, const ErrorMetadata& metadata) {

@@ -73,8 +73,11 @@ void MemoryAccount::SetBacking(uint64_t idle, uint64_t huge) {
 }
 
 void MemoryAccount::Free(uint64_t bytes) {
-  MutexLock lock(mutex_);
-  state_.used -= bytes;
+  {
+    MutexLock lock(mutex_);
+    state_.used -= bytes;
+  }
+  if (bytes > 0) TellListeners();
 }
 
 MemoryState MemoryAccount::state() const {
@@ -83,8 +86,15 @@ MemoryState MemoryAccount::state() const {
 }
 
 void MemoryAccount::Unreserve(uint64_t bytes) {
-  MutexLock lock(mutex_);
-  state_.reserved -= bytes;
+  {
+    MutexLock lock(mutex_);
+    state_.reserved -= bytes;
+  }
+  if (bytes > 0) TellListeners();
+}
+
+void MemoryAccount::TellListeners() const {
+  for (const std::function<void()>& listener : listeners_) listener();
 }
 
 }  // namespace keyload

@@ -1,7 +1,10 @@
 #pragma once
 
 #include <cstdint>
+#include <functional>
 #include <string>
+#include <utility>
+#include <vector>
 
 #include "absl/status/statusor.h"
 #include "server/base/mutex.h"
@@ -53,12 +56,17 @@ class MemoryAccount {
   // Only shows: what the device keeps and how.
   void SetBacking(uint64_t idle, uint64_t huge);
   MemoryState state() const;
+  // Called whenever bytes become free, by whoever gives them back and with his locks: it must be short and call nobody
+  // who allocates or frees. For the account's life; REQUIRES: nobody else uses the account yet.
+  void AddListener(std::function<void()> listener) { listeners_.push_back(std::move(listener)); }
 
  private:
   friend class MemoryReservation;
   void Unreserve(uint64_t bytes);
+  void TellListeners() const;
 
   const std::string device_;
+  std::vector<std::function<void()>> listeners_;
   mutable Mutex mutex_;
   MemoryState state_ ABSL_GUARDED_BY(mutex_);
 };

@@ -27,7 +27,7 @@ struct LoadProgress {
   uint64_t bytes_total = 0;
   uint64_t tensors_done = 0;
   uint64_t tensors_total = 0;
-  uint32_t queue_position = 0;  // loads ahead, while phase is "queue"
+  uint32_t queue_position = 0;  // 1: the next; while phase is "queue" or "memory"
 };
 using ProgressFunction = absl::FunctionRef<void(const LoadProgress&)>;
 inline constexpr absl::Duration kProgressInterval = absl::Milliseconds(100);

@@ -67,7 +67,7 @@ absl::Status TransferRun::Run(ProgressFunction progress) {
   const size_t workers = std::min<uint64_t>(resources_.WarmWorkers(), most_blocks);
   for (size_t i = 0; i < workers; ++i) {
     if (StartWorker(workers)) continue;
-    if (i == 0) return MakeError(Reason::kLoadQueueFull, "the read queue is full");
+    if (i == 0) return TooManyWaiting();
     break;
   }
   while (true) {

@@ -22,7 +22,6 @@ absl::Status NotSupported(std::string_view field, std::string_view what = "") {
 absl::Status RefuseUnsupported(const v1::LoadSpec& spec) {
   if (spec.missing() == v1::MISSING_POLICY_ZEROS) return NotSupported("missing", "ZEROS");
   if (spec.missing() == v1::MISSING_POLICY_INIT) return NotSupported("missing", "INIT");
-  if (spec.priority() != 0) return NotSupported("priority");
   if (spec.has_tensor_parallel()) return NotSupported("tensor_parallel");
   if (spec.expected().from() == v1::ExpectedKeys::FROM_CONFIG) return NotSupported("expected.from", "FROM_CONFIG");
   return absl::OkStatus();
@@ -99,6 +98,8 @@ std::string Fingerprint(v1::LoadSpec spec) {
   spec.clear_select();
   spec.clear_residency();
   spec.clear_reserve();
+  spec.clear_priority();
+  spec.clear_wait_memory();
   // Of these only the default passes, and it may be said or left out.
   spec.clear_missing();
   // A warmed model has every tensor in its file; what a load leaves in the page cache is no content.
@@ -107,11 +108,22 @@ std::string Fingerprint(v1::LoadSpec spec) {
   return Sha256Digest(BytesOf(spec));
 }
 
-// One load answers all requests that are the same but for what identifies them.
+// One load answers all requests that are the same but for what identifies them and how they wait: a retry may be more
+// urgent, or have more time.
 std::string WithoutIdentity(v1::LoadSpec spec) {
   spec.clear_request_id();
   spec.clear_detach();
+  spec.clear_priority();
+  spec.clear_wait_memory();
   return BytesOf(spec);
+}
+
+absl::StatusOr<absl::Duration> WaitFrom(const google::protobuf::Duration& message) {
+  constexpr int64_t kMostSeconds = 315'576'000'000;  // of protobuf's Duration
+  const bool valid = message.seconds() >= 0 && message.seconds() <= kMostSeconds && message.nanos() >= 0 &&
+                     message.nanos() < 1'000'000'000;
+  if (valid) return absl::Seconds(message.seconds()) + absl::Nanoseconds(message.nanos());
+  return MakeError(Reason::kBadRequest, "spec.wait_memory is negative or no duration", {{"field", "spec.wait_memory"}});
 }
 
 }  // namespace
@@ -171,6 +183,8 @@ absl::StatusOr<LoadSpec> FromProto(const v1::LoadSpec& request, const DeviceMapT
   if (message.if_exists() == v1::IF_EXISTS_FAIL) spec.if_exists = IfExists::kFail;
   if (message.if_exists() == v1::IF_EXISTS_EXTEND) spec.if_exists = IfExists::kExtend;
   if (message.if_exists() == v1::IF_EXISTS_REPLACE) spec.if_exists = IfExists::kReplace;
+  spec.priority = message.priority();
+  KEYLOAD_ASSIGN_OR_RETURN(spec.wait_memory, WaitFrom(message.wait_memory()));
   spec.request_id = message.request_id();
   spec.detach = message.detach();
   spec.name_limit = message.name_limit() == 0 ? kDefaultNameLimit : message.name_limit();

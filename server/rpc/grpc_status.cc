@@ -2,9 +2,11 @@
 
 #include <algorithm>
 
+#include "absl/strings/numbers.h"
 #include "google/rpc/error_details.pb.h"
 #include "google/rpc/status.pb.h"
 #include "server/base/error.h"
+#include "server/base/retry.h"
 #include "server/base/strings.h"
 
 namespace keyload {
@@ -13,6 +15,7 @@ namespace {
 constexpr size_t kMaxMessage = 1200;
 constexpr size_t kMaxMetadataValue = 256;
 constexpr size_t kMaxMetadata = 1000;
+constexpr size_t kMaxNumber = 32;     // of a number or a device's name in the standard details
 constexpr size_t kEntryOverhead = 8;  // tags and lengths of one entry, as serialized
 constexpr std::string_view kDomain = "keyload";
 
@@ -54,6 +57,31 @@ ErrorMetadata CutMetadata(const absl::Status& status) {
   return kept;
 }
 
+// What a retry has to wait for, and what a device lacks, in the standard's words beside ours.
+void AddStandardDetails(const absl::Status& status, google::rpc::Status& details) {
+  const ErrorMetadata metadata = ErrorDetails(status);
+  const auto value = [&](std::string_view name) {
+    const auto it = metadata.find(std::string(name));
+    return it == metadata.end() ? std::string() : Cut(it->second, kMaxNumber);
+  };
+  int64_t seconds = 0;
+  if (absl::SimpleAtoi(value(kRetryDelay), &seconds)) {
+    google::rpc::RetryInfo retry;
+    retry.mutable_retry_delay()->set_seconds(seconds);
+    details.add_details()->PackFrom(retry);
+  }
+  if (ErrorReason(status) == Reason::kDeviceOutOfMemory) {
+    google::rpc::QuotaFailure quota;
+    google::rpc::QuotaFailure::Violation& violation = *quota.add_violations();
+    violation.set_subject(value("device"));
+    const std::string requested = value("requested_bytes");
+    violation.set_description(requested.empty() ? "memory"
+                                                : StrCat(requested, " bytes asked for, ", value("free_bytes"), " of ",
+                                                         value("capacity_bytes"), " bytes free"));
+    details.add_details()->PackFrom(quota);
+  }
+}
+
 }  // namespace
 
 std::string ToUtf8(std::string_view text) {
@@ -77,6 +105,7 @@ grpc::Status ToGrpcStatus(const absl::Status& status) {
   details.set_code(static_cast<int>(status.code()));
   details.set_message(Cut(ToStd(status.message()), kMaxMessage));
   details.add_details()->PackFrom(info);
+  AddStandardDetails(status, details);
   return grpc::Status(static_cast<grpc::StatusCode>(status.code()), details.message(), details.SerializeAsString());
 }
 

@@ -10,8 +10,9 @@
 
 namespace keyload {
 
-// Trailers over 8 KiB break every stream of an HTTP/2 connection, so a status and its details stay below 4 KiB
-// together: longer messages and metadata are cut, and marked with "...".
+// The details are one ErrorInfo; a RetryInfo too where the metadata has kRetryDelay, and a QuotaFailure for
+// DEVICE_OUT_OF_MEMORY. Trailers over 8 KiB break every stream of an HTTP/2 connection, so a status and its details
+// stay below 4 KiB together: longer messages and metadata are cut, and marked with "...".
 grpc::Status ToGrpcStatus(const absl::Status& status);
 
 // The same for an error inside a message.

@@ -130,9 +130,9 @@ class UploadDocumentStream : public grpc::ServerReadReactor<v1::UploadDocumentRe
  public:
   UploadDocumentStream(const RpcContext& rpc, grpc::CallbackServerContext& context,
                        v1::UploadDocumentResponse* response)
-      : rpc_(rpc), context_(context), response_(*response) {
+      : rpc_(rpc), context_(context), response_(*response), upload_(rpc.service->documents().BeginUpload()) {
     rpc_.calls->Add(this);
-    StartRead(&chunk_);
+    upload_.ok() ? StartRead(&chunk_) : Finish(ToGrpcStatus(upload_.status()));
   }
 
   void OnReadDone(bool ok) override {
@@ -176,6 +176,7 @@ class UploadDocumentStream : public grpc::ServerReadReactor<v1::UploadDocumentRe
   const RpcContext rpc_;
   grpc::CallbackServerContext& context_;
   v1::UploadDocumentResponse& response_;
+  const absl::StatusOr<std::unique_ptr<DocumentStore::Upload>> upload_;
   v1::UploadDocumentRequest chunk_;
   std::optional<v1::UploadDocumentRequest::Kind> kind_;
   std::string bytes_;

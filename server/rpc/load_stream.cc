@@ -5,10 +5,12 @@
 #include <vector>
 
 #include "server/base/error.h"
+#include "server/base/retry.h"
 #include "server/base/strings.h"
 #include "server/rpc/convert_report.h"
 #include "server/rpc/convert_spec.h"
 #include "server/rpc/grpc_status.h"
+#include "server/rpc/limits.h"
 
 namespace keyload {
 
@@ -141,8 +143,8 @@ absl::Status LoadStream::Start(const std::string& load_id, const v1::LoadSpec& s
     MutexLock lock(mutex_);
     // The read was under way when the stream ended: a load would outlive it.
     if (broken_ || finished_) return absl::CancelledError("the stream has ended");
-    if (loads_.size() >= kMaxLoads) {
-      return MakeError(Reason::kBadRequest, StrCat("over ", kMaxLoads, " unfinished loads on one stream"));
+    if (loads_.size() >= kMaxLoadsPerStream) {
+      return MakeError(Reason::kBadRequest, StrCat("over ", kMaxLoadsPerStream, " unfinished loads on one stream"));
     }
     if (!loads_.emplace(load_id, load).second) {
       return MakeError(Reason::kBadRequest, StrCat("load_id ", load_id, " is in use on this stream"),
@@ -192,7 +194,7 @@ void LoadStream::Advance(absl::FunctionRef<void()> change) {
     if (!loads_.empty() || !(reads_done_ || broken_ || draining_)) return;
     finished_ = true;
     end = end_;
-    if (end.ok() && draining_ && !reads_done_) end = MakeError(Reason::kDraining, "the server is shutting down");
+    if (end.ok() && draining_ && !reads_done_) end = Draining();
   }
   // After this the stream may be gone.
   Finish(ToGrpcStatus(end));

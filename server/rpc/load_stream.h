@@ -31,8 +31,6 @@ class LoadStream : public grpc::ServerBidiReactor<v1::LoadRequest, v1::LoadRespo
   void Cancel() override;
 
  private:
-  static constexpr size_t kMaxLoads = 64;  // unfinished ones, on one stream
-
   class Load;
 
   ~LoadStream() override;

@@ -14,6 +14,7 @@
 #include "server/rpc/convert_spec.h"
 #include "server/rpc/grpc_status.h"
 #include "server/rpc/key_streams.h"
+#include "server/rpc/limits.h"
 #include "server/rpc/load_model_call.h"
 #include "server/rpc/load_stream.h"
 #include "server/rpc/page.h"
@@ -124,6 +125,9 @@ grpc::ServerUnaryReactor* ModelLoaderServiceImpl::GetServerInfo(grpc::CallbackSe
   response->set_version(KEYLOAD_VERSION);
   for (const std::string& capability : rpc_.service->Capabilities()) response->add_capabilities(capability);
   for (const auto& [name, value] : rpc_.service->LimitValues()) (*response->mutable_limits())[name] = value;
+  (*response->mutable_limits())["message_bytes"] = kMaxMessageBytes;
+  (*response->mutable_limits())["streams_per_connection"] = kMaxStreamsPerConnection;
+  (*response->mutable_limits())["loads_per_stream"] = kMaxLoadsPerStream;
   for (const std::string& root : rpc_.service->roots()->roots()) response->add_roots(ToUtf8(root));
   *response->mutable_start_time() = TimeUtil::NanosecondsToTimestamp(absl::ToUnixNanos(start_time_));
   response->set_draining(rpc_.service->draining());

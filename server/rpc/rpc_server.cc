@@ -70,7 +70,7 @@ RpcServer::~RpcServer() {
 
 absl::StatusOr<std::unique_ptr<RpcServer>> RpcServer::Start(const Options& options) {
   std::unique_ptr<RpcServer> server(new RpcServer(options.rpc));
-  KEYLOAD_RETURN_IF_ERROR(server->Listen(options.listen));
+  KEYLOAD_RETURN_IF_ERROR(server->Listen(options));
   server->watch_ = std::thread([s = server.get(), limit = options.unread_limit] { s->WatchStreams(limit); });
   return server;
 }
@@ -83,7 +83,8 @@ void RpcServer::WatchStreams(std::chrono::milliseconds unread_limit) {
   }
 }
 
-absl::Status RpcServer::Listen(const std::vector<std::string>& addresses) {
+absl::Status RpcServer::Listen(const Options& options) {
+  const std::vector<std::string>& addresses = options.listen;
   // One reference to gRPC is never given back: its last shutdown can wait 10 s for a poller of its own.
   grpc_init();
   grpc::EnableDefaultHealthCheckService(true);
@@ -91,6 +92,8 @@ absl::Status RpcServer::Listen(const std::vector<std::string>& addresses) {
   builder.AddChannelArgument(GRPC_ARG_ALLOW_REUSEPORT, 0);
   builder.AddChannelArgument(GRPC_ARG_HTTP2_MIN_RECV_PING_INTERVAL_WITHOUT_DATA_MS, kMinPingIntervalMs);
   builder.AddChannelArgument(GRPC_ARG_KEEPALIVE_PERMIT_WITHOUT_CALLS, 1);
+  builder.AddChannelArgument(GRPC_ARG_MAX_CONCURRENT_STREAMS, options.max_streams);
+  builder.SetMaxReceiveMessageSize(kMaxMessageBytes);
   builder.RegisterService(&service_);
   std::vector<int> ports(addresses.size(), -1);
   for (size_t i = 0; i < addresses.size(); ++i) {

@@ -12,6 +12,7 @@
 #include "absl/time/time.h"
 #include "server/base/fd.h"
 #include "server/base/mutex.h"
+#include "server/rpc/limits.h"
 #include "server/rpc/live_calls.h"
 #include "server/rpc/model_loader_service.h"
 
@@ -26,6 +27,7 @@ class RpcServer {
     // A client that takes nothing of a stream of keys or tensors for that long has it cancelled: the stream keeps its
     // model, which could not be unloaded else. gRPC's keepalive tells nothing about a client that does not read.
     std::chrono::milliseconds unread_limit = std::chrono::seconds(60);
+    int max_streams = kMaxStreamsPerConnection;
   };
   // Listens, and answers from then on. BAD_REQUEST names an address that is in use or cannot be bound; a second daemon
   // on a Unix socket is told by the lock beside it, PATH.lock.
@@ -49,7 +51,7 @@ class RpcServer {
 
  private:
   explicit RpcServer(const RpcContext& rpc);
-  absl::Status Listen(const std::vector<std::string>& addresses);
+  absl::Status Listen(const Options& options);
   // Cancels streams that are not read, until the end.
   void WatchStreams(std::chrono::milliseconds unread_limit);
 

@@ -22,12 +22,21 @@ class UnaryCall : public grpc::ServerUnaryReactor, public LiveCall {
                                          grpc::CallbackServerContext* context, Handler handler) {
     auto* const call = new UnaryCall(rpc);
     const RequestContext request = ToRequestContext(*context, call->stop_.get_token());
-    const bool queued = executor.TrySubmit([call, request, handler = std::move(handler)]() mutable {
-      absl::Status status = request.Check();
-      if (status.ok()) status = handler(request);
-      call->Finish(ToGrpcStatus(status));
-    });
+    const bool queued = executor.TrySubmit(
+        [call, request, handler = std::move(handler)]() mutable { call->Answer(request.Check(), request, handler); });
     if (!queued) call->Finish(ToGrpcStatus(TooManyWaiting()));
+    return call;
+  }
+  // The same in the queue of loads: cancelled, or too late, it leaves that at once.
+  static grpc::ServerUnaryReactor* Start(const RpcContext& rpc, LoadQueue& loads, grpc::CallbackServerContext* context,
+                                         Handler handler) {
+    auto* const call = new UnaryCall(rpc);
+    const RequestContext request = ToRequestContext(*context, call->stop_.get_token());
+    const absl::Status queued = loads.Submit(
+        {.context = request, .load = nullptr, .run = [call, request, handler = std::move(handler)](auto turn) mutable {
+           call->Answer(turn.status.ok() ? request.Check() : turn.status, request, handler);
+         }});
+    if (!queued.ok()) call->Finish(ToGrpcStatus(queued));
     return call;
   }
 
@@ -39,6 +48,11 @@ class UnaryCall : public grpc::ServerUnaryReactor, public LiveCall {
  private:
   explicit UnaryCall(const RpcContext& rpc) : calls_(*rpc.calls) { calls_.Add(this); }
   ~UnaryCall() override { calls_.Remove(this); }
+
+  void Answer(absl::Status status, const RequestContext& request, Handler& handler) {
+    if (status.ok()) status = handler(request);
+    Finish(ToGrpcStatus(status));
+  }
 
   LiveCalls& calls_;
   std::stop_source stop_;

@@ -10,6 +10,7 @@
 #include "absl/container/flat_hash_set.h"
 #include "server/base/error.h"
 #include "server/base/mutex.h"
+#include "server/base/retry.h"
 #include "server/rpc/convert_report.h"
 #include "server/rpc/grpc_status.h"
 
@@ -44,7 +45,7 @@ class WatchModelsCall : public grpc::ServerWriteReactor<v1::WatchModelsResponse>
   }
   void OnCancel() override { End(absl::CancelledError("the client is gone")); }
   void OnDone() override { delete this; }
-  void Drain() override { End(MakeError(Reason::kDraining, "the server is shutting down")); }
+  void Drain() override { End(Draining()); }
   void Cancel() override {
     Drain();
     context_.TryCancel();  // a write that the client does not take would wait for ever

@@ -7,6 +7,12 @@
 
 namespace keyload {
 
+absl::StatusOr<std::unique_ptr<DocumentStore::Upload>> DocumentStore::BeginUpload() {
+  if (++uploads_ <= options_.max_uploads) return std::unique_ptr<Upload>(new Upload(*this));
+  --uploads_;
+  return TooManyWaiting();
+}
+
 absl::StatusOr<DocumentStore::Stored> DocumentStore::AddManifest(std::string_view bytes) {
   return Add(bytes, "manifest", &DocumentStore::ParseManifest);
 }
@@ -59,6 +65,10 @@ absl::Status DocumentStore::ParseKeyList(std::string_view bytes, Document& docum
       return MakeError(Reason::kBadRequest, StrCat("line ", keys->size() + 1, " of the key list is no key"));
     }
     if (!line.empty()) keys->emplace_back(line);
+    if (keys->size() > options_.max_list_keys) {
+      return MakeError(Reason::kDocumentTooLarge,
+                       StrCat("the key list has more than ", options_.max_list_keys, " keys"));
+    }
   }
   document.key_list = std::move(keys);
   return absl::OkStatus();

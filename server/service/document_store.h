@@ -1,5 +1,6 @@
 #pragma once
 
+#include <atomic>
 #include <cstdint>
 #include <functional>
 #include <list>
@@ -26,6 +27,8 @@ class DocumentStore {
   struct Options {
     uint64_t max_document_bytes = 256ull << 20;
     uint64_t max_total_bytes = 1ull << 30;
+    size_t max_list_keys = 10'000'000;  // of one key list
+    size_t max_uploads = 8;             // at a time; each holds up to a document in memory
   };
   DocumentStore(const Options& options, ManifestParser parse) : options_(options), parse_(std::move(parse)) {}
 
@@ -33,8 +36,22 @@ class DocumentStore {
     std::string digest;  // "sha256:<hex>"
     bool known = false;  // was there before
   };
-  // Parses and keeps a document; what does not parse is not kept. DOCUMENT_TOO_LARGE, MANIFEST_INVALID, BAD_REQUEST (a
-  // key list with NUL or names over 4096 bytes).
+  // A document that is being received, from Begin to its destruction. Must not outlive the store.
+  class Upload {
+   public:
+    ~Upload() { --store_.uploads_; }
+    Upload(const Upload&) = delete;
+
+   private:
+    friend class DocumentStore;
+    explicit Upload(DocumentStore& store) : store_(store) {}
+    DocumentStore& store_;
+  };
+  // LOAD_QUEUE_FULL while max_uploads are under way.
+  absl::StatusOr<std::unique_ptr<Upload>> BeginUpload();
+
+  // Parses and keeps a document; what does not parse is not kept. DOCUMENT_TOO_LARGE (in bytes or keys),
+  // MANIFEST_INVALID, BAD_REQUEST (a key list with NUL or names over 4096 bytes).
   absl::StatusOr<Stored> AddManifest(std::string_view bytes);
   absl::StatusOr<Stored> AddKeyList(std::string_view bytes);
 
@@ -60,6 +77,7 @@ class DocumentStore {
 
   const Options options_;
   const ManifestParser parse_;
+  std::atomic<size_t> uploads_ = 0;
   Mutex mutex_;
   std::list<Document> documents_ ABSL_GUARDED_BY(mutex_);  // most recently used first
   absl::flat_hash_map<std::string, std::list<Document>::iterator> by_digest_ ABSL_GUARDED_BY(mutex_);

@@ -1,6 +1,7 @@
 #pragma once
 
 #include <memory>
+#include <vector>
 
 #include "absl/time/time.h"
 #include "server/lifecycle/model_registry.h"
@@ -17,6 +18,11 @@ struct LoaderService::Job {
   ModelHandle extends;  // the model that the load makes wider; null: it makes a new one
   absl::Time start_time;
   PhaseClock clock;
+  uint64_t number = 0;  // in the queue of loads
+  // What is decided, kept while the load waits for memory.
+  PreparedKeys keys;
+  PreparedPlan plan;
+  std::vector<MemoryReservation> reservations;
 };
 
 }  // namespace keyload

@@ -6,6 +6,7 @@
 #include "absl/time/clock.h"
 #include "server/base/error.h"
 #include "server/base/log.h"
+#include "server/base/retry.h"
 #include "server/base/strings.h"
 #include "server/service/extend.h"
 #include "server/service/load_job.h"
@@ -55,7 +56,7 @@ LoaderService::LoaderService(const Dependencies& dependencies)
 }
 
 absl::Status LoaderService::Validate(const LoadSpec& spec, bool plan_only) const {
-  if (draining_) return MakeError(Reason::kDraining, "the server is shutting down");
+  if (draining_) return Draining();
   if (!IsModelName(spec.model)) return BadField("spec.model", StrCat("must match ", kModelNamePattern));
   if (spec.request_id.size() > kMaxRequestId)
     return BadField("spec.request_id", StrCat("is over ", kMaxRequestId, " bytes"));
@@ -141,10 +142,11 @@ absl::Status LoaderService::DeleteDeviceMap(std::string_view name, std::string_v
 }
 
 std::vector<std::string> LoaderService::Capabilities() const {
-  std::vector<std::string> capabilities = {
-      "load",   "plan", "read_tensors", "upload_document", "host_copies", "lazy",       "materialize",  "evict",
-      "extend", "warm", "hold",         "request_id",      "detach",      "watch_load", "watch_models", "device_maps",
-      "replace"};
+  std::vector<std::string> capabilities = {"load",        "plan",       "read_tensors", "upload_document",
+                                           "host_copies", "lazy",       "materialize",  "evict",
+                                           "extend",      "warm",       "hold",         "request_id",
+                                           "detach",      "watch_load", "watch_models", "device_maps",
+                                           "replace",     "priority",   "wait_memory"};
   if (DTypeConversionAvailable()) capabilities.emplace_back("dtype_conversion");
   const auto& devices = deps_.transfer.devices->devices();
   if (std::any_of(devices.begin(), devices.end(), [](const auto& device) { return device->info().simulated; })) {
@@ -155,25 +157,31 @@ std::vector<std::string> LoaderService::Capabilities() const {
 
 std::vector<std::pair<std::string, uint64_t>> LoaderService::LimitValues() const {
   return {{"concurrent_loads", deps_.loads->threads()},
+          {"load_queue", deps_.loads->limit()},
+          {"key_list_keys", deps_.documents->options().max_list_keys},
+          {"uploads", deps_.documents->options().max_uploads},
           {"document_bytes", deps_.documents->options().max_document_bytes},
           {"documents_total_bytes", deps_.documents->options().max_total_bytes},
           {"name_limit", kMaxNameLimit}};
 }
 
-absl::StatusOr<LoadReport> LoaderService::RunLoad(Job& job) {
+absl::Status LoaderService::PlanAndReserve(Job& job) {
   KEYLOAD_RETURN_IF_ERROR(job.load->context().Check());
   if (deps_.state != nullptr) {
     KEYLOAD_ASSIGN_OR_RETURN(job.spec, WithDocuments(std::move(job.spec), *deps_.documents));
   }
   const std::shared_ptr<const ModelRoots> roots = this->roots();
   KEYLOAD_ASSIGN_OR_RETURN(
-      const PreparedKeys keys,
-      PrepareKeys(job.spec, {*roots, *deps_.documents, deps_.headers}, job.load->context(), job.clock,
-                  job.extends == nullptr ? nullptr : job.extends->content().keys.get()));
-  if (job.extends != nullptr) KEYLOAD_RETURN_IF_ERROR(CheckSameKeys(*job.extends, *keys.keys));
-  PreparedPlan plan;
-  std::vector<MemoryReservation> reservations;
-  absl::Status status = PlanAndReserve(job, keys, plan, reservations);
+      job.keys, PrepareKeys(job.spec, {*roots, *deps_.documents, deps_.headers}, job.load->context(), job.clock,
+                            job.extends == nullptr ? nullptr : job.extends->content().keys.get()));
+  if (job.extends != nullptr) KEYLOAD_RETURN_IF_ERROR(CheckSameKeys(*job.extends, *job.keys.keys));
+  return PlaceAndReserve(job);
+}
+
+absl::StatusOr<LoadReport> LoaderService::LoadPlanned(Job& job, absl::Status status) {
+  const PreparedKeys keys = std::move(job.keys);
+  PreparedPlan plan = std::move(job.plan);
+  std::vector<MemoryReservation> reservations = std::move(job.reservations);
   if (!status.ok() && plan.plan == nullptr) return status;
 
   LoadReport report = plan.report;
@@ -191,8 +199,26 @@ absl::StatusOr<LoadReport> LoaderService::RunLoad(Job& job) {
   return report;
 }
 
-absl::Status LoaderService::PlanAndReserve(Job& job, const PreparedKeys& keys, PreparedPlan& plan,
-                                           std::vector<MemoryReservation>& reservations) {
+void LoaderService::TellPlan(Job& job) {
+  LoadReport planned = job.plan.report;
+  job.clock.Write(planned);
+  job.load->Planned(planned);
+}
+
+bool LoaderService::MayWaitForMemory(const Job& job, const absl::Status& refused) const {
+  if (ErrorReason(refused) != Reason::kDeviceOutOfMemory || job.plan.added == nullptr) return false;
+  if (job.load->memory_wait() == absl::ZeroDuration()) return false;
+  const LoadPlan& plan = *job.plan.added;
+  for (size_t i = 0; i < plan.devices.size(); ++i) {
+    Device* const device = deps_.transfer.devices->Find(plan.devices[i]);
+    if (device != nullptr && plan.reserve_bytes[i] > device->account().state().capacity) return false;
+  }
+  return true;
+}
+
+absl::Status LoaderService::PlaceAndReserve(Job& job) {
+  const PreparedKeys& keys = job.keys;
+  PreparedPlan& plan = job.plan;
   std::vector<PlacementDevice> devices = SnapshotDevices(*deps_.transfer.devices);
   for (int attempt = 1;; ++attempt) {
     KEYLOAD_RETURN_IF_ERROR(job.load->context().Check());
@@ -210,17 +236,17 @@ absl::Status LoaderService::PlanAndReserve(Job& job, const PreparedKeys& keys, P
     absl::StatusOr<std::vector<MemoryReservation>> reserved = std::vector<MemoryReservation>();
     if (job.spec.residency == LoadSpec::Residency::kEager || job.spec.reserve_now) {
       job.clock.Enter("reserve");
-      reserved = ReserveForPlan(*plan.added, *deps_.transfer.devices);
+      reserved = job.load->memory_wait() > absl::ZeroDuration()
+                     ? deps_.loads->Reserve(*plan.added, job.number, *job.load)
+                     : ReserveForPlan(*plan.added, *deps_.transfer.devices);
     } else {
       for (size_t i = 0; i < plan.added_devices.size(); ++i) {
         plan.report.devices[i].reserved_bytes -= plan.added_devices[i].reserved_bytes;
       }
     }
     if (reserved.ok()) {
-      reservations = *std::move(reserved);
-      LoadReport planned = plan.report;
-      job.clock.Write(planned);
-      job.load->Planned(planned);
+      job.reservations = *std::move(reserved);
+      TellPlan(job);
       return absl::OkStatus();
     }
     if (attempt == kPlanAttempts || !IsPolicy(job.spec.device_map.policy)) return reserved.status();

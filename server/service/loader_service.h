@@ -20,6 +20,7 @@
 #include "server/service/document_store.h"
 #include "server/service/kept_state.h"
 #include "server/service/load_observer.h"
+#include "server/service/load_queue.h"
 #include "server/service/load_spec.h"
 #include "server/service/load_table.h"
 #include "server/service/model_keys.h"
@@ -44,7 +45,7 @@ class LoaderService {
     DocumentStore* documents = nullptr;
     ModelRegistry* registry = nullptr;
     HoldBudget* held = nullptr;   // of page cache that is kept locked
-    Executor* loads = nullptr;    // as many loads at a time as it has threads
+    LoadQueue* loads = nullptr;   // as many loads at a time as it has threads
     Executor* queries = nullptr;  // what may block on a file and is no load
     HeaderReading headers;        // how checkpoints are opened
     TransferResources transfer;
@@ -104,7 +105,7 @@ class LoaderService {
   std::vector<std::pair<std::string, uint64_t>> LimitValues() const;
 
   ModelRegistry& registry() { return *deps_.registry; }
-  Executor& loads() { return *deps_.loads; }
+  LoadQueue& loads() { return *deps_.loads; }
   DocumentStore& documents() { return *deps_.documents; }
   const DeviceMapTable& device_maps() const { return device_maps_; }
   // As the table's, and kept over a restart. Block on files.
@@ -138,13 +139,20 @@ class LoaderService {
   void AnswerWithModel(Request request);
   void Queue(const std::shared_ptr<Job>& job);
   absl::StatusOr<LoadReport> Reuse(const LoadSpec& spec) const;
-  void RunJob(Job& job);
+  void RunJob(const std::shared_ptr<Job>& job, LoadQueue::Turn turn);
+  // Queues the job for memory when that is what it lacks and may wait for; else ends it.
+  void WaitOrFinish(const std::shared_ptr<Job>& job, absl::Status planned);
+  void FinishJob(Job& job, absl::StatusOr<LoadReport> result);
   void KeepEnd(const SharedLoad& load, const absl::StatusOr<LoadReport>& result);
   void EndJob(Job& job, absl::StatusOr<LoadReport> result);
   void Publish(Job& job, ResidentModel::Content content);
-  absl::StatusOr<LoadReport> RunLoad(Job& job);
-  absl::Status PlanAndReserve(Job& job, const PreparedKeys& keys, PreparedPlan& plan,
-                              std::vector<MemoryReservation>& reservations);
+  // Fills in the job's keys, plan and reservations.
+  absl::Status PlanAndReserve(Job& job);
+  absl::Status PlaceAndReserve(Job& job);
+  void TellPlan(Job& job);
+  bool MayWaitForMemory(const Job& job, const absl::Status& refused) const;
+  // The rest, after PlanAndReserve, or the waiting for memory, ended with `status`.
+  absl::StatusOr<LoadReport> LoadPlanned(Job& job, absl::Status status);
   // The tensors that the plan loads, or for a lazy load the memory that it keeps for them.
   absl::StatusOr<LoadedTensors> LoadTensors(Job& job, const PreparedKeys& keys, const LoadPlan& plan,
                                             std::vector<MemoryReservation> reservations, LoadReport& report);

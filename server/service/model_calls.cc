@@ -7,6 +7,7 @@
 #include "absl/time/clock.h"
 #include "server/base/error.h"
 #include "server/base/log.h"
+#include "server/base/retry.h"
 #include "server/service/loader_service.h"
 #include "server/service/materialize.h"
 
@@ -20,7 +21,7 @@ constexpr uint64_t kReadAheadBytes = 64 << 20;
 
 absl::StatusOr<LoadReport> LoaderService::Materialize(const ModelSelection& selection, const Limits& limits,
                                                       const RequestContext& context, PhaseClock& clock) {
-  if (draining_) return MakeError(Reason::kDraining, "the server is shutting down");
+  if (draining_) return Draining();
   const absl::Time start_time = absl::Now();
   clock.Enter("plan");
   KEYLOAD_ASSIGN_OR_RETURN(const ModelHandle model, deps_.registry->Use(selection.model));

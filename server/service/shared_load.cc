@@ -64,9 +64,15 @@ SharedLoad::WaiterId SharedLoad::Watch(std::shared_ptr<LoadObserver> observer) {
   return kNobody;
 }
 
+void SharedLoad::Adopt(const Waiter& waiter) {
+  deadline_->Extend(waiter.detach ? absl::InfiniteFuture() : waiter.deadline);
+  priority_ = std::max(priority_.load(), waiter.priority);
+  memory_wait_ns_ = std::max(memory_wait_ns_.load(), absl::ToInt64Nanoseconds(waiter.memory_wait));
+}
+
 SharedLoad::WaiterId SharedLoad::Add(Entry entry) {
   const Waiter& waiter = entry.waiter;
-  if (!entry.watches) deadline_->Extend(waiter.detach ? absl::InfiniteFuture() : waiter.deadline);
+  if (!entry.watches) Adopt(waiter);
   detached_ |= waiter.detach;
   if (plan_) waiter.observer->OnPlanned(*plan_);
   if (status_.progress) waiter.observer->OnProgress(*status_.progress);

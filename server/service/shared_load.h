@@ -1,6 +1,8 @@
 #pragma once
 
+#include <atomic>
 #include <cstdint>
+#include <limits>
 #include <memory>
 #include <optional>
 #include <stop_token>
@@ -43,6 +45,8 @@ class SharedLoad {
     std::shared_ptr<LoadObserver> observer;
     absl::Time deadline = absl::InfiniteFuture();  // the load's is the latest one
     bool detach = false;                           // the load runs to its end, whoever leaves
+    int32_t priority = 0;                          // the load's is the largest one
+    absl::Duration memory_wait;                    // the load's is the longest one
   };
   using WaiterId = uint64_t;
   static constexpr WaiterId kNobody = 0;  // has heard the end already
@@ -53,6 +57,10 @@ class SharedLoad {
   LoadStatus status() const;
   // What the load itself runs under.
   const RequestContext& context() const { return context_; }
+  // Which of the loads that wait goes first: the larger one.
+  int32_t priority() const { return priority_; }
+  // How long it may wait for memory that others use now.
+  absl::Duration memory_wait() const { return absl::Nanoseconds(memory_wait_ns_.load()); }
 
   // The first caller's, which the load begins for. It hears all that follows.
   WaiterId Begin(Waiter waiter);
@@ -85,6 +93,8 @@ class SharedLoad {
     bool watches = false;  // the load does not run for it
   };
 
+  // What the load takes over from a caller: no less than it has.
+  void Adopt(const Waiter& waiter) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
   WaiterId Add(Entry entry) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
   void Remove(WaiterId waiter, bool cancels);
 
@@ -92,6 +102,8 @@ class SharedLoad {
   std::stop_source stop_;  // asked under the lock: whoever joins sees it, or is waited for
   const std::shared_ptr<SharedDeadline> deadline_;
   const RequestContext context_;
+  std::atomic<int32_t> priority_ = std::numeric_limits<int32_t>::min();  // until the first caller
+  std::atomic<int64_t> memory_wait_ns_ = 0;
 
   mutable Mutex mutex_;  // held while observers hear anything but the end
   WaiterId last_waiter_ ABSL_GUARDED_BY(mutex_) = 0;

@@ -7,6 +7,7 @@
 #include "absl/time/clock.h"
 #include "server/base/error.h"
 #include "server/base/log.h"
+#include "server/base/retry.h"
 #include "server/base/strings.h"
 #include "server/service/load_job.h"
 #include "server/service/same_model.h"
@@ -30,7 +31,11 @@ void LoaderService::StartLoad(LoadSpec spec, absl::Time deadline, std::shared_pt
 
 void LoaderService::StartValid(Request request) {
   const LoadSpec& spec = request.spec;
-  const SharedLoad::Waiter caller = {.observer = request.observer, .deadline = request.deadline, .detach = spec.detach};
+  const SharedLoad::Waiter caller = {.observer = request.observer,
+                                     .deadline = request.deadline,
+                                     .detach = spec.detach,
+                                     .priority = spec.priority,
+                                     .memory_wait = spec.wait_memory};
   const absl::StatusOr<Start> start = BeginLoad(spec, caller);
   if (!start.ok()) return request.observer->OnEnd(start.status());
   if (start->job != nullptr) {
@@ -45,6 +50,7 @@ void LoaderService::StartValid(Request request) {
                   StrCat("model ", spec.model, ": ", start->joins->identity().load, " was cancelled or is too late"),
                   {{"model", spec.model}, {"load", start->joins->identity().load}}));
   }
+  deps_.loads->Changed();  // the caller may have a larger priority, or more time
   if (request.ticket != nullptr) request.ticket->Bind(start->joins, *waiter);
 }
 
@@ -53,7 +59,7 @@ absl::StatusOr<LoaderService::Start> LoaderService::BeginLoad(const LoadSpec& sp
   ModelHandle extends;  // goes after the lock: this may be its last use
   Start start;
   MutexLock lock(start_mutex_);
-  if (draining_) return MakeError(Reason::kDraining, "the server is shutting down");
+  if (draining_) return Draining();
   KEYLOAD_ASSIGN_OR_RETURN(start.joins, table_.FindRequest(identity));
   if (start.joins != nullptr) return start;
   // Who wants the name to be free wants no load of somebody else either.
@@ -108,18 +114,44 @@ void LoaderService::AnswerWithModel(Request request) {
 
 void LoaderService::Queue(const std::shared_ptr<Job>& job) {
   ++active_loads_;
-  if (const size_t ahead = deps_.loads->queued(); ahead > 0) {
-    job->load->Progress({.phase = "queue", .queue_position = static_cast<uint32_t>(ahead)});
-  }
-  if (deps_.loads->TrySubmit([this, job] { RunJob(*job); })) return;
   const std::shared_ptr<SharedLoad> load = job->load;
-  EndJob(*job, MakeError(Reason::kLoadQueueFull, "the load queue is full; try again later"));
+  const absl::Status queued =
+      deps_.loads->Submit({.context = load->context(), .load = load, .run = [this, job](LoadQueue::Turn turn) {
+                             RunJob(job, std::move(turn));
+                           }});
+  if (queued.ok()) return;
+  EndJob(*job, queued);
   table_.Forget(*load);
 }
 
-void LoaderService::RunJob(Job& job) {
-  if (job.load->status().progress) job.load->Progress({.phase = "open"});  // it waits in the queue no more
-  absl::StatusOr<LoadReport> result = RunLoad(job);
+void LoaderService::RunJob(const std::shared_ptr<Job>& job, LoadQueue::Turn turn) {
+  if (!turn.status.ok()) return FinishJob(*job, std::move(turn.status));
+  job->number = turn.number;
+  if (job->load->status().progress) job->load->Progress({.phase = "open"});  // it waits in the queue no more
+  WaitOrFinish(job, PlanAndReserve(*job));
+  malloc_trim(0);  // planning takes several times what a model keeps
+}
+
+void LoaderService::WaitOrFinish(const std::shared_ptr<Job>& job, absl::Status planned) {
+  if (MayWaitForMemory(*job, planned)) {
+    const std::shared_ptr<SharedLoad> load = job->load;  // from then on the job is the queue's
+    const std::shared_ptr<const LoadPlan> plan = job->plan.added;
+    const auto go_on = [this, job](LoadQueue::Turn turn) {
+      job->reservations = std::move(turn.memory);
+      if (turn.status.ok()) {
+        job->load->Progress({.phase = "reserve"});
+        TellPlan(*job);
+      }
+      FinishJob(*job, LoadPlanned(*job, std::move(turn.status)));
+    };
+    planned = deps_.loads->AwaitMemory({.context = load->context(), .load = load, .run = go_on}, job->number, plan,
+                                       std::move(planned));
+    if (planned.ok()) return;
+  }
+  FinishJob(*job, LoadPlanned(*job, std::move(planned)));
+}
+
+void LoaderService::FinishJob(Job& job, absl::StatusOr<LoadReport> result) {
   if (result.ok()) {
     LogLoad(*result);
   } else {
@@ -131,7 +163,6 @@ void LoaderService::RunJob(Job& job) {
          {"message", std::string(result.status().message())}});
   }
   EndJob(job, std::move(result));
-  malloc_trim(0);  // planning takes several times what a model keeps
 }
 
 void LoaderService::EndJob(Job& job, absl::StatusOr<LoadReport> result) {

@@ -34,6 +34,31 @@ TEST(CallStatus, TakesErrorInfoFromTheStatusDetails) {
   EXPECT_THAT(info.metadata, ElementsAre(Pair("model", "m")));
 }
 
+TEST(CallStatus, TakesTheRetryDelayFromTheStatusDetails) {
+  google::rpc::ErrorInfo info;
+  info.set_reason("LOAD_QUEUE_FULL");
+  google::rpc::RetryInfo retry;
+  retry.mutable_retry_delay()->set_seconds(7);
+  retry.mutable_retry_delay()->set_nanos(500'000'000);
+  google::rpc::Status details;
+  details.add_details()->PackFrom(info);
+  details.add_details()->PackFrom(retry);
+  const absl::Status status =
+      FromGrpc(grpc::Status(grpc::StatusCode::RESOURCE_EXHAUSTED, "full", details.SerializeAsString()));
+  EXPECT_EQ(GetRetryDelay(status), absl::Milliseconds(7500));
+  EXPECT_EQ(GetErrorInfo(status).reason, "LOAD_QUEUE_FULL");
+}
+
+TEST(CallStatus, TakesTheRetryDelayOfALoadErrorFromItsMetadata) {
+  v1::LoadError error;
+  error.set_code(8);
+  EXPECT_EQ(GetRetryDelay(FromLoadError(error)), std::nullopt);
+  (*error.mutable_metadata())["retry_delay_seconds"] = "soon";
+  EXPECT_EQ(GetRetryDelay(FromLoadError(error)), std::nullopt);
+  (*error.mutable_metadata())["retry_delay_seconds"] = "12";
+  EXPECT_EQ(GetRetryDelay(FromLoadError(error)), absl::Seconds(12));
+}
+
 TEST(CallStatus, HasNoReasonWithoutDetails) {
   absl::Status status = FromGrpc(grpc::Status(grpc::StatusCode::UNAVAILABLE, "connection refused"));
   EXPECT_EQ(status.code(), absl::StatusCode::kUnavailable);

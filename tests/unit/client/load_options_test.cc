@@ -53,6 +53,17 @@ TEST_F(LoadOptionsTest, WithoutFlagsOnlyTheModelAndThePathAreSet) {
   EXPECT_FALSE(input->manifest || input->selection.key_list);
 }
 
+TEST_F(LoadOptionsTest, HowALoadWaits) {
+  auto input = Build({"--priority", "-3", "--wait-memory", "1m30s"});
+  ASSERT_TRUE(input.ok()) << input.status();
+  EXPECT_EQ(input->spec.priority(), -3);
+  EXPECT_EQ(input->spec.wait_memory().seconds(), 90);
+  EXPECT_FALSE(Build({})->spec.has_wait_memory());
+  ExpectUsageError({"--wait-memory", "long"}, "--wait-memory");
+  ExpectUsageError({"--wait-memory", "-1s"}, "--wait-memory");
+  ExpectUsageError({"--priority", "high"}, "high");
+}
+
 TEST_F(LoadOptionsTest, AnAbsolutePathStays) {
   LoadOptions options;
   options.from = "/models/m";

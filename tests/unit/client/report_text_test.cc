@@ -112,6 +112,8 @@ TEST(ProgressLine, ShowsThePlaceInTheQueue) {
   v1::LoadProgress progress;
   progress.set_queue_position(3);
   EXPECT_EQ(ProgressLine(progress, 0), "queued, position 3");
+  progress.set_phase("memory");
+  EXPECT_EQ(ProgressLine(progress, 0), "waits for memory, position 3");
 }
 
 }  // namespace

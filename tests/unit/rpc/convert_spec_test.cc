@@ -4,6 +4,7 @@
 #include <gtest/gtest.h>
 
 #include <functional>
+#include <limits>
 #include <ostream>
 
 #include "server/base/error.h"
@@ -59,7 +60,6 @@ INSTANTIATE_TEST_SUITE_P(
         Change{"UnknownIfExists", "if_exists", [](auto& spec) { spec.set_if_exists(static_cast<v1::IfExists>(77)); }},
         Change{"UnknownCache", "page_cache", [](auto& spec) { spec.set_page_cache(static_cast<v1::PageCache>(77)); }},
         Change{"NegativeCache", "page_cache", [](auto& spec) { spec.set_page_cache(static_cast<v1::PageCache>(-1)); }},
-        Change{"Priority", "priority", [](auto& spec) { spec.set_priority(-1); }},
         Change{"TensorParallel", "tensor_parallel", [](auto& spec) { spec.mutable_tensor_parallel(); }},
         Change{"FromConfig", "expected.from",
                [](auto& spec) { spec.mutable_expected()->set_from(v1::ExpectedKeys::FROM_CONFIG); }},
@@ -84,6 +84,8 @@ INSTANTIATE_TEST_SUITE_P(
     All, SameContent,
     testing::Values(Change{"RequestId", "", [](auto& spec) { spec.set_request_id("r"); }},
                     Change{"Detach", "", [](auto& spec) { spec.set_detach(true); }},
+                    Change{"Priority", "", [](auto& spec) { spec.set_priority(-3); }},
+                    Change{"WaitMemory", "", [](auto& spec) { spec.mutable_wait_memory()->set_seconds(1); }},
                     Change{"Replace", "", [](auto& spec) { spec.set_if_exists(v1::IF_EXISTS_REPLACE); }},
                     Change{"Limits", "", [](auto& spec) { spec.mutable_limits()->set_max_missing(0); }},
                     Change{"NameLimit", "", [](auto& spec) { spec.set_name_limit(7); }},
@@ -141,6 +143,8 @@ TEST(ConvertSpec, OneLoadAnswersRequestsThatDifferInWhatIdentifiesThem) {
   v1::LoadSpec other = Message();
   other.set_request_id("r");
   other.set_detach(true);
+  other.set_priority(3);
+  other.mutable_wait_memory()->set_seconds(3);
   EXPECT_EQ(FromProto(other)->digest, FromProto(Message())->digest);
   EXPECT_EQ(FromProto(other)->request_id, "r");
   EXPECT_TRUE(FromProto(other)->detach);
@@ -152,6 +156,23 @@ TEST(ConvertSpec, OneLoadAnswersRequestsThatDifferInWhatIdentifiesThem) {
     v1::LoadSpec spec = Message();
     change(spec);
     EXPECT_NE(FromProto(spec)->digest, FromProto(Message())->digest) << spec.ShortDebugString();
+  }
+}
+
+TEST(ConvertSpec, HowALoadWaitsIsTakenOver) {
+  v1::LoadSpec message = Message();
+  EXPECT_EQ(FromProto(message)->priority, 0);
+  EXPECT_EQ(FromProto(message)->wait_memory, absl::ZeroDuration());
+  message.set_priority(-3);
+  message.mutable_wait_memory()->set_seconds(1);
+  message.mutable_wait_memory()->set_nanos(500'000'000);
+  EXPECT_EQ(FromProto(message)->priority, -3);
+  EXPECT_EQ(FromProto(message)->wait_memory, absl::Milliseconds(1500));
+  for (const int64_t seconds : {int64_t{-1}, std::numeric_limits<int64_t>::max()}) {
+    message.mutable_wait_memory()->set_seconds(seconds);
+    const absl::Status status = FromProto(message).status();
+    EXPECT_EQ(ErrorReason(status), Reason::kBadRequest) << seconds;
+    EXPECT_EQ(ErrorDetails(status)["field"], "spec.wait_memory");
   }
 }
 

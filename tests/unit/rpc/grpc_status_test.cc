@@ -4,11 +4,13 @@
 #include <gtest/gtest.h>
 
 #include <ostream>
+#include <vector>
 
 #include "absl/strings/str_cat.h"
 #include "google/rpc/error_details.pb.h"
 #include "google/rpc/status.pb.h"
 #include "server/base/error.h"
+#include "server/base/retry.h"
 
 namespace keyload {
 namespace {
@@ -81,6 +83,58 @@ TEST(GrpcStatus, TheTrailersStayBelow8KiBWhateverTheMessage) {
   EXPECT_LT(
       WireBytes(ToGrpcStatus(MakeError(Reason::kBadRequest, big, {{"a", big}, {"b", big}, {"c", big}, {"d", big}}))),
       8192);
+}
+
+template <typename Detail>
+std::vector<Detail> All(const grpc::Status& status) {
+  std::vector<Detail> found;
+  Detail detail;
+  const google::rpc::Status details = Details(status);
+  for (const google::protobuf::Any& any : details.details()) {
+    if (any.UnpackTo(&detail)) found.push_back(detail);
+  }
+  return found;
+}
+
+TEST(GrpcStatus, AFullQueueCarriesRetryInfo) {
+  const grpc::Status status = ToGrpcStatus(TooManyWaiting(absl::Milliseconds(2100)));
+  EXPECT_EQ(status.error_code(), grpc::StatusCode::RESOURCE_EXHAUSTED);
+  const auto retry = All<google::rpc::RetryInfo>(status);
+  ASSERT_EQ(retry.size(), 1);
+  EXPECT_EQ(retry[0].retry_delay().seconds(), 3) << "rounded up";
+  ASSERT_EQ(All<google::rpc::ErrorInfo>(status).size(), 1);
+  EXPECT_EQ(All<google::rpc::ErrorInfo>(status)[0].metadata().at("retry_delay_seconds"), "3");
+  EXPECT_EQ(ToLoadError(TooManyWaiting(absl::Seconds(3))).metadata().at("retry_delay_seconds"), "3");
+}
+
+TEST(GrpcStatus, ADrainingServerCarriesRetryInfo) {
+  EXPECT_EQ(All<google::rpc::RetryInfo>(ToGrpcStatus(Draining())).size(), 1);
+}
+
+TEST(GrpcStatus, OutOfMemoryCarriesTheDeviceAndItsBytes) {
+  const grpc::Status status = ToGrpcStatus(
+      MakeError(Reason::kDeviceOutOfMemory, "no memory",
+                {{"device", "cuda:3"}, {"requested_bytes", "300"}, {"free_bytes", "200"}, {"capacity_bytes", "1000"}}));
+  const auto quota = All<google::rpc::QuotaFailure>(status);
+  ASSERT_EQ(quota.size(), 1);
+  ASSERT_EQ(quota[0].violations_size(), 1);
+  EXPECT_EQ(quota[0].violations(0).subject(), "cuda:3");
+  EXPECT_EQ(quota[0].violations(0).description(), "300 bytes asked for, 200 of 1000 bytes free");
+  EXPECT_EQ(All<google::rpc::ErrorInfo>(status).size(), 1);
+  EXPECT_TRUE(All<google::rpc::RetryInfo>(status).empty()) << "nobody knows when memory is given back";
+}
+
+TEST(GrpcStatus, AllDetailsTogetherStayBelow4KiB) {
+  const std::string big(100'000, '9');
+  const grpc::Status status = ToGrpcStatus(MakeError(Reason::kDeviceOutOfMemory, big,
+                                                     {{"device", big},
+                                                      {"requested_bytes", big},
+                                                      {"free_bytes", big},
+                                                      {"capacity_bytes", big},
+                                                      {"retry_delay_seconds", "9223372036854775807"}}));
+  EXPECT_EQ(Details(status).details_size(), 3);
+  EXPECT_LT(AllBytes(status), 4096);
+  EXPECT_LT(WireBytes(status), 8192);
 }
 
 TEST(GrpcStatus, CutsBetweenCharacters) {

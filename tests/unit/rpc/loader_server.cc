@@ -70,7 +70,9 @@ google::rpc::ErrorInfo InfoOf(const grpc::Status& status) {
   google::rpc::Status details;
   google::rpc::ErrorInfo info;
   EXPECT_TRUE(details.ParseFromString(status.error_details()));
-  EXPECT_TRUE(details.details_size() == 1 && details.details(0).UnpackTo(&info)) << status.error_message();
+  int infos = 0;
+  for (const google::protobuf::Any& detail : details.details()) infos += detail.UnpackTo(&info) ? 1 : 0;
+  EXPECT_EQ(infos, 1) << status.error_message();
   return info;
 }
 

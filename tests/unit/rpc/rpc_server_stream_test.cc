@@ -184,15 +184,15 @@ INSTANTIATE_TEST_SUITE_P(All, BadLoadRequest,
 TEST(LoadStream, AnUnsupportedFieldEndsTheLoadAndNotTheStream) {
   LoaderServer server;
   server.WriteSmall();
-  v1::LoadSpec urgent = server.Spec();
-  urgent.set_priority(1);
+  v1::LoadSpec sliced = server.Spec();
+  sliced.mutable_tensor_parallel()->set_size(2);
   TestContext context;
   const auto stream = server.stub().Load(&context);
-  ASSERT_TRUE(stream->Write(StartRequest("urgent", urgent)));
+  ASSERT_TRUE(stream->Write(StartRequest("sliced", sliced)));
   ASSERT_TRUE(stream->Write(StartRequest("plain", server.Spec())));
   stream->WritesDone();
   const std::vector<v1::LoadResponse> events = ReadAll(*stream);
-  EXPECT_EQ(EndOf(events, "urgent").error().reason(), "FIELD_NOT_SUPPORTED");
+  EXPECT_EQ(EndOf(events, "sliced").error().reason(), "FIELD_NOT_SUPPORTED");
   EXPECT_EQ(EndOf(events, "plain").report().outcome(), Outcome::OUTCOME_COMPLETE);
   EXPECT_TRUE(stream->Finish().ok());
 }

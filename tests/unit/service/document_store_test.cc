@@ -118,6 +118,25 @@ TEST(DocumentStore, AKeyOver4096BytesIsRefused) {
   EXPECT_EQ(ErrorReason(store.AddKeyList(std::string(4097, 'k')).status()), Reason::kBadRequest);
 }
 
+TEST(DocumentStore, TheKeysOfAListAreBounded) {
+  DocumentStore store({.max_list_keys = 2}, ParseLines);
+  EXPECT_TRUE(store.AddKeyList("a\nb\n").ok());
+  EXPECT_EQ(ErrorReason(store.AddKeyList("a\nb\nc").status()), Reason::kDocumentTooLarge);
+}
+
+TEST(DocumentStore, UploadsAtATimeAreBounded) {
+  DocumentStore store({.max_uploads = 2}, ParseLines);
+  const auto first = store.BeginUpload();
+  {
+    const auto second = store.BeginUpload();
+    EXPECT_TRUE(first.ok() && second.ok());
+    const absl::Status third = store.BeginUpload().status();
+    EXPECT_EQ(ErrorReason(third), Reason::kLoadQueueFull);
+    EXPECT_EQ(ErrorDetails(third).count("retry_delay_seconds"), 1);
+  }
+  EXPECT_TRUE(store.BeginUpload().ok());
+}
+
 TEST(DocumentStore, AnUnknownDigestIsNamedButCut) {
   DocumentStore store = Store(100, 100);
   const absl::Status status = store.FindManifest("sha256:" + std::string(10'000, 'f')).status();

@@ -84,8 +84,10 @@ LoaderNode::LoaderNode(const Options& options)
                  ParseLines),
       roots_(*ModelRoots::Create({dir_.path()})),
       io_(std::make_unique<Executor>(Executor::Options{.name = "io", .threads = 2, .queue_limit = 64})),
-      loads_(std::make_unique<Executor>(
-          Executor::Options{.name = "load", .threads = options.load_threads, .queue_limit = options.load_queue})),
+      loads_(std::make_unique<LoadQueue>(LoadQueue::Options{.threads = options.load_threads,
+                                                            .limit = options.load_queue,
+                                                            .devices = &devices_,
+                                                            .progress_interval = absl::ZeroDuration()})),
       queries_(std::make_unique<Executor>(Executor::Options{.name = "query", .threads = 2, .queue_limit = 64})),
       service_(std::make_unique<LoaderService>(LoaderService::Dependencies{
           .roots = &roots_,

@@ -66,7 +66,7 @@ class LoaderNode {
   ModelRegistry& registry() { return registry_; }
   DocumentStore& documents() { return documents_; }
   FakeDevice& gpu() { return *gpu_; }
-  Executor& loads() { return *loads_; }
+  LoadQueue& loads() { return *loads_; }
   HoldBudget& held() { return held_; }
   // Blocks until a thread that reads for loads has nothing to do. A load whose copies are held keeps all of them
   // waiting for scratch memory, unless it has ended its reading.
@@ -113,7 +113,7 @@ class LoaderNode {
   Mutex mutex_;
   std::map<std::string, FaultyReader::Faults> faults_ ABSL_GUARDED_BY(mutex_);
   std::unique_ptr<Executor> io_;
-  std::unique_ptr<Executor> loads_;
+  std::unique_ptr<LoadQueue> loads_;
   std::unique_ptr<Executor> queries_;
   std::unique_ptr<LoaderService> service_;
 };

@@ -4,6 +4,7 @@
 #include <gtest/gtest.h>
 
 #include "server/base/error.h"
+#include "server/base/retry.h"
 #include "tests/unit/service/loader_node.h"
 
 namespace keyload {
@@ -116,7 +117,9 @@ TEST(LoaderServiceName, AFullQueueRefusesAndFreesTheName) {
   node.gpu().WaitForCopiesStarted(1);
   const LoaderNode::Started queued = node.Start(node.Spec("queued"));
   const LoaderNode::Started refused = node.Start(node.Spec("refused"));
-  EXPECT_EQ(ErrorReason(refused.observer->WaitForEnd().status()), Reason::kLoadQueueFull);
+  const absl::Status full = refused.observer->WaitForEnd().status();
+  EXPECT_EQ(ErrorReason(full), Reason::kLoadQueueFull);
+  EXPECT_EQ(ErrorDetails(full).at(std::string(kRetryDelay)), "1");
   EXPECT_EQ(ErrorReason(node.registry().Info("refused").status()), Reason::kModelNotFound);
   EXPECT_EQ(node.service().active_loads(), 2);
   node.gpu().ReleaseCopies();
