@@ -11,6 +11,7 @@
 #include "server/placement/infer_auto_device_map.h"
 #include "server/placement/max_memory.h"
 #include "server/placement/module_tree.h"
+#include "server/placement/packed_map.h"
 #include "server/placement/placement.h"
 
 namespace keyload {
@@ -19,13 +20,10 @@ namespace {
 constexpr std::string_view kSequential = "sequential";
 constexpr std::string_view kLowZero = "balanced_low_0";
 constexpr std::string_view kPacked = "packed";
+constexpr std::string_view kPolicies = "auto, balanced, balanced_low_0, sequential, packed";
 constexpr uint64_t kMaxModelBytes = uint64_t{1} << 60;
 
 absl::Status CheckSpec(const DeviceMapSpec& spec) {
-  if (spec.policy == kPacked) {
-    return MakeError(Reason::kFieldNotSupported, "device_map.policy \"packed\" is not supported yet",
-                     {{"field", "device_map.policy"}});
-  }
   if (!spec.policy.empty() && !spec.entries.empty()) {
     return MakeError(Reason::kDeviceMapInvalid, "device_map has both a policy and entries; give one of them");
   }
@@ -54,9 +52,8 @@ absl::StatusOr<Placement> PlaceOnOneDevice(const PlacementModel& model, std::str
   if (!device.ok()) {
     if (LooksLikeDevice(name)) return device.status();
     return MakeError(Reason::kDeviceMapInvalid,
-                     StrCat("device_map.policy \"", name.substr(0, kNameInMessage),
-                            "\" is neither a policy (auto, balanced, balanced_low_0, sequential) nor a device; ",
-                            ToStd(device.status().message())),
+                     StrCat("device_map.policy \"", name.substr(0, kNameInMessage), "\" is neither a policy (",
+                            kPolicies, ") nor a device; ", ToStd(device.status().message())),
                      {{"policy", std::string(name.substr(0, kNameInMessage))}});
   }
   Placement placement;
@@ -104,25 +101,33 @@ void Warn(const InferredMap& map, const std::vector<DeviceLimit>& limits, bool l
              " bytes and fit on no GPU beside what is placed there; offload_buffers leaves them with their modules"));
 }
 
-absl::StatusOr<Placement> PlaceByPolicy(const PlacementModel& model, const DeviceMapSpec& spec,
-                                        const DeviceNames& names, const std::vector<PlacementDevice>& devices) {
-  KEYLOAD_ASSIGN_OR_RETURN(std::vector<DeviceLimit> limits, ResolveMaxMemory(spec, names, devices));
-  KEYLOAD_ASSIGN_OR_RETURN(const ModuleTree tree, ModuleTree::Create(model));
+// The policies that follow accelerate: the entries per item of the tree.
+std::vector<int32_t> InferByLimits(const PlacementModel& model, const ModuleTree& tree, const DeviceMapSpec& spec,
+                                   std::vector<DeviceLimit> limits, std::vector<std::string>& warnings) {
   const bool low_zero = spec.policy == kLowZero;
   if (spec.policy != kSequential) {
     limits = BalanceMemory(tree, std::move(limits), {.low_zero = low_zero, .limits_given = !spec.max_memory.empty()});
   }
   InferredMap map = InferAutoDeviceMap(
       model, tree, limits, {.offload_buffers = spec.offload_buffers, .fallback_allocation = spec.fallback_allocation});
+  Warn(map, limits, low_zero, warnings);
+  return std::move(map.device_of);
+}
+
+absl::StatusOr<Placement> PlaceByPolicy(const PlacementModel& model, const DeviceMapSpec& spec,
+                                        const DeviceNames& names, const std::vector<PlacementDevice>& devices) {
+  KEYLOAD_ASSIGN_OR_RETURN(const std::vector<DeviceLimit> limits, ResolveMaxMemory(spec, names, devices));
+  KEYLOAD_ASSIGN_OR_RETURN(const ModuleTree tree, ModuleTree::Create(model));
   Placement placement;
-  Warn(map, limits, low_zero, placement.warnings);
-  std::vector<uint32_t> device_of = DeviceOfTensors(model, tree, map.device_of);
-  MapPartedTies(model, tree, device_of, map.device_of);
+  std::vector<int32_t> entries = spec.policy == kPacked ? PackDeviceMap(model, tree, limits)
+                                                        : InferByLimits(model, tree, spec, limits, placement.warnings);
+  std::vector<uint32_t> device_of = DeviceOfTensors(model, tree, entries);
+  MapPartedTies(model, tree, device_of, entries);
 
   std::vector<std::string> device_names;
   for (const DeviceLimit& limit : limits) device_names.push_back(limit.device);
   device_names.emplace_back(kDiskDevice);
-  for (const TreeMapEntry& entry : CleanDeviceMap(tree, map.device_of)) {
+  for (const TreeMapEntry& entry : CleanDeviceMap(tree, entries)) {
     placement.device_map.push_back(
         {.module = std::string(tree[entry.item].name), .device = device_names[static_cast<size_t>(entry.device)]});
   }
@@ -133,7 +138,7 @@ absl::StatusOr<Placement> PlaceByPolicy(const PlacementModel& model, const Devic
 }  // namespace
 
 bool IsPolicy(std::string_view policy) {
-  return policy == "auto" || policy == "balanced" || policy == kLowZero || policy == kSequential;
+  return policy == "auto" || policy == "balanced" || policy == kLowZero || policy == kSequential || policy == kPacked;
 }
 
 absl::StatusOr<Placement> Place(const PlacementModel& model, const DeviceMapSpec& spec,
@@ -146,10 +151,8 @@ absl::StatusOr<Placement> Place(const PlacementModel& model, const DeviceMapSpec
   absl::StatusOr<Placement> placement =
       spec.entries.empty() ? PlaceOnOneDevice(model, device, names) : PlaceExplicitly(model, spec.entries, names);
   if (placement.ok() && !spec.max_memory.empty()) {
-    return MakeError(
-        Reason::kDeviceMapInvalid,
-        "device_map.max_memory limits a policy (auto, balanced, balanced_low_0, sequential); a map that names "
-        "its devices takes none");
+    return MakeError(Reason::kDeviceMapInvalid, StrCat("device_map.max_memory limits a policy (", kPolicies,
+                                                       "); a map that names its devices takes none"));
   }
   return placement;
 }

@@ -36,7 +36,7 @@ struct PlacementModel {
 // A request's wish. Device names as in the contract: "cpu", "disk", "cuda:N", a bare N, a uuid.
 struct DeviceMapSpec {
   std::string
-      policy;  // auto | balanced | balanced_low_0 | sequential, or one device; empty: "cpu" unless entries are given
+      policy;  // auto, balanced, balanced_low_0, sequential, packed, or a device; empty: "cpu" unless entries are given
   std::vector<std::pair<std::string, std::string>> entries;  // module or key ("" = all) -> device
   std::vector<std::pair<std::string, uint64_t>> max_memory;  // if given, devices not named are not used
   bool offload_buffers = false;
@@ -63,7 +63,7 @@ struct Placement {
 // Decides where every tensor goes. Pure; never blocks.
 // DEVICE_UNKNOWN, DEVICE_MAP_INVALID (policy with entries, unknown policy, bad limits), DEVICE_MAP_INCOMPLETE (a tensor
 // has no device; names the first ones and the count). Explicit maps: the longest dotted prefix wins. The policies
-// follow accelerate's infer_auto_device_map and get_balanced_memory.
+// follow accelerate's infer_auto_device_map and get_balanced_memory, but for "packed": see packed_map.h.
 absl::StatusOr<Placement> Place(const PlacementModel& model, const DeviceMapSpec& spec,
                                 const std::vector<PlacementDevice>& devices);
 

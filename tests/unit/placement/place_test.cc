@@ -37,7 +37,7 @@ TEST(Place, OneDevice) {
 
 TEST(Place, EmptyModel) {
   EXPECT_EQ(MapText(Place({}, {.policy = "1"}, EightGpus())->device_map), "/:1");
-  for (const char* policy : {"auto", "balanced_low_0", "sequential"}) {
+  for (const char* policy : {"auto", "balanced_low_0", "sequential", "packed"}) {
     const auto placement = Place({}, {.policy = policy}, EightGpus());
     ASSERT_TRUE(placement.ok());
     EXPECT_THAT(placement->device_map, IsEmpty());
@@ -58,12 +58,6 @@ TEST(Place, SizesThatAddUpToMoreThanAnExbibyteAreRefusedByEveryKindOfMap) {
   }
   model.tensors.pop_back();
   EXPECT_TRUE(Place(model, {.policy = "cpu"}, devices).ok());
-}
-
-TEST(Place, PackedIsNotSupportedByName) {
-  const absl::Status status = Place({}, {.policy = "packed"}, EightGpus()).status();
-  EXPECT_EQ(ErrorReason(status), Reason::kFieldNotSupported);
-  EXPECT_EQ(ErrorDetails(status).at("field"), "device_map.policy");
 }
 
 TEST(Place, BadSpecs) {
