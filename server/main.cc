@@ -12,6 +12,7 @@
 #include <memory>
 #include <string>
 #include <thread>
+#include <utility>
 #include <vector>
 
 #include "absl/strings/str_join.h"
@@ -23,6 +24,7 @@
 #include "server/config/config.h"
 #include "server/device/device.h"
 #include "server/device/host_memory_limit.h"
+#include "server/expected/derive_manifest.h"
 #include "server/io/page_cache_hold.h"
 #include "server/reload.h"
 #include "server/rpc/convert_manifest.h"
@@ -205,6 +207,8 @@ int Run(const Config& config, Reload::Read read_config) {
   HeaderCache header_cache({.max_bytes = kHeaderCacheBytes});
   auto header_readers = std::make_unique<Executor>(
       Executor::Options{.name = "header", .threads = io_threads, .queue_limit = 4 * io_threads});
+  TemplateDirectories templates = config.template_dirs;
+  templates.push_back(BuiltInTemplateDirectory());
   LoaderService service(
       {.roots = &roots,
        .documents = &documents,
@@ -213,6 +217,7 @@ int Run(const Config& config, Reload::Read read_config) {
        .loads = loads.get(),
        .queries = queries.get(),
        .headers = {.threads = header_readers.get(), .cache = &header_cache},
+       .templates = std::move(templates),
        .transfer = {.devices = &devices,
                     .io = io.get(),
                     .workers = io_threads,

@@ -101,7 +101,7 @@ def keyload(id: str, label: str, load: Load, reference: bool = False) -> Case:
 
 def copied(data: str, state: str) -> tuple[Case, ...]:
     """Into resident memory that other processes can map."""
-    load = ("load", "m", "--from", f"<{data}>", "--copy")
+    load = ("load", "m", "--expected", "checkpoint", "--from", f"<{data}>", "--copy")
     again = (load, ("unload", "m"))
     prefix = f"{data}-{state}-copied"
     return (
@@ -116,7 +116,7 @@ def copied(data: str, state: str) -> tuple[Case, ...]:
 
 
 def mapped(data: str, state: str, clock: str) -> tuple[Case, ...]:
-    load = ("load", "m", "--from", f"<{data}>")
+    load = ("load", "m", "--expected", "checkpoint", "--from", f"<{data}>")
     return (
         keyload(f"{data}-{state}-mapped", "keyload, mapped, daemon fresh",
                 Load(load, data, state, mapped=True, clock=clock, verify="all")),
@@ -126,8 +126,8 @@ def mapped(data: str, state: str, clock: str) -> tuple[Case, ...]:
 
 
 def planned() -> tuple[Case, ...]:
-    plan = ("plan", "m", "--from", "<sparse>")
-    lazy = ("load", "m", "--from", "<sparse>", "--lazy")
+    plan = ("plan", "m", "--expected", "checkpoint", "--from", "<sparse>")
+    lazy = ("load", "m", "--expected", "checkpoint", "--from", "<sparse>", "--lazy")
     return (
         keyload("plan-fresh", "keyload plan, daemon fresh", Load(plan, "sparse", "as is")),
         keyload("plan-again", "keyload plan, again", Load(plan, "sparse", "as is", before=(plan,))),
@@ -148,9 +148,9 @@ def all_missing() -> tuple[Case, ...]:
 
 
 def subset(data: str, glob: str) -> tuple[Case, ...]:
-    full = ("load", "m", "--from", f"<{data}>", "--copy")
+    full = ("load", "m", "--expected", "checkpoint", "--from", f"<{data}>", "--copy")
     part = (*full, "--include", glob)
-    plan = ("plan", "m", "--from", f"<{data}>")
+    plan = ("plan", "m", "--expected", "checkpoint", "--from", f"<{data}>")
     prefix = f"{data}-subset"
     return (
         keyload(f"{prefix}-full", "keyload --copy, all, daemon fresh", Load(full, data), reference=True),
@@ -161,7 +161,7 @@ def subset(data: str, glob: str) -> tuple[Case, ...]:
 
 
 def one_expert(data: str, glob: str) -> Case:
-    load = ("load", "m", "--from", f"<{data}>", "--lazy", "--copy")
+    load = ("load", "m", "--expected", "checkpoint", "--from", f"<{data}>", "--lazy", "--copy")
     # The data of the sparse set has no reference: it is all holes.
     return keyload(f"{data}-expert", f"keyload materialize, one expert of {data}",
                    Load(("materialize", "m", "--include", glob), data, "as is", before=(load,),

@@ -41,7 +41,7 @@ def clients_materialize(id: str, label: str, data: str, count: int, include: str
         prepare(context.data[data], "warm")
         with Daemon(context.binaries, context.root) as daemon:
             begin = time.perf_counter()
-            daemon.run("load", "m", "--from", str(context.data[data].directory), "--lazy", "--copy")
+            daemon.run("load", "m", "--expected", "checkpoint", "--from", str(context.data[data].directory), "--lazy", "--copy")
             before, cpu = processes.io_bytes(daemon.pid), processes.cpu_seconds(daemon.pid)
             running = [daemon.start("materialize", "m", "--include", include) for _ in range(count)]
             answers = [daemon.answer(process.wait()) for process in running]
@@ -66,7 +66,7 @@ def ready(id: str, label: str, engine: str, data: str, state: str, *, transforme
         command_seconds = None
         if state == "warmed":
             with Daemon(context.binaries, context.root) as daemon:
-                answer = daemon.run("load", "m", "--from", str(set_.directory), "--warm")
+                answer = daemon.run("load", "m", "--expected", "checkpoint", "--from", str(set_.directory), "--warm")
                 command_seconds = answer.finished.seconds
         variables = peers.environment(peers.with_transformers_4(context) if transformers_4 else None)
         command = peers.load_command(context, engine, set_.directory, "--checksums", str(set_.checksums))
@@ -83,9 +83,9 @@ def index_memory() -> Case:
     def run(context: Context) -> Sample:
         with Daemon(context.binaries, context.root) as daemon:
             # A first request brings in what any request needs: threads, gRPC's buffers.
-            daemon.run("plan", "other", "--from", str(context.data["large"].directory))
+            daemon.run("plan", "other", "--expected", "checkpoint", "--from", str(context.data["large"].directory))
             idle = processes.memory_bytes(daemon.pid)
-            answer = daemon.run("load", "m", "--from", str(context.data["sparse"].directory), "--lazy")
+            answer = daemon.run("load", "m", "--expected", "checkpoint", "--from", str(context.data["sparse"].directory), "--lazy")
             loaded = processes.memory_bytes(daemon.pid)
             return {**sample_of(answer), "idle": idle["rss"], "grown": loaded["rss"] - idle["rss"],
                     "peak_grown": loaded["peak_rss"] - idle["rss"], **loaded}
@@ -114,9 +114,9 @@ def _run_limited(context: Context, group: pathlib.Path, option: str) -> Sample:
     set_ = context.data["large"]
     prepare(set_, "cold")
     with Daemon(context.binaries, context.root, cgroup=group) as daemon:
-        finished = daemon.start("load", "m", "--from", str(set_.directory), option).wait()
+        finished = daemon.start("load", "m", "--expected", "checkpoint", "--from", str(set_.directory), option).wait()
         if "NOT_SUPPORTED" in finished.out:
             daemon.answer(finished)  # raises NotAvailable
-        alive = daemon.start("plan", "other", "--from", str(set_.directory)).wait().code == 0 and daemon.alive
+        alive = daemon.start("plan", "other", "--expected", "checkpoint", "--from", str(set_.directory)).wait().code == 0 and daemon.alive
         return {"seconds": finished.seconds, "alive": float(alive), "exit_code": finished.code,
                 "said": finished.out[:20000]}

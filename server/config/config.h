@@ -28,8 +28,9 @@ enum class Restore { kLazily, kAsAsked, kNot };
 // How one daemon is set up. A plain value; sizes in bytes.
 struct Config {
   std::vector<std::string> listen{
-      "unix:/run/keyload/keyload.sock"};  // "unix:/ABSOLUTE/PATH" or "HOST:PORT" on loopback
-  std::vector<std::string> model_roots;   // absolute, not resolved; empty: no path may be loaded
+      "unix:/run/keyload/keyload.sock"};   // "unix:/ABSOLUTE/PATH" or "HOST:PORT" on loopback
+  std::vector<std::string> model_roots;    // absolute, not resolved; empty: no path may be loaded
+  std::vector<std::string> template_dirs;  // absolute; looked through before the built-in templates
   std::optional<SimulatedGpus> simulate_gpus;
   std::optional<uint64_t> host_memory_bytes;     // absent: what the machine or its cgroup allows
   std::optional<uint64_t> reuse_memory_bytes;    // freed host memory that is kept; absent: a quarter of the above
@@ -54,8 +55,8 @@ using ConfigFileReader = absl::FunctionRef<absl::StatusOr<std::string>(const std
 // The configuration from `args` (without the program's name), `environment` and the file that --config or
 // KEYLOADD_CONFIG names. A flag wins over the environment, the environment over the file, the file over the default; a
 // list replaces the list below it. All three are checked, what is overridden too. The environment's lists are separated
-// by "," (KEYLOADD_LISTEN) and ":" (KEYLOADD_MODEL_ROOT); an empty variable counts as absent. BAD_REQUEST names the
-// flag, the variable, or file, line and key.
+// by "," (KEYLOADD_LISTEN) and ":" (KEYLOADD_MODEL_ROOT, KEYLOADD_TEMPLATE_DIR); an empty variable counts as absent.
+// BAD_REQUEST names the flag, the variable, or file, line and key.
 absl::StatusOr<Config> ParseConfig(const std::vector<std::string>& args,
                                    const std::map<std::string, std::string>& environment, ConfigFileReader read_file);
 

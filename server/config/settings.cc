@@ -75,6 +75,14 @@ absl::Status ApplyModelRoots(Values values, Config& config) {
   return absl::OkStatus();
 }
 
+absl::Status ApplyTemplateDirs(Values values, Config& config) {
+  for (const std::string& directory : values) {
+    if (!directory.starts_with('/')) return Bad("template directory \"%s\" must be an absolute path", directory);
+  }
+  config.template_dirs.assign(values.begin(), values.end());
+  return absl::OkStatus();
+}
+
 absl::Status ApplySimulateGpus(Values values, Config& config) {
   const std::string_view text = values[0];
   const size_t times = text.find('x');
@@ -183,6 +191,9 @@ constexpr Setting kSettings[] = {
     {"--model-root", "KEYLOADD_MODEL_ROOT", "model_roots", SettingKind::kList, ':', "DIR",
      "Allow loading from below DIR; may be repeated; without any, no path is allowed", ApplyModelRoots,
      Same<&Config::model_roots>, Adopt<&Config::model_roots>},
+    {"--template-dir", "KEYLOADD_TEMPLATE_DIR", "template_dirs", SettingKind::kList, ':', "DIR",
+     "Look for the key templates of model types in DIR before the built-in ones; may be repeated", ApplyTemplateDirs,
+     Same<&Config::template_dirs>, nullptr},
     {"--simulate-gpus", "KEYLOADD_SIMULATE_GPUS", "simulate_gpus", SettingKind::kText, '\0', "COUNTxSIZE[@RATE]",
      "Offer cuda:0.. in host memory, as in 2x80GiB; RATE limits the bytes copied per second", ApplySimulateGpus,
      Same<&Config::simulate_gpus>, nullptr},

@@ -7,6 +7,8 @@
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_join.h"
 #include "server/base/error.h"
+#include "server/base/strings.h"
+#include "server/checkpoint/json_checks.h"
 #include "server/checkpoint/natural_order.h"
 #include "server/keys/key_mapping.h"
 #include "server/keys/name_arena.h"
@@ -118,6 +120,22 @@ void FinishUnexpected(const PatternSet& ignore_unexpected, const KeySelection& s
     std::sort(unexpected.begin(), unexpected.end(), before);
 }
 
+// What the index file names, no shard has, and the model does not expect is in no count.
+absl::Status WarnAboutIndexOnly(const CheckpointIndex& index, const RenameRules& renames, ModelNames& names,
+                                NameArena& arena, KeyReport& report) {
+  uint64_t count = 0;
+  std::string_view first;
+  for (const std::string& name : index.index_only_keys()) {
+    KEYLOAD_ASSIGN_OR_RETURN(const std::string_view renamed, renames.Apply(name, arena));
+    if (names.FindWithPrefix(renamed) < 0 && names.FindWithPrefix(name) < 0 && count++ == 0) first = name;
+  }
+  if (count > 0) {
+    report.warnings.push_back(StrCat(
+        count, " keys of the index file are in no shard, and none of them is expected; the first: ", Shortened(first)));
+  }
+  return absl::OkStatus();
+}
+
 void WarnAboutSelection(const KeySelection& selection, uint64_t selected, KeyReport& report) {
   if (selection.selects_all()) return;
   absl::flat_hash_set<std::string_view> unknown(selection.names().begin(), selection.names().end());
@@ -161,6 +179,7 @@ absl::StatusOr<std::shared_ptr<const KeyReport>> Reconcile(const ReconcileInput&
     ModelNames names(manifest, input.rules.base_model_prefix.value_or(manifest.base_model_prefix));
     report->keys = KeysOfManifest(manifest);
     KEYLOAD_ASSIGN_OR_RETURN(report->unexpected, MapStoredKeys(index, rules.renames, names, arena, report->keys));
+    KEYLOAD_RETURN_IF_ERROR(WarnAboutIndexOnly(index, rules.renames, names, arena, *report));
     selected = ClassifyKeys(index, *input.selection, widened(), report->keys);
     ResolveTiedGroups(manifest, names, widened(), *report);
   } else {

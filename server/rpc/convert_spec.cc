@@ -23,7 +23,6 @@ absl::Status RefuseUnsupported(const v1::LoadSpec& spec) {
   if (spec.missing() == v1::MISSING_POLICY_ZEROS) return NotSupported("missing", "ZEROS");
   if (spec.missing() == v1::MISSING_POLICY_INIT) return NotSupported("missing", "INIT");
   if (spec.has_tensor_parallel()) return NotSupported("tensor_parallel");
-  if (spec.expected().from() == v1::ExpectedKeys::FROM_CONFIG) return NotSupported("expected.from", "FROM_CONFIG");
   return absl::OkStatus();
 }
 
@@ -47,6 +46,8 @@ ExpectedSpec::From ExpectedSource(v1::ExpectedKeys::From from) {
   switch (from) {
     case v1::ExpectedKeys::FROM_CHECKPOINT:
       return ExpectedSpec::From::kCheckpoint;
+    case v1::ExpectedKeys::FROM_CONFIG:
+      return ExpectedSpec::From::kConfig;
     case v1::ExpectedKeys::FROM_MANIFEST:
       return ExpectedSpec::From::kManifest;
     default:

@@ -17,7 +17,8 @@ namespace keyload {
 
 // Where the expected keys come from. At most one of the manifest fields is set.
 struct ExpectedSpec {
-  enum class From { kDefault, kCheckpoint, kManifest };  // kDefault: the manifest if there is one, else the checkpoint
+  // kDefault: the manifest if there is one, else config.json if a template knows it, else the checkpoint
+  enum class From { kDefault, kCheckpoint, kConfig, kManifest };
   From from = From::kDefault;
   std::string manifest_digest;
   std::string manifest_path;                 // on the server, in an allowed root

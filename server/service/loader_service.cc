@@ -74,6 +74,8 @@ absl::Status LoaderService::Validate(const LoadSpec& spec, bool plan_only) const
     return BadField("spec.expected.from", "is FROM_MANIFEST, but there is no manifest");
   if (expected.from == ExpectedSpec::From::kCheckpoint && manifests > 0)
     return BadField("spec.expected.from", "is FROM_CHECKPOINT, but a manifest is given");
+  if (expected.from == ExpectedSpec::From::kConfig && manifests > 0)
+    return BadField("spec.expected.from", "is FROM_CONFIG, but a manifest is given");
   if (spec.dtype && !IsConvertible(*spec.dtype)) {
     return MakeError(Reason::kDtypeNotSupported,
                      StrCat("spec.dtype ", DTypeName(*spec.dtype), " is none of F64, F32, F16, BF16"),
@@ -92,8 +94,9 @@ absl::StatusOr<LoadReport> LoaderService::Plan(LoadSpec spec, const RequestConte
   PhaseClock clock;
   const absl::Time start_time = absl::Now();
   const std::shared_ptr<const ModelRoots> roots = this->roots();
-  KEYLOAD_ASSIGN_OR_RETURN(const PreparedKeys keys,
-                           PrepareKeys(spec, {*roots, *deps_.documents, deps_.headers}, context, clock));
+  KEYLOAD_ASSIGN_OR_RETURN(
+      const PreparedKeys keys,
+      PrepareKeys(spec, {*roots, *deps_.documents, deps_.headers, deps_.templates}, context, clock));
   const std::vector<PlacementDevice> devices =
       spec.plan_for.empty() ? SnapshotDevices(*deps_.transfer.devices) : spec.plan_for;
   KEYLOAD_ASSIGN_OR_RETURN(PreparedPlan plan, PreparePlan(spec, keys, devices, *deps_.transfer.devices, clock));
@@ -146,7 +149,7 @@ std::vector<std::string> LoaderService::Capabilities() const {
                                            "host_copies", "lazy",       "materialize",  "evict",
                                            "extend",      "warm",       "hold",         "request_id",
                                            "detach",      "watch_load", "watch_models", "device_maps",
-                                           "replace",     "priority",   "wait_memory"};
+                                           "replace",     "priority",   "wait_memory",  "expected_from_config"};
   if (DTypeConversionAvailable()) capabilities.emplace_back("dtype_conversion");
   const auto& devices = deps_.transfer.devices->devices();
   if (std::any_of(devices.begin(), devices.end(), [](const auto& device) { return device->info().simulated; })) {
@@ -172,8 +175,8 @@ absl::Status LoaderService::PlanAndReserve(Job& job) {
   }
   const std::shared_ptr<const ModelRoots> roots = this->roots();
   KEYLOAD_ASSIGN_OR_RETURN(
-      job.keys, PrepareKeys(job.spec, {*roots, *deps_.documents, deps_.headers}, job.load->context(), job.clock,
-                            job.extends == nullptr ? nullptr : job.extends->content().keys.get()));
+      job.keys, PrepareKeys(job.spec, {*roots, *deps_.documents, deps_.headers, deps_.templates}, job.load->context(),
+                            job.clock, job.extends == nullptr ? nullptr : job.extends->content().keys.get()));
   if (job.extends != nullptr) KEYLOAD_RETURN_IF_ERROR(CheckSameKeys(*job.extends, *job.keys.keys));
   return PlaceAndReserve(job);
 }

@@ -44,10 +44,11 @@ class LoaderService {
     const CurrentRoots* roots = nullptr;
     DocumentStore* documents = nullptr;
     ModelRegistry* registry = nullptr;
-    HoldBudget* held = nullptr;   // of page cache that is kept locked
-    LoadQueue* loads = nullptr;   // as many loads at a time as it has threads
-    Executor* queries = nullptr;  // what may block on a file and is no load
-    HeaderReading headers;        // how checkpoints are opened
+    HoldBudget* held = nullptr;     // of page cache that is kept locked
+    LoadQueue* loads = nullptr;     // as many loads at a time as it has threads
+    Executor* queries = nullptr;    // what may block on a file and is no load
+    HeaderReading headers;          // how checkpoints are opened
+    TemplateDirectories templates;  // that expected keys come from
     TransferResources transfer;
     KeptState* state = nullptr;  // what outlives the process; null: nothing does
   };

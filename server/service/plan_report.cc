@@ -64,7 +64,8 @@ LoadReport MakePlanReport(const LoadSpec& spec, const PreparedKeys& prepared, co
   report.model = spec.model;
   report.expected_from = prepared.expected_from;
   report.keys = keys.counts;
-  report.warnings = keys.warnings;
+  if (!prepared.warning.empty()) report.warnings.push_back(prepared.warning);
+  report.warnings.insert(report.warnings.end(), keys.warnings.begin(), keys.warnings.end());
   report.warnings.insert(report.warnings.end(), placement.warnings.begin(), placement.warnings.end());
   AddIndexWarnings(*keys.index, report);
   AddNames(keys, KeySelection(), spec.name_limit, report);

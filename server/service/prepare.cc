@@ -1,27 +1,14 @@
 #include "server/service/prepare.h"
 
+#include <utility>
+
 #include "server/base/error.h"
-#include "server/base/strings.h"
-#include "server/base/whole_file.h"
 #include "server/io/file_system_kind.h"
+#include "server/service/expected_keys.h"
 #include "server/service/plan_report.h"
 
 namespace keyload {
 namespace {
-
-absl::StatusOr<std::shared_ptr<const Manifest>> FindManifest(const ExpectedSpec& expected, const ModelRoots& roots,
-                                                             DocumentStore& documents) {
-  if (expected.manifest != nullptr) return expected.manifest;
-  if (!expected.manifest_digest.empty()) return documents.FindManifest(expected.manifest_digest);
-  if (expected.manifest_path.empty()) return nullptr;
-  KEYLOAD_ASSIGN_OR_RETURN(const OpenedPath file, roots.Open(expected.manifest_path));
-  if (file.is_directory)
-    return MakeError(Reason::kBadRequest, StrCat(expected.manifest_path, " is a directory, not a manifest"));
-  KEYLOAD_ASSIGN_OR_RETURN(const std::string bytes,
-                           ReadWholeFile(file.fd.get(), file.resolved, documents.options().max_document_bytes));
-  KEYLOAD_ASSIGN_OR_RETURN(const DocumentStore::Stored stored, documents.AddManifest(bytes));
-  return documents.FindManifest(stored.digest);
-}
 
 bool MayMap(const Shard& shard) {
   const absl::StatusOr<FileSystemKind> kind = FileSystemOf(shard.fd->get(), shard.file);
@@ -43,21 +30,24 @@ absl::StatusOr<PreparedKeys> PrepareKeys(const LoadSpec& spec, const KeySources&
                                          PhaseClock& clock, const KeyReport* widened) {
   clock.Enter("open");
   KEYLOAD_RETURN_IF_ERROR(context.Check());
-  KEYLOAD_ASSIGN_OR_RETURN(const std::shared_ptr<const Manifest> manifest,
-                           FindManifest(spec.expected, sources.roots, sources.documents));
+  ExpectedKeys expected = {.manifest = nullptr, .from = ExpectedFrom::kManifest};
+  KEYLOAD_ASSIGN_OR_RETURN(expected.manifest, FindManifest(spec.expected, sources.roots, sources.documents));
   KEYLOAD_ASSIGN_OR_RETURN(const KeySelection selection,
                            CompileSelection(spec.select, spec.key_list_digest, sources.documents));
   clock.Enter("index");
   KEYLOAD_ASSIGN_OR_RETURN(const std::shared_ptr<const CheckpointIndex> index,
                            OpenCheckpoint(sources.roots, spec.source, context, sources.headers));
+  if (expected.manifest == nullptr) {
+    KEYLOAD_ASSIGN_OR_RETURN(expected, FindExpectedKeys(spec, *index, sources.roots, sources.templates, clock));
+  }
   clock.Enter("reconcile");
   KEYLOAD_RETURN_IF_ERROR(context.Check());
-  PreparedKeys prepared = {.keys = nullptr,
-                           .expected_from = manifest == nullptr ? ExpectedFrom::kCheckpoint : ExpectedFrom::kManifest};
-  KEYLOAD_ASSIGN_OR_RETURN(
-      prepared.keys,
-      Reconcile(
-          {.index = index, .manifest = manifest, .rules = spec.rules, .selection = &selection, .widened = widened}));
+  PreparedKeys prepared = {.keys = nullptr, .expected_from = expected.from, .warning = std::move(expected.warning)};
+  KEYLOAD_ASSIGN_OR_RETURN(prepared.keys, Reconcile({.index = index,
+                                                     .manifest = expected.manifest,
+                                                     .rules = spec.rules,
+                                                     .selection = &selection,
+                                                     .widened = widened}));
   return prepared;
 }
 

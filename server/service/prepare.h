@@ -1,10 +1,12 @@
 #pragma once
 
 #include <memory>
+#include <string>
 
 #include "absl/status/statusor.h"
 #include "server/base/request_context.h"
 #include "server/device/device.h"
+#include "server/expected/derive_manifest.h"
 #include "server/plan/load_plan.h"
 #include "server/report/load_report.h"
 #include "server/report/phase_clock.h"
@@ -21,6 +23,7 @@ absl::StatusOr<KeySelection> CompileSelection(const KeySelectionSpec& spec, cons
 struct PreparedKeys {
   std::shared_ptr<const KeyReport> keys;
   ExpectedFrom expected_from = ExpectedFrom::kCheckpoint;
+  std::string warning;  // about where the expected keys come from; empty: none
 };
 
 // What keys are prepared from.
@@ -28,9 +31,11 @@ struct KeySources {
   const ModelRoots& roots;
   DocumentStore& documents;
   HeaderReading headers;
+  const TemplateDirectories& templates;
 };
 
-// Opens the checkpoint and reconciles it with what is expected: phases open, index and reconcile. `widened`: the keys
+// Opens the checkpoint and reconciles it with what is expected: phases open, index, expected (with a config.json) and
+// reconcile. `widened`: the keys
 // of the model that is made wider, as in ReconcileInput. Reads headers, no tensor byte. Blocks on files.
 absl::StatusOr<PreparedKeys> PrepareKeys(const LoadSpec& spec, const KeySources& sources, const RequestContext& context,
                                          PhaseClock& clock, const KeyReport* widened = nullptr);

@@ -20,14 +20,15 @@ ALLOWED = {
     "device": {"base"},
     "tensor": {"base", "checkpoint"},
     "keys": {"base", "checkpoint"},
+    "expected": {"base", "checkpoint", "keys"},
     "placement": {"base", "keys"},
     "plan": {"base", "checkpoint", "keys", "placement", "tensor"},
     "report": {"base", "keys", "placement"},
     "store": {"base", "device", "io", "keys", "plan", "report"},
     "lifecycle": {"base", "report", "store"},
     "load": {"base", "device", "io", "plan", "report", "store", "tensor"},
-    "service": {"base", "checkpoint", "device", "io", "keys", "lifecycle", "load", "placement", "plan", "report", "state",
-                "store", "tensor"},
+    "service": {"base", "checkpoint", "device", "expected", "io", "keys", "lifecycle", "load", "placement", "plan", "report",
+                "state", "store", "tensor"},
     "rpc": {"base", "keys", "lifecycle", "placement", "report", "service"},
 }
 # Headers that only these places may include.

@@ -61,8 +61,6 @@ INSTANTIATE_TEST_SUITE_P(
         Change{"UnknownCache", "page_cache", [](auto& spec) { spec.set_page_cache(static_cast<v1::PageCache>(77)); }},
         Change{"NegativeCache", "page_cache", [](auto& spec) { spec.set_page_cache(static_cast<v1::PageCache>(-1)); }},
         Change{"TensorParallel", "tensor_parallel", [](auto& spec) { spec.mutable_tensor_parallel(); }},
-        Change{"FromConfig", "expected.from",
-               [](auto& spec) { spec.mutable_expected()->set_from(v1::ExpectedKeys::FROM_CONFIG); }},
         Change{"UnknownFrom", "expected.from",
                [](auto& spec) { spec.mutable_expected()->set_from(static_cast<v1::ExpectedKeys::From>(77)); }},
         Change{"Conversions", "manifest.conversions",
@@ -229,6 +227,17 @@ TEST(ConvertSpec, ExpectedKeysArrive) {
   EXPECT_EQ(spec->expected.manifest_path, "/models/manifest");
   ASSERT_NE(spec->expected.manifest, nullptr);
   EXPECT_EQ(spec->expected.manifest->architecture, "Net");
+}
+
+TEST(ConvertSpec, EverySourceOfExpectedKeysArrives) {
+  v1::LoadSpec message = Message();
+  const auto arrives = [&](v1::ExpectedKeys::From from) {
+    message.mutable_expected()->set_from(from);
+    return FromProto(message)->expected.from;
+  };
+  EXPECT_EQ(arrives(v1::ExpectedKeys::FROM_UNSPECIFIED), ExpectedSpec::From::kDefault);
+  EXPECT_EQ(arrives(v1::ExpectedKeys::FROM_CHECKPOINT), ExpectedSpec::From::kCheckpoint);
+  EXPECT_EQ(arrives(v1::ExpectedKeys::FROM_CONFIG), ExpectedSpec::From::kConfig);
 }
 
 TEST(ConvertSpec, RulesArrive) {

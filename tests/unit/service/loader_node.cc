@@ -96,6 +96,7 @@ LoaderNode::LoaderNode(const Options& options)
           .held = &held_,
           .loads = loads_.get(),
           .queries = queries_.get(),
+          .templates = {dir_.File("templates")},
           .transfer = {
               .devices = &devices_, .io = io_.get(), .scratch = &scratch_, .make_reader = [this](const Shard& shard) {
                 return MakeReader(shard);

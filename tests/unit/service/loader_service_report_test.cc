@@ -273,6 +273,11 @@ INSTANTIATE_TEST_SUITE_P(
                               spec.expected.from = ExpectedSpec::From::kCheckpoint;
                               spec.expected.manifest_path = "/m";
                             }},
+                    BadSpec{"spec.expected.from",
+                            [](LoadSpec& spec) {
+                              spec.expected.from = ExpectedSpec::From::kConfig;
+                              spec.expected.manifest_path = "/m";
+                            }},
                     BadSpec{"spec.expected", [](LoadSpec& spec) {
                               spec.expected.manifest_path = "/m";
                               spec.expected.manifest_digest = "sha256:0";

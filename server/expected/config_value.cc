@@ -1,0 +1,97 @@
+#include "server/expected/config_value.h"
+
+#include <simdjson.h>
+
+#include <algorithm>
+
+#include "server/base/error.h"
+#include "server/base/strings.h"
+#include "server/checkpoint/json_checks.h"
+
+namespace keyload {
+namespace {
+
+namespace dom = simdjson::dom;
+
+constexpr int kMaxDepth = 64;
+
+class Converter {
+ public:
+  explicit Converter(std::string_view file) : file_(file) {}
+
+  absl::StatusOr<ConfigValue> Convert(const dom::element& element, int depth) {
+    if (depth > kMaxDepth) return Invalid(StrCat("values are nested deeper than ", kMaxDepth));
+    dom::array array;
+    if (!element.get_array().get(array)) return ConvertList(array, depth);
+    dom::object object;
+    if (!element.get_object().get(object)) return ConvertObject(object, depth);
+    ConfigValue value;
+    std::string_view text;
+    bool truth = false;
+    int64_t integer = 0;
+    double real = 0;
+    if (!element.get_string().get(text)) {
+      value.data = std::string(text);
+    } else if (!element.get_bool().get(truth)) {
+      value.data = int64_t{truth};
+    } else if (element.type() == dom::element_type::INT64 && !element.get_int64().get(integer)) {
+      value.data = integer;
+    } else if (!element.get_double().get(real)) {  // numbers from 2^63 too
+      value.data = real;
+    }
+    return value;
+  }
+
+  absl::Status Invalid(std::string_view problem) const {
+    return MakeError(Reason::kConfigInvalid, StrCat(file_, ": ", problem), {{"file", std::string(file_)}});
+  }
+
+ private:
+  absl::StatusOr<ConfigValue> ConvertList(const dom::array& array, int depth) {
+    ConfigValue::List list;
+    for (const dom::element& element : array) {
+      KEYLOAD_ASSIGN_OR_RETURN(ConfigValue value, Convert(element, depth + 1));
+      list.push_back(std::move(value));
+    }
+    return ConfigValue{std::move(list)};
+  }
+
+  absl::StatusOr<ConfigValue> ConvertObject(const dom::object& object, int depth) {
+    ConfigValue::Object members;
+    for (const dom::key_value_pair& member : object) {
+      KEYLOAD_ASSIGN_OR_RETURN(ConfigValue value, Convert(member.value, depth + 1));
+      members.emplace_back(member.key, std::move(value));
+    }
+    const auto by_name = [](const auto& a, const auto& b) { return a.first < b.first; };
+    std::sort(members.begin(), members.end(), by_name);
+    const auto same_name = [](const auto& a, const auto& b) { return a.first == b.first; };
+    if (const auto twice = std::adjacent_find(members.begin(), members.end(), same_name); twice != members.end())
+      return Invalid(StrCat("\"", Shortened(twice->first), "\" comes twice"));
+    return ConfigValue{std::move(members)};
+  }
+
+  const std::string_view file_;
+};
+
+}  // namespace
+
+const ConfigValue* ConfigValue::Find(std::string_view name) const {
+  const Object* members = object();
+  if (members == nullptr) return nullptr;
+  const auto found =
+      std::lower_bound(members->begin(), members->end(), name,
+                       [](const auto& member, std::string_view wanted) { return member.first < wanted; });
+  return found != members->end() && found->first == name ? &found->second : nullptr;
+}
+
+absl::StatusOr<ConfigValue> ParseConfigJson(std::string_view json, std::string_view file) {
+  Converter converter(file);
+  dom::parser parser(kMaxConfigBytes);
+  dom::element root;
+  if (const auto error = parser.parse(json.data(), json.size()).get(root))
+    return converter.Invalid(StrCat("not valid JSON: ", simdjson::error_message(error)));
+  if (!root.is_object()) return converter.Invalid("the document is not an object");
+  return converter.Convert(root, 0);
+}
+
+}  // namespace keyload

@@ -1,0 +1,35 @@
+#pragma once
+
+#include <cstdint>
+#include <string>
+#include <string_view>
+#include <utility>
+#include <variant>
+#include <vector>
+
+#include "absl/status/statusor.h"
+
+namespace keyload {
+
+// One value of a config.json. Immutable; truth values are the integers 0 and 1.
+struct ConfigValue {
+  using List = std::vector<ConfigValue>;
+  using Object = std::vector<std::pair<std::string, ConfigValue>>;  // sorted by name, no name twice
+  std::variant<std::monostate, int64_t, double, std::string, List, Object> data;
+
+  bool is_null() const { return std::holds_alternative<std::monostate>(data); }
+  const std::string* text() const { return std::get_if<std::string>(&data); }
+  const List* list() const { return std::get_if<List>(&data); }
+  const Object* object() const { return std::get_if<Object>(&data); }
+  // The member of an object; null where this is no object or has no such member.
+  const ConfigValue* Find(std::string_view name) const;
+};
+
+// The largest config.json that is read.
+inline constexpr uint64_t kMaxConfigBytes = uint64_t{4} << 20;
+
+// CONFIG_INVALID, with the byte offset where it is known: not JSON, not an object, nested deeper than 64, a name twice
+// in one object. `file` is for the message.
+absl::StatusOr<ConfigValue> ParseConfigJson(std::string_view json, std::string_view file);
+
+}  // namespace keyload

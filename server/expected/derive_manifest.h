@@ -1,0 +1,28 @@
+#pragma once
+
+#include <memory>
+#include <string>
+#include <string_view>
+#include <vector>
+
+#include "absl/status/statusor.h"
+#include "server/expected/config_value.h"
+#include "server/keys/manifest.h"
+
+namespace keyload {
+
+// Where templates are looked for: DIR/MODEL_TYPE.toml, and DIR/quantization/QUANT_METHOD.toml. The first directory that
+// has the file counts. Read anew at each use, so that a changed file counts at once.
+using TemplateDirectories = std::vector<std::string>;
+
+// share/keyload/templates beside the directory of the running program.
+std::string BuiltInTemplateDirectory();
+
+// The expected keys of the checkpoint with this config.json, from the template of its model_type. `file` is the
+// config.json's name for messages. Blocks on small files. CONFIG_NOT_SUPPORTED: no template knows the model_type, the
+// architecture or the quantization method (for the model_type, which may be empty, with the metadata "model_type");
+// CONFIG_INVALID; TEMPLATE_INVALID.
+absl::StatusOr<std::shared_ptr<const Manifest>> DeriveManifest(const ConfigValue& config, std::string_view file,
+                                                               const TemplateDirectories& directories);
+
+}  // namespace keyload

@@ -1,0 +1,70 @@
+#include "server/service/expected_keys.h"
+
+#include <algorithm>
+#include <utility>
+
+#include "server/base/error.h"
+#include "server/base/strings.h"
+#include "server/base/whole_file.h"
+#include "server/expected/config_value.h"
+
+namespace keyload {
+namespace {
+
+// Other sets of a directory (adapters, weights under the names of other programs) are not what config.json describes.
+bool IsModelFile(std::string_view file) { return file.starts_with("model.") || file.starts_with("model-"); }
+
+bool AreModelWeights(const CheckpointIndex& index) {
+  if (!index.index_file().empty()) return IsModelFile(index.index_file());
+  return std::all_of(index.shards().begin(), index.shards().end(),
+                     [](const Shard& shard) { return IsModelFile(shard.file); });
+}
+
+// Why there are no keys from config.json although a request leaves it open; empty: nothing to say.
+std::string WarningFrom(const absl::Status& status) {
+  if (ErrorDetails(status).contains("model_type")) return "";  // most model types have no template
+  return StrCat("the expected keys are the checkpoint's own: ", ToStd(status.message()));
+}
+
+}  // namespace
+
+absl::StatusOr<std::shared_ptr<const Manifest>> FindManifest(const ExpectedSpec& expected, const ModelRoots& roots,
+                                                             DocumentStore& documents) {
+  if (expected.manifest != nullptr) return expected.manifest;
+  if (!expected.manifest_digest.empty()) return documents.FindManifest(expected.manifest_digest);
+  if (expected.manifest_path.empty()) return nullptr;
+  KEYLOAD_ASSIGN_OR_RETURN(const OpenedPath file, roots.Open(expected.manifest_path));
+  if (file.is_directory)
+    return MakeError(Reason::kBadRequest, StrCat(expected.manifest_path, " is a directory, not a manifest"));
+  KEYLOAD_ASSIGN_OR_RETURN(const std::string bytes,
+                           ReadWholeFile(file.fd.get(), file.resolved, documents.options().max_document_bytes));
+  KEYLOAD_ASSIGN_OR_RETURN(const DocumentStore::Stored stored, documents.AddManifest(bytes));
+  return documents.FindManifest(stored.digest);
+}
+
+absl::StatusOr<ExpectedKeys> FindExpectedKeys(const LoadSpec& spec, const CheckpointIndex& index,
+                                              const ModelRoots& roots, const TemplateDirectories& templates,
+                                              PhaseClock& clock) {
+  const bool demanded = spec.expected.from == ExpectedSpec::From::kConfig;
+  if (spec.expected.from == ExpectedSpec::From::kCheckpoint || (!demanded && !AreModelWeights(index)))
+    return ExpectedKeys();
+  const std::string path = StrCat(spec.source.path, "/config.json");
+  const absl::StatusOr<OpenedPath> file = roots.Open(path);
+  if (!file.ok()) {
+    const bool absent = ErrorReason(file.status()) == Reason::kCheckpointNotFound;
+    if (demanded) return absent ? Annotate(file.status(), "expected keys from config.json") : file.status();
+    return ExpectedKeys{.manifest = nullptr, .warning = absent ? "" : WarningFrom(file.status())};
+  }
+  clock.Enter("expected");
+  const absl::StatusOr<std::string> json = ReadWholeFile(file->fd.get(), path, kMaxConfigBytes);
+  const absl::StatusOr<ConfigValue> config = json.ok() ? ParseConfigJson(*json, path) : json.status();
+  absl::StatusOr<std::shared_ptr<const Manifest>> manifest =
+      config.ok() ? DeriveManifest(*config, path, templates) : config.status();
+  if (manifest.ok()) return ExpectedKeys{.manifest = *std::move(manifest), .from = ExpectedFrom::kConfig};
+  // One that is not JSON, or that no template knows, is for another program; one that contradicts its template is not.
+  const bool for_others = !config.ok() || ErrorReason(manifest.status()) == Reason::kConfigNotSupported;
+  if (demanded || !for_others) return manifest.status();
+  return ExpectedKeys{.manifest = nullptr, .warning = WarningFrom(manifest.status())};
+}
+
+}  // namespace keyload
