@@ -40,6 +40,7 @@ RUN cmake --preset release -DCMAKE_SKIP_RPATH=ON -DCMAKE_CXX_FLAGS_RELWITHDEBINF
 FROM libraries AS runtime
 COPY --from=build /src/build/release/lib/libkeyload_tensor_torch.so /usr/local/lib/
 COPY --from=build /src/build/release/bin/keyloadd /src/build/release/bin/keyload /usr/local/bin/
+COPY --from=build /src/build/release/share/keyload/ /usr/local/share/keyload/
 USER 10001:10001
 HEALTHCHECK --interval=5s --timeout=5s --start-period=30s --retries=3 CMD ["keyload", "--timeout", "3s", "health"]
 STOPSIGNAL SIGTERM

@@ -85,7 +85,9 @@ def expect(what, actual, wanted):
         differs.append(f"{what} is {actual}, expected {wanted}")
 
 expect("minilm: outcome", minilm["outcome"], "COMPLETE")
-expect("minilm: loaded", minilm["keys"]["loaded"], 104)
+expect("minilm: expected from", minilm["expectedFrom"], "CONFIG")
+expect("minilm: loaded", minilm["keys"]["loaded"], 103)
+expect("minilm: unexpected", minilm["keys"]["unexpected"], 0)
 expect("minilm: missing", minilm["keys"]["missing"], 0)
 expect("minilm-mlm: outcome", mlm["outcome"], "INCOMPLETE")
 expect("minilm-mlm: mismatched", mlm["keys"]["mismatched"], 0)

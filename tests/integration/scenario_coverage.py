@@ -6,6 +6,7 @@ import re
 
 # Reasons that no scenario can bring about from outside, and why.
 NOT_FROM_OUTSIDE = {
+    "TEMPLATE_INVALID": "the operator's templates are no part of a request; expected_test.py gives a daemon a bad one",
     "INTERNAL": "a defect, or no memory for a header: a scenario that could bring it about would be a bug to mend",
 }
 STEP_METHODS = {"load": "Load", "upload_manifest": "UploadDocument", "read": "ReadTensors",

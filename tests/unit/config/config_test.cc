@@ -114,6 +114,14 @@ TEST(ParseConfig, SplitsTheListsOfTheEnvironment) {
   EXPECT_THAT(config->model_roots, ElementsAre("/m", "/n"));
 }
 
+TEST(ParseConfig, TakesTemplateDirectoriesFromEverywhere) {
+  EXPECT_THAT(Parse({})->template_dirs, IsEmpty());
+  EXPECT_THAT(Parse({"--template-dir", "/t", "--template-dir", "/u"})->template_dirs, ElementsAre("/t", "/u"));
+  EXPECT_THAT(Parse({}, {{"KEYLOADD_TEMPLATE_DIR", "/t:/u"}})->template_dirs, ElementsAre("/t", "/u"));
+  EXPECT_THAT(Parse({"--config", "k.toml"}, {}, "template_dirs = [\"/t\"]\n")->template_dirs, ElementsAre("/t"));
+  EXPECT_THAT(Refusal({"--template-dir", "t"}), HasSubstr("template directory \"t\" must be an absolute path"));
+}
+
 TEST(ParseConfig, AFlagWinsOverTheEnvironmentAndTheEnvironmentOverTheFile) {
   const std::string file = "io_threads = 1\nload_queue = 1\nconcurrent_loads = 1\n";
   const absl::StatusOr<Config> config =
@@ -198,16 +206,20 @@ TEST(ParseConfig, RefusesWrongSimulatedGpus) {
 
 TEST(ChangeConfig, TakesWhatMayChangeAndNamesWhatNeedsAStart) {
   const Config running = *Parse({"--listen", "unix:/a", "--model-root", "/m"});
-  const Config wanted = *Parse(
-      {"--listen",           "unix:/b", "--model-root",   "/m",   "--model-root",  "/n",   "--simulate-gpus",  "2x1GiB",
-       "--host-memory",      "1GiB",    "--reuse-memory", "1MiB", "--hold-memory", "2GiB", "--scratch-memory", "1GiB",
-       "--concurrent-loads", "4",       "--io-threads",   "3",    "--load-queue",  "5",    "--grace",          "1s",
-       "--log-format",       "json",    "--log-level",    "debug"});
+  const Config wanted = *Parse({"--listen",           "unix:/b", "--model-root",     "/m",
+                                "--model-root",       "/n",      "--simulate-gpus",  "2x1GiB",
+                                "--host-memory",      "1GiB",    "--reuse-memory",   "1MiB",
+                                "--hold-memory",      "2GiB",    "--scratch-memory", "1GiB",
+                                "--concurrent-loads", "4",       "--io-threads",     "3",
+                                "--load-queue",       "5",       "--grace",          "1s",
+                                "--log-format",       "json",    "--log-level",      "debug",
+                                "--template-dir",     "/t"});
   const ConfigChange change = ChangeConfig(running, wanted);
   EXPECT_THAT(change.changed,
               ElementsAre("--model-root", "--hold-memory", "--load-queue", "--grace", "--log-format", "--log-level"));
-  EXPECT_THAT(change.needs_start, ElementsAre("--listen", "--simulate-gpus", "--host-memory", "--reuse-memory",
-                                              "--scratch-memory", "--concurrent-loads", "--io-threads"));
+  EXPECT_THAT(change.needs_start,
+              ElementsAre("--listen", "--template-dir", "--simulate-gpus", "--host-memory", "--reuse-memory",
+                          "--scratch-memory", "--concurrent-loads", "--io-threads"));
   EXPECT_THAT(change.config.model_roots, ElementsAre("/m", "/n"));
   EXPECT_EQ(change.config.hold_memory_bytes, 2 * kGiB);
   EXPECT_EQ(change.config.load_queue, 5u);
