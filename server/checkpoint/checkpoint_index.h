@@ -68,10 +68,13 @@ struct CheckpointSource {
   bool allow_no_weights = false;
 };
 
+inline constexpr uint64_t kMaxCheckpointKeys = 10'000'000;
+
 // What opening a checkpoint may use besides the calling thread.
 struct HeaderReading {
-  Executor* threads = nullptr;   // read headers too where they are free; null: only the caller does
-  HeaderCache* cache = nullptr;  // null: every header is read
+  Executor* threads = nullptr;             // read headers too where they are free; null: only the caller does
+  HeaderCache* cache = nullptr;            // null: every header is read
+  uint64_t max_keys = kMaxCheckpointKeys;  // of all shards together; more are CHECKPOINT_CORRUPT
 };
 
 // Opens a checkpoint and reads the headers of its shards; no tensor byte. Standard order in a directory:

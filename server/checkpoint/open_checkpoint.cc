@@ -1,4 +1,5 @@
 #include <algorithm>
+#include <atomic>
 #include <iterator>
 #include <utility>
 
@@ -41,6 +42,8 @@ class CheckpointOpener {
   Result OpenIndexed(const std::string& directory, const OpenedPath& index);
   absl::Status AddShards(const std::vector<std::string>& names, const std::string& directory);
   absl::Status ReadShard(uint32_t number, const std::string& path);
+  // Before all headers are kept: counts those of one more shard.
+  absl::Status CountKeys(uint64_t keys, const std::string& path);
   bool AllKnown() const;
   absl::StatusOr<std::shared_ptr<CheckpointHeaders>> Assemble();
   Result Finish(std::shared_ptr<const CheckpointHeaders> headers);
@@ -53,6 +56,7 @@ class CheckpointOpener {
   FileIdentity start_;                              // the index file, or the only shard
   std::shared_ptr<const CheckpointHeaders> known_;  // of the same start; null if there are none
   std::vector<ShardRead> reads_;                    // per shard
+  std::atomic<uint64_t> keys_ = 0;                  // of the shards that were read so far
   CheckpointIndex::Content content_;
 };
 
@@ -228,12 +232,20 @@ absl::Status CheckpointOpener::ReadShard(uint32_t number, const std::string& pat
     read.known = reading_.cache->FindShard(shard.identity).value_or(HeaderCache::KnownShard());
   }
   if (read.known.headers != nullptr) {
-    shard.data_offset = read.known.headers->shards()[read.known.shard].data_offset;
-    return absl::OkStatus();
+    const ShardHeader& known = read.known.headers->shards()[read.known.shard];
+    shard.data_offset = known.data_offset;
+    return CountKeys(known.tensor_count, path);
   }
   KEYLOAD_ASSIGN_OR_RETURN(read.header, ReadShardHeader(shard, path, number));
   shard.data_offset = read.header.data_offset;
-  return absl::OkStatus();
+  return CountKeys(read.header.tensors.size(), path);
+}
+
+absl::Status CheckpointOpener::CountKeys(uint64_t keys, const std::string& path) {
+  if (keys_.fetch_add(keys) + keys <= reading_.max_keys) return absl::OkStatus();
+  return MakeError(Reason::kCheckpointCorrupt,
+                   absl::StrFormat("%s: with this shard the checkpoint has more than %d keys", path, reading_.max_keys),
+                   {{"file", path}});
 }
 
 bool CheckpointOpener::AllKnown() const {

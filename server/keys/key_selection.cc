@@ -12,7 +12,6 @@
 namespace keyload {
 namespace {
 
-constexpr size_t kMaxPatterns = 1000;
 constexpr size_t kMaxPatternBytes = 64 * 1024;
 constexpr uint64_t kMaxAlternatives = 10'000;
 constexpr int64_t kRegexMemoryBytes = 32 << 20;
@@ -23,10 +22,9 @@ absl::Status CheckLimits(const KeySelectionSpec& spec) {
     for (const std::string& glob : *globs) bytes += glob.size();
   }
   const size_t count = spec.include.size() + spec.exclude.size();
-  if (count > kMaxPatterns || bytes > kMaxPatternBytes) {
-    return MakeError(Reason::kPatternInvalid,
-                     absl::StrCat(count, " globs of ", bytes, " bytes in all: at most ", kMaxPatterns, " and ",
-                                  kMaxPatternBytes, " bytes are taken"));
+  if (count > kMaxGlobs || bytes > kMaxPatternBytes) {
+    return MakeError(Reason::kPatternInvalid, absl::StrCat(count, " globs of ", bytes, " bytes in all: at most ",
+                                                           kMaxGlobs, " and ", kMaxPatternBytes, " bytes are taken"));
   }
   return absl::OkStatus();
 }

@@ -14,6 +14,8 @@ class RE2;
 
 namespace keyload {
 
+inline constexpr size_t kMaxGlobs = 1000;  // of one selection
+
 // Which keys a request is about. Globs match whole names as fnmatch does, dots included, and know "{a,b}" and "{0..7}".
 struct KeySelectionSpec {
   std::vector<std::string> include;

@@ -68,7 +68,11 @@ absl::Status CheckTiedGroups(const Manifest& manifest, const TensorsByName& tens
 
 }  // namespace
 
-absl::Status ValidateManifest(Manifest& manifest) {
+absl::Status ValidateManifest(Manifest& manifest, size_t max_tensors) {
+  if (manifest.tensors.size() > max_tensors) {
+    return MakeError(Reason::kManifestInvalid, absl::StrFormat("manifest: %d tensors, at most %d are taken",
+                                                               manifest.tensors.size(), max_tensors));
+  }
   TensorsByName tensors;
   tensors.reserve(manifest.tensors.size());
   for (const TensorSpec& tensor : manifest.tensors) {

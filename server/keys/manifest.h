@@ -44,8 +44,10 @@ struct Manifest {
   std::vector<Rename> renames;
 };
 
+inline constexpr size_t kMaxManifestTensors = 10'000'000;
+
 // Fills TensorSpec::bytes. MANIFEST_INVALID: duplicate or empty names, sizes that overflow, tied names that are not
-// tensors, a name in two tied groups.
-absl::Status ValidateManifest(Manifest& manifest);
+// tensors, a name in two tied groups, more than `max_tensors`.
+absl::Status ValidateManifest(Manifest& manifest, size_t max_tensors = kMaxManifestTensors);
 
 }  // namespace keyload

@@ -19,11 +19,13 @@ namespace keyload {
 // What the patterns of one request and its manifest may come to together: 10,000 of them and 1 MiB of text.
 class PatternBudget {
  public:
+  static constexpr size_t kMostPatterns = 10'000;
+
   // PATTERN_INVALID when `pattern` exceeds what is left.
   absl::Status Take(std::string_view pattern);
 
  private:
-  size_t patterns_left_ = 10'000;
+  size_t patterns_left_ = kMostPatterns;
   size_t bytes_left_ = 1 << 20;
 };
 

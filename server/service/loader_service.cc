@@ -8,6 +8,7 @@
 #include "server/base/log.h"
 #include "server/base/retry.h"
 #include "server/base/strings.h"
+#include "server/keys/pattern_set.h"
 #include "server/service/extend.h"
 #include "server/service/load_job.h"
 #include "server/service/model_name.h"
@@ -161,6 +162,10 @@ std::vector<std::string> LoaderService::Capabilities() const {
 std::vector<std::pair<std::string, uint64_t>> LoaderService::LimitValues() const {
   return {{"concurrent_loads", deps_.loads->threads()},
           {"load_queue", deps_.loads->limit()},
+          {"checkpoint_keys", deps_.headers.max_keys},
+          {"manifest_tensors", kMaxManifestTensors},
+          {"selection_globs", kMaxGlobs},
+          {"rule_patterns", PatternBudget::kMostPatterns},
           {"key_list_keys", deps_.documents->options().max_list_keys},
           {"uploads", deps_.documents->options().max_uploads},
           {"document_bytes", deps_.documents->options().max_document_bytes},

@@ -47,6 +47,19 @@ TEST_F(ParallelHeadersTest, GiveWhatOneThreadGives) {
   for (size_t i = 0; i < kShards; ++i) EXPECT_EQ((*parallel)->shards()[i].file, index_->shards()[i].file);
 }
 
+TEST_F(ParallelHeadersTest, TheKeysOfAllShardsTogetherAreBounded) {
+  HeaderCache cache({.max_bytes = 1 << 20});
+  const auto open = [&](uint64_t max_keys) {
+    return OpenCheckpoint(roots_, {.path = dir_.path(), .weights = ""}, {},
+                          {.threads = &threads_, .cache = &cache, .max_keys = max_keys})
+        .status();
+  };
+  constexpr uint64_t kKeys = uint64_t{kShards} * kTensorsPerShard;
+  EXPECT_EQ(ErrorReason(open(kKeys - 1)), Reason::kCheckpointCorrupt);
+  EXPECT_TRUE(open(kKeys).ok());
+  EXPECT_EQ(ErrorReason(open(kKeys - 1)), Reason::kCheckpointCorrupt) << "known headers count too";
+}
+
 TEST_F(ParallelHeadersTest, TellOfTheFirstBrokenShardInOrder) {
   for (const uint32_t broken : {31u, 9u, 17u}) WriteFile(File(broken), "short");
   const absl::Status expected = Open(nullptr).status();

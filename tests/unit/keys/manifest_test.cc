@@ -23,6 +23,11 @@ void ExpectInvalid(Manifest manifest, const std::string& key) {
 }
 
 TEST(Manifest, RefusesDuplicateNames) { ExpectInvalid({.tensors = Parameters({"a", "b", "a"})}, "a"); }
+TEST(Manifest, BoundsItsTensors) {
+  Manifest manifest{.tensors = Parameters({"a", "b", "c"})};
+  EXPECT_TRUE(ValidateManifest(manifest, 3).ok());
+  EXPECT_EQ(ErrorReason(ValidateManifest(manifest, 2)), Reason::kManifestInvalid);
+}
 TEST(Manifest, RefusesEmptyNames) { ExpectInvalid({.tensors = Parameters({"a", ""})}, ""); }
 TEST(Manifest, RefusesAShapeThatOverflows) {
   ExpectInvalid({.tensors = {Parameter("a", {uint64_t{1} << 63, 2})}}, "a");
