@@ -4,8 +4,11 @@
 
 #include "absl/strings/str_format.h"
 #include "absl/time/clock.h"
+#include "client/cli/check_source.h"
 #include "client/cli/commands.h"
+#include "client/cli/exit_code.h"
 #include "client/cli/load_options.h"
+#include "client/cli/plan_limits.h"
 #include "client/cli/private_daemon.h"
 #include "client/cli/progress_bar.h"
 #include "server/base/error.h"
@@ -58,13 +61,27 @@ int RunLoad(const CommandContext& context, const LoadOptions& options) {
   return report.ok() ? FinishWithReport(context, *report) : Fail(context, report.status());
 }
 
+// The report without its lists of devices, and the map as a picture behind it.
+void PrintPlan(const CommandContext& context, Client& client, const v1::LoadSpec& spec, v1::LoadReport report) {
+  const PlanSpace space = FindPlanSpace(client, spec, context.Options());
+  const std::string map = PlanText(
+      spec, report, space, [&](const v1::LoadSpec& other) { return client.PlanLoad(other, context.Options()); });
+  report.clear_devices();
+  report.clear_device_map();
+  PrintText(ReportText(report, context.style) + map);
+}
+
 int Plan(const CommandContext& context, LoadInput input) {
   auto client = context.Connect();
   if (!client.ok()) return Fail(context, client.status());
   auto spec = UploadDocuments(context, **client, std::move(input));
   if (!spec.ok()) return Fail(context, spec.status());
   auto report = (*client)->PlanLoad(*spec, context.Options());
-  return report.ok() ? FinishWithReport(context, *report) : Fail(context, report.status());
+  if (!report.ok()) return Fail(context, report.status());
+  if (context.json) return FinishWithReport(context, *report);
+  const int code = ExitCodeFor(*report);
+  PrintPlan(context, **client, *spec, *std::move(report));
+  return code;
 }
 
 int RunPlan(const CommandContext& context, const LoadOptions& options) {
@@ -73,12 +90,17 @@ int RunPlan(const CommandContext& context, const LoadOptions& options) {
 }
 
 int RunCheck(const CommandContext& context, const LoadOptions& options) {
-  auto input = ReadInput(options);
+  auto source = FindCheckSource(options.from);
+  if (!source.ok()) return Fail(context, source.status());
+  LoadOptions found = options;
+  found.from = source->path;
+  auto input = ReadInput(found);
   if (!input.ok()) return Fail(context, input.status());
   auto daemon = PrivateDaemon::Start(FindDaemon(context.search_path), context.Options());
   if (!daemon.ok()) return Fail(context, daemon.status());
   CommandContext own = context;
   own.server = (*daemon)->address();
+  if (!context.json) PrintText(WeightsText(*source, options.weights));
   return Plan(own, *std::move(input));
 }
 

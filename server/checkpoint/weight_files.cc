@@ -7,6 +7,7 @@
 #include <algorithm>
 #include <array>
 #include <cerrno>
+#include <iterator>
 #include <memory>
 #include <optional>
 #include <span>
@@ -24,6 +25,7 @@ namespace {
 
 constexpr size_t kMaxListed = 200'000;
 constexpr size_t kMaxNamed = 8;
+constexpr size_t kMaxDirectories = 32;
 
 // What trainers leave beside weights in files that look like weights.
 constexpr std::string_view kNotWeights[] = {"training_args.bin", "optimizer.bin", "optimizer.pt", "scheduler.bin",
@@ -37,6 +39,7 @@ struct Listing {
   std::vector<std::string> indexes;
   std::vector<std::string> safetensors;
   std::vector<std::string> pickles;
+  std::vector<std::string> directories;  // the first ones
 };
 
 std::string Join(const OpenedPath& directory, std::string_view name) {
@@ -83,8 +86,12 @@ absl::StatusOr<Listing> List(const OpenedPath& directory) {
                        {{"path", directory.resolved}});
     }
     Sort(entry->d_name, listing);
+    const bool may_be_directory = entry->d_type == DT_DIR || entry->d_type == DT_UNKNOWN;
+    if (may_be_directory && entry->d_name[0] != '.' && listing.directories.size() < kMaxDirectories) {
+      listing.directories.emplace_back(entry->d_name);
+    }
   }
-  for (auto* names : {&listing.indexes, &listing.safetensors, &listing.pickles})
+  for (auto* names : {&listing.indexes, &listing.safetensors, &listing.pickles, &listing.directories})
     std::sort(names->begin(), names->end());
   return listing;
 }
@@ -102,6 +109,84 @@ absl::StatusOr<std::optional<WeightFile>> OpenFirst(const ModelRoots& roots, con
   return std::nullopt;
 }
 
+// "unet.fp16.safetensors" is the variant fp16 of "unet.safetensors"; and so with index files.
+bool IsVariantOf(std::string_view name, std::string_view plain, std::string_view suffix) {
+  const std::string_view stem = plain.substr(0, plain.size() - suffix.size());
+  return name.size() > plain.size() && name.starts_with(stem) && name[stem.size()] == '.';
+}
+
+// Without those that are variants of another one.
+std::vector<std::string> WithoutVariants(const std::vector<std::string>& names, std::string_view suffix) {
+  std::vector<std::string> plain;
+  std::copy_if(names.begin(), names.end(), std::back_inserter(plain), [&](const std::string& name) {
+    return std::none_of(names.begin(), names.end(),
+                        [&](const std::string& other) { return IsVariantOf(name, other, suffix); });
+  });
+  return plain;
+}
+
+// Whether a directory below `directory` has weights in it. Links are not followed.
+bool HoldsWeights(const OpenedPath& directory, const char* name) {
+  const int fd = ::openat(directory.fd.get(), name, O_RDONLY | O_DIRECTORY | O_NOFOLLOW | O_CLOEXEC);
+  if (fd < 0) return false;
+  std::unique_ptr<DIR, CloseDir> stream(::fdopendir(fd));
+  if (stream == nullptr) {
+    ::close(fd);
+    return false;
+  }
+  size_t count = 0;
+  for (const dirent* entry = ::readdir(stream.get()); entry != nullptr; entry = ::readdir(stream.get())) {
+    if (std::string_view(entry->d_name).ends_with(kSafetensorsSuffix)) return true;
+    if (++count == kMaxListed) break;
+  }
+  return false;
+}
+
+absl::Status NoWeights(const OpenedPath& directory, const Listing& listing) {
+  std::vector<std::string> components;
+  for (const std::string& name : listing.directories) {
+    if (HoldsWeights(directory, name.c_str())) components.push_back(name);
+  }
+  if (components.empty()) {
+    return MakeError(Reason::kCheckpointNotFound, absl::StrFormat("%s has no weights in it", directory.resolved),
+                     {{"path", directory.resolved}});
+  }
+  return MakeError(
+      Reason::kCheckpointAmbiguous,
+      absl::StrFormat("%s has no weights of its own, but there are some in its directories (%s); give the "
+                      "path of one, such as %s",
+                      directory.resolved, absl::StrJoin(components, ", "), Join(directory, components.front())),
+      {{"path", directory.resolved}});
+}
+
+absl::StatusOr<WeightFile> OpenOnly(const ModelRoots& roots, const OpenedPath& directory,
+                                    const std::vector<std::string>& all, std::string_view suffix) {
+  const std::vector<std::string> names = WithoutVariants(all, suffix);
+  if (names.size() > 1) {
+    const auto shown = std::span(names).first(std::min(names.size(), kMaxNamed));
+    return MakeError(
+        Reason::kCheckpointAmbiguous,
+        absl::StrFormat("%s has %d sets of weights (%s%s); name one in weights (--weights)", directory.resolved,
+                        names.size(), absl::StrJoin(shown, ", "), shown.size() < names.size() ? ", ..." : ""),
+        {{"path", directory.resolved}});
+  }
+  KEYLOAD_ASSIGN_OR_RETURN(std::optional<WeightFile> file, OpenFirst(roots, directory, names));
+  if (file) return *std::move(file);
+  const std::string path = Join(directory, names.front());
+  return MakeError(Reason::kCheckpointNotFound, absl::StrFormat("%s is a link to a file that is not there", path),
+                   {{"file", path}});
+}
+
+// "unet.fp16.safetensors" for fp16.
+std::vector<std::string> VariantsNamed(const std::vector<std::string>& names, std::string_view variant,
+                                       std::string_view suffix) {
+  const std::string end = absl::StrFormat(".%s%s", variant, suffix);
+  std::vector<std::string> found;
+  std::copy_if(names.begin(), names.end(), std::back_inserter(found),
+               [&end](const std::string& name) { return name.ends_with(end); });
+  return found;
+}
+
 absl::StatusOr<WeightFile> FindNamed(const ModelRoots& roots, const OpenedPath& directory, const std::string& weights) {
   if (std::string problem = FileNameProblem(weights); !problem.empty()) {
     return MakeError(Reason::kBadRequest, absl::StrFormat("the name of the weights %s", problem),
@@ -116,25 +201,15 @@ absl::StatusOr<WeightFile> FindNamed(const ModelRoots& roots, const OpenedPath& 
   }
   KEYLOAD_ASSIGN_OR_RETURN(std::optional<WeightFile> file, OpenFirst(roots, directory, names));
   if (file) return *std::move(file);
+  if (names.size() > 1) {
+    KEYLOAD_ASSIGN_OR_RETURN(const Listing listing, List(directory));
+    std::vector<std::string> variants = VariantsNamed(listing.indexes, weights, kIndexFileSuffix);
+    if (variants.empty()) variants = VariantsNamed(listing.safetensors, weights, kSafetensorsSuffix);
+    if (!variants.empty()) return OpenOnly(roots, directory, variants, kSafetensorsSuffix);
+  }
   return MakeError(Reason::kCheckpointNotFound,
                    absl::StrFormat("%s has no %s", directory.resolved, absl::StrJoin(names, ", ")),
                    {{"path", directory.resolved}, {"file", names.front()}});
-}
-
-absl::StatusOr<WeightFile> OpenOnly(const ModelRoots& roots, const OpenedPath& directory,
-                                    const std::vector<std::string>& names) {
-  if (names.size() > 1) {
-    const auto shown = std::span(names).first(std::min(names.size(), kMaxNamed));
-    return MakeError(Reason::kCheckpointAmbiguous,
-                     absl::StrFormat("%s has %d sets of weights (%s%s); name one", directory.resolved, names.size(),
-                                     absl::StrJoin(shown, ", "), shown.size() < names.size() ? ", ..." : ""),
-                     {{"path", directory.resolved}});
-  }
-  KEYLOAD_ASSIGN_OR_RETURN(std::optional<WeightFile> file, OpenFirst(roots, directory, names));
-  if (file) return *std::move(file);
-  const std::string path = Join(directory, names.front());
-  return MakeError(Reason::kCheckpointNotFound, absl::StrFormat("%s is a link to a file that is not there", path),
-                   {{"file", path}});
 }
 
 }  // namespace
@@ -146,12 +221,11 @@ absl::StatusOr<WeightFile> FindWeights(const ModelRoots& roots, const OpenedPath
   KEYLOAD_ASSIGN_OR_RETURN(std::optional<WeightFile> file, OpenFirst(roots, directory, standard));
   if (file) return *std::move(file);
   KEYLOAD_ASSIGN_OR_RETURN(const Listing listing, List(directory));
-  if (!listing.indexes.empty()) return OpenOnly(roots, directory, listing.indexes);
-  if (!listing.safetensors.empty()) return OpenOnly(roots, directory, listing.safetensors);
+  if (!listing.indexes.empty()) return OpenOnly(roots, directory, listing.indexes, kIndexFileSuffix);
+  if (!listing.safetensors.empty()) return OpenOnly(roots, directory, listing.safetensors, kSafetensorsSuffix);
   if (!listing.pickles.empty()) return PickleError(directory, listing.pickles.front());
   if (allow_no_weights) return WeightFile{};
-  return MakeError(Reason::kCheckpointNotFound, absl::StrFormat("%s has no weights in it", directory.resolved),
-                   {{"path", directory.resolved}});
+  return NoWeights(directory, listing);
 }
 
 }  // namespace keyload

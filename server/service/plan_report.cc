@@ -29,6 +29,16 @@ void AddIndexWarnings(const CheckpointIndex& index, LoadReport& report) {
   warn(index.unindexed_keys(), " keys are in a shard, but not in it");
 }
 
+// Per placed tensor: whether it is the one that its tied group is counted at, or in no group.
+std::vector<bool> CountedOnce(const PlacementModel& model) {
+  std::vector<bool> counted(model.tensors.size(), true);
+  for (const std::vector<uint32_t>& group : model.tied_groups) {
+    const auto first = std::min_element(group.begin(), group.end());
+    for (auto member = group.begin(); member != group.end(); ++member) counted[*member] = member == first;
+  }
+  return counted;
+}
+
 void AddDevices(const KeyReport& keys, const PlacementInput& input, const Placement& placement, const LoadPlan& plan,
                 const std::vector<PlacementDevice>& devices, const DeviceSet& node, LoadReport& report) {
   report.devices.resize(placement.devices.size());
@@ -46,7 +56,9 @@ void AddDevices(const KeyReport& keys, const PlacementInput& input, const Placem
     }
     if (const Device* device = node.Find(use.device); device != nullptr) use.simulated = device->info().simulated;
   }
+  const std::vector<bool> counted = CountedOnce(input.model);
   for (size_t placed = 0; placed < input.keys.size(); ++placed) {
+    if (!counted[placed]) continue;
     const KeyState state = keys.keys[input.keys[placed]].state;
     if (state == KeyState::kMissing || state == KeyState::kMissingIgnored || state == KeyState::kMismatched) {
       report.devices[placement.device_of[placed]].missing_bytes += input.model.tensors[placed].bytes;

@@ -182,6 +182,26 @@ TEST_F(OpenCheckpointTest, SeveralSetsAreAmbiguousUntilOneIsNamed) {
   EXPECT_EQ(First("b.safetensors"), "b");
 }
 
+TEST_F(OpenCheckpointTest, AVariantIsNoSetBesideThePlainOne) {
+  WriteSafetensors(dir_.File("unet.safetensors"), {Tensor("plain")});
+  WriteSafetensors(dir_.File("unet.fp16.safetensors"), {Tensor("half")});
+  EXPECT_EQ(First(), "plain");
+  EXPECT_EQ(First("fp16"), "half");
+  WriteSafetensors(dir_.File("unet2.safetensors"), {Tensor("other")});
+  EXPECT_EQ(ErrorReason(Refusal()), Reason::kCheckpointAmbiguous);
+}
+
+TEST_F(OpenCheckpointTest, DirectoriesWithWeightsAreNamed) {
+  for (const char* name : {"vae", "unet", "scheduler"}) std::filesystem::create_directory(dir_.File(name));
+  EXPECT_EQ(ErrorReason(Refusal()), Reason::kCheckpointNotFound);
+  for (const char* name : {"vae", "unet"}) {
+    WriteSafetensors(dir_.File(std::string(name) + "/x.safetensors"), {Tensor("x")});
+  }
+  const absl::Status status = Refusal();
+  EXPECT_EQ(ErrorReason(status), Reason::kCheckpointAmbiguous);
+  EXPECT_THAT(std::string(status.message()), HasSubstr("in its directories (unet, vae)"));
+}
+
 TEST_F(OpenCheckpointTest, VariantsInTheOrderOfTheirNames) {
   WriteSafetensors(dir_.File("model.safetensors"), {Tensor("full")});
   WriteSafetensors(dir_.File("s.safetensors"), {Tensor("shard")});
