@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <atomic>
+#include <chrono>
 #include <memory>
 #include <optional>
 #include <string>
@@ -137,6 +138,7 @@ class UploadDocumentStream : public grpc::ServerReadReactor<v1::UploadDocumentRe
 
   void OnReadDone(bool ok) override {
     if (!ok) return cancelled_ ? Finish(grpc::Status::CANCELLED) : Store();
+    last_chunk_ = std::chrono::steady_clock::now();
     if (!kind_) kind_ = chunk_.kind();
     const uint64_t limit = rpc_.service->documents().options().max_document_bytes;
     if (bytes_.size() + chunk_.data().size() > limit) {
@@ -150,11 +152,16 @@ class UploadDocumentStream : public grpc::ServerReadReactor<v1::UploadDocumentRe
   void OnDone() override { delete this; }
   void Drain() override {}
   void Cancel() override { context_.TryCancel(); }
+  // Only so many uploads may be under way.
+  void CancelIfUnread(std::chrono::steady_clock::time_point time) override {
+    if (last_chunk_.load() < time) Cancel();
+  }
 
  private:
   ~UploadDocumentStream() override { rpc_.calls->Remove(this); }
 
   void Store() {
+    last_chunk_ = std::chrono::steady_clock::time_point::max();
     const bool queued = rpc_.queries->TrySubmit([this] { Finish(ToGrpcStatus(StoreNow())); });
     if (!queued) Finish(ToGrpcStatus(TooManyWaiting()));
   }
@@ -181,6 +188,7 @@ class UploadDocumentStream : public grpc::ServerReadReactor<v1::UploadDocumentRe
   std::optional<v1::UploadDocumentRequest::Kind> kind_;
   std::string bytes_;
   std::atomic<bool> cancelled_ = false;
+  std::atomic<std::chrono::steady_clock::time_point> last_chunk_ = std::chrono::steady_clock::now();
 };
 
 }  // namespace

@@ -15,7 +15,7 @@ class LiveCall {
   virtual void Drain() = 0;
   // Ends it now: what it still does is cancelled. Never blocks.
   virtual void Cancel() = 0;
-  // Ends it if its client has not taken what it was sent since `time`. Never blocks.
+  // Ends it if its client has not taken what it was sent, or sent what it began to, since `time`. Never blocks.
   virtual void CancelIfUnread(std::chrono::steady_clock::time_point /*time*/) {}
 };
 

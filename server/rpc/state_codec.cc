@@ -22,7 +22,7 @@ absl::StatusOr<Message> Parse(std::string_view bytes) {
 
 class Codec : public StateCodec {
  public:
-  std::string WriteModel(const LoadSpec& spec, uint64_t generation) const override {
+  std::string WriteModel(const LoadSpec& spec, uint64_t generation, bool extends) const override {
     state::v1::KeptModel model;
     model.set_generation(generation);
     state::v1::KeptRequest& request = *model.add_requests();
@@ -30,7 +30,9 @@ class Codec : public StateCodec {
     v1::LoadSpec& message = *request.mutable_spec();
     message.ParseFromString(spec.request);
     v1::ExpectedKeys& expected = *message.mutable_expected();
-    if (spec.expected.manifest != nullptr && !expected.has_manifest()) {
+    if (extends) {
+      message.clear_expected();
+    } else if (spec.expected.manifest != nullptr && !expected.has_manifest()) {
       expected.clear_manifest_digest();
       *expected.mutable_manifest() = ToProto(*spec.expected.manifest);
     }
@@ -46,6 +48,7 @@ class Codec : public StateCodec {
     for (const state::v1::KeptRequest& request : message.requests()) {
       KEYLOAD_ASSIGN_OR_RETURN(LoadSpec spec, FromProto(request.spec()));
       spec.fingerprint = request.fingerprint();
+      if (!model.requests.empty()) spec.expected = model.requests.front().expected;
       model.requests.push_back(std::move(spec));
     }
     return model;

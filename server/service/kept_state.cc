@@ -42,22 +42,30 @@ absl::StatusOr<std::unique_ptr<KeptState>> KeptState::Open(const std::string& pa
 
 absl::Status KeptState::ReadAll() {
   const auto read = [this](std::string_view kind, auto parse, auto keep) -> absl::Status {
-    KEYLOAD_ASSIGN_OR_RETURN(const std::vector<StateDirectory::Record> records, directory_.Read(kind));
-    for (const StateDirectory::Record& record : records) {
-      auto parsed = parse(record.bytes);
+    KEYLOAD_ASSIGN_OR_RETURN(const std::vector<std::string> names, directory_.Names(kind));
+    for (const std::string& name : names) {
+      const absl::StatusOr<std::string> bytes = directory_.Read(kind, name);
+      if (!bytes.ok() && ErrorReason(bytes.status()) != Reason::kCheckpointCorrupt) {
+        Log(LogLevel::kError, "state not read", {{"reason", std::string(bytes.status().message())}});
+        continue;  // it may be readable the next time
+      }
+      auto parsed = [&]() -> decltype(parse("")) {
+        KEYLOAD_RETURN_IF_ERROR(bytes.status());
+        return parse(*bytes);
+      }();
       if (parsed.ok()) {
-        keep(record.name, *std::move(parsed));
+        keep(name, *std::move(parsed));
       } else {
-        directory_.SetAside(kind, record.name, parsed.status());
+        directory_.SetAside(kind, name, parsed.status());
       }
     }
     return absl::OkStatus();
   };
   KEYLOAD_RETURN_IF_ERROR(read(
       kModels, [this](std::string_view bytes) { return codec_.ReadModel(bytes); },
-      [this](const std::string& name, KeptModel model) {
-        model.name = name;
-        before_.models.push_back(std::move(model));
+      [this](const std::string& name, const KeptModel& model) {
+        before_.models.push_back(name);
+        last_generation_ = std::max(last_generation_, model.generation);
       }));
   KEYLOAD_RETURN_IF_ERROR(read(
       kLoads, [this](std::string_view bytes) { return codec_.ReadLoad(bytes); },
@@ -75,21 +83,29 @@ absl::Status KeptState::BeginRun() {
   uint64_t highest = 0;
   if (const absl::StatusOr<std::string> text = directory_.Read(kRuns, kFirstNumber); text.ok()) {
     ran_before = absl::SimpleAtoi(*text, &highest);
-  } else if (ErrorReason(text.status()) != Reason::kCheckpointNotFound) {
+  } else if (ErrorReason(text.status()) == Reason::kCheckpointCorrupt) {
     directory_.SetAside(kRuns, kFirstNumber, text.status());
+  } else if (ErrorReason(text.status()) != Reason::kCheckpointNotFound) {
+    return text.status();
   }
   for (const KeptLoad& load : before_.loads) {
     highest = std::max(highest, LoadTable::NumberOf(load.identity.load));
     ran_before = true;
   }
-  for (const KeptModel& model : before_.models) {
-    highest = std::max(highest, model.generation);
-    ran_before = true;
-  }
+  highest = std::max(highest, last_generation_);
+  ran_before |= !before_.models.empty();
   if (ran_before) first_number_ = (highest / kNumbersOfARun + 1) * kNumbersOfARun;
   const absl::Status written = directory_.Write(kRuns, kFirstNumber, StrCat(first_number_));
   if (written.ok()) return written;
   return MakeError(Reason::kBadRequest, StrCat("cannot keep state: ", written.message()));
+}
+
+// What is not as it should be is better not there: a record of before would bring back what is no more.
+void KeptState::Put(std::string_view kind, std::string_view name, std::string_view bytes) {
+  const absl::Status written = directory_.Write(kind, name, bytes);
+  if (written.ok()) return;
+  LogFailure(written);
+  LogFailure(directory_.Remove(kind, name));
 }
 
 void KeptState::KeepModel(const LoadSpec& spec, uint64_t generation, bool extends) {
@@ -101,9 +117,9 @@ void KeptState::KeepModel(const LoadSpec& spec, uint64_t generation, bool extend
     if (!before.ok()) return LogFailure(before.status());
     record = *before;
   }
-  record += codec_.WriteModel(spec, generation);
+  record += codec_.WriteModel(spec, generation, extends);
   generations_[spec.model] = generation;
-  LogFailure(directory_.Write(kModels, spec.model, record));
+  Put(kModels, spec.model, record);
 }
 
 void KeptState::DropModel(std::string_view name, uint64_t generation) {
@@ -115,9 +131,16 @@ void KeptState::DropModel(std::string_view name, uint64_t generation) {
   generations_.erase(ToAbsl(name));
 }
 
-bool KeptState::HasModel(std::string_view name) const {
-  MutexLock lock(models_mutex_);
-  return directory_.Read(kModels, name).ok();
+absl::StatusOr<KeptModel> KeptState::ReadModel(std::string_view name) const {
+  absl::StatusOr<std::string> bytes;
+  {
+    MutexLock lock(models_mutex_);
+    bytes = directory_.Read(kModels, name);
+  }
+  KEYLOAD_RETURN_IF_ERROR(bytes.status());
+  KEYLOAD_ASSIGN_OR_RETURN(KeptModel model, codec_.ReadModel(*bytes));
+  model.name = name;
+  return model;
 }
 
 void KeptState::KeepLoad(const KeptLoad& load) {
@@ -131,7 +154,8 @@ void KeptState::DropLoads(const std::vector<std::string>& names) {
 void KeptState::SyncMap(const DeviceMapTable& maps, std::string_view name) {
   MutexLock lock(maps_mutex_);  // so that of two changes the later one is what is left
   const absl::StatusOr<NamedDeviceMap> map = maps.Get(name);
-  LogFailure(map.ok() ? directory_.Write(kMaps, name, codec_.WriteMap(*map)) : directory_.Remove(kMaps, name));
+  if (map.ok()) return Put(kMaps, name, codec_.WriteMap(*map));
+  LogFailure(directory_.Remove(kMaps, name));
 }
 
 absl::StatusOr<LoadSpec> WithDocuments(LoadSpec spec, DocumentStore& documents) {

@@ -37,8 +37,9 @@ struct KeptLoad {
 class StateCodec {
  public:
   virtual ~StateCodec() = default;
-  // Appended to another, it makes a record with the requests of both and the generation of the latter.
-  virtual std::string WriteModel(const LoadSpec& spec, uint64_t generation) const = 0;
+  // Appended to another, it makes a record with the requests of both and the generation of the latter. `extends`: what
+  // is expected is that of the first request, and left out.
+  virtual std::string WriteModel(const LoadSpec& spec, uint64_t generation, bool extends) const = 0;
   virtual absl::StatusOr<KeptModel> ReadModel(std::string_view bytes) const = 0;
   virtual std::string WriteLoad(const KeptLoad& load) const = 0;
   virtual absl::StatusOr<KeptLoad> ReadLoad(std::string_view bytes) const = 0;
@@ -51,13 +52,14 @@ class StateCodec {
 // and holds its locks meanwhile. Thread-safe.
 class KeptState {
  public:
-  // Reads everything. A record that makes no sense is set aside and logged. BAD_REQUEST: the directory cannot be used.
+  // A record that makes no sense is set aside and logged, one that cannot be read is logged. BAD_REQUEST or IO_ERROR:
+  // the directory cannot be used.
   // `codec` outlives the state.
   static absl::StatusOr<std::unique_ptr<KeptState>> Open(const std::string& path, const StateCodec& codec);
 
   // What was there when it was opened.
   struct Content {
-    std::vector<KeptModel> models;     // by name
+    std::vector<std::string> models;   // names, in order
     std::vector<KeptLoad> loads;       // in the order of their start
     std::vector<NamedDeviceMap> maps;  // by name
   };
@@ -72,7 +74,8 @@ class KeptState {
   // The model was withdrawn; nothing if the record is of a later generation. Generation 0: the model was not known, and
   // the record goes if it is of a run before.
   void DropModel(std::string_view name, uint64_t generation);
-  bool HasModel(std::string_view name) const;
+  // The requests that make a model. CHECKPOINT_NOT_FOUND when it was dropped, or what else the file says.
+  absl::StatusOr<KeptModel> ReadModel(std::string_view name) const;
   void KeepLoad(const KeptLoad& load);
   void DropLoads(const std::vector<std::string>& names);
   // Makes the record of a map what `maps` says.
@@ -82,12 +85,14 @@ class KeptState {
   KeptState(StateDirectory directory, const StateCodec& codec) : directory_(std::move(directory)), codec_(codec) {}
   absl::Status ReadAll();
   absl::Status BeginRun();
+  void Put(std::string_view kind, std::string_view name, std::string_view bytes);
 
   const StateDirectory directory_;
   const StateCodec& codec_;
   Content before_;
-  uint64_t first_number_ = 0;   // constant after Open
-  mutable Mutex models_mutex_;  // of all records of models, and the next one of all of maps
+  uint64_t last_generation_ = 0;  // of the kept models, until BeginRun
+  uint64_t first_number_ = 0;     // constant after Open
+  mutable Mutex models_mutex_;    // of all records of models, and the next one of all of maps
   Mutex maps_mutex_;
   absl::flat_hash_map<std::string, uint64_t> generations_ ABSL_GUARDED_BY(models_mutex_);  // written in this run
 };

@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <chrono>
+#include <limits>
 #include <string>
 #include <utility>
 
@@ -60,6 +61,8 @@ LoadQueue::LoadQueue(const Options& options)
       progress_interval_(options.progress_interval),
       signal_(std::make_shared<Signal>()),
       limit_(options.limit),
+      ends_(std::make_unique<Executor>(
+          Executor::Options{.name = "load-end", .threads = 1, .queue_limit = std::numeric_limits<size_t>::max()})),
       executor_(
           std::make_unique<Executor>(Executor::Options{.name = "load", .threads = threads_, .queue_limit = threads_})) {
   if (devices_ != nullptr) {
@@ -83,6 +86,7 @@ LoadQueue::~LoadQueue() {
     entry->on_stop.reset();
     entry->task.run({.status = MakeError(Reason::kLoadCancelled, "the server ends"), .number = entry->number});
   }
+  ends_.reset();
   executor_.reset();
 }
 
@@ -104,10 +108,20 @@ absl::Status LoadQueue::Full() const {
   return TooManyWaiting(durations_.TimeFor(waiting, threads_));
 }
 
+absl::Status LoadQueue::RoomForTask() const {
+  return running_ == threads_ && ready_.size() + for_memory_.size() >= limit_ ? Full() : absl::OkStatus();
+}
+
+absl::Status LoadQueue::CheckRoom() const {
+  MutexLock lock(mutex_);
+  return RoomForTask();
+}
+
 absl::Status LoadQueue::Submit(Task task) {
   {
     MutexLock lock(mutex_);
-    if (running_ == threads_ && ready_.size() + for_memory_.size() >= limit_) return Full();
+    if (stopping_) return MakeError(Reason::kLoadCancelled, "the server ends");
+    if (!task.always) KEYLOAD_RETURN_IF_ERROR(RoomForTask());
     ready_.push_back(MakeEntry(std::move(task), ++last_number_));
     moved_ = true;
     Dispatch();
@@ -253,10 +267,13 @@ absl::Time LoadQueue::Look() {
     }
     if (moved_) next = std::min(next, last_told_ + progress_interval_);
   }
-  for (const std::unique_ptr<Entry>& entry : ended) {
+  for (std::unique_ptr<Entry>& entry : ended) {
     entry->on_stop.reset();
     entry->memory.clear();
-    entry->task.run({.status = entry->refused, .number = entry->number});
+    [[maybe_unused]] const bool queued = ends_->TrySubmit([entry = std::move(entry)]() mutable {
+      entry->task.run({.status = entry->refused, .number = entry->number});
+      entry.reset();
+    });
   }
   return next;
 }

@@ -44,6 +44,7 @@ class LoadQueue {
     RequestContext context;              // ends the waiting
     std::shared_ptr<SharedLoad> load;    // whose priority counts, and which hears of its place; null: priority 0
     absl::AnyInvocable<void(Turn)> run;  // called once
+    bool always = false;                 // taken though the queue is full
   };
 
   explicit LoadQueue(const Options& options);
@@ -54,6 +55,8 @@ class LoadQueue {
   // Runs the task on a thread in its turn. LOAD_QUEUE_FULL says after what time there may be room; the task is not
   // called then. Never blocks.
   absl::Status Submit(Task task);
+  // What Submit would say now.
+  absl::Status CheckRoom() const;
   // Reserves the plan's memory for task `number`, at once or not at all. DEVICE_OUT_OF_MEMORY also when a task that
   // goes first waits for memory of one of the plan's devices.
   absl::StatusOr<std::vector<MemoryReservation>> Reserve(const LoadPlan& plan, uint64_t number, const SharedLoad& load);
@@ -91,6 +94,7 @@ class LoadQueue {
   static bool GoesFirst(const Entry& a, const Entry& b);
   std::unique_ptr<Entry> MakeEntry(Task task, uint64_t number) const;
   absl::Status Full() const ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
+  absl::Status RoomForTask() const ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
   std::unique_ptr<Entry> TakeFirst() ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
   void Dispatch() ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
   // A thread: the given task, and then what waits.
@@ -121,6 +125,7 @@ class LoadQueue {
   absl::Time last_told_ ABSL_GUARDED_BY(mutex_) = absl::InfinitePast();
   RecentDurations durations_ ABSL_GUARDED_BY(mutex_);  // of what ran
 
+  std::unique_ptr<Executor> ends_;      // what ended while it waited: that may block on files
   std::unique_ptr<Executor> executor_;  // never queues: it gets a task when one of its threads is free
   std::thread watch_;
 };

@@ -116,7 +116,7 @@ class LoaderService {
   std::shared_ptr<const ModelRoots> roots() const { return deps_.roots->get(); }
 
   // From now on new loads and plans get DRAINING. Loads that run go on.
-  void Drain() { draining_ = true; }
+  void Drain();
   bool draining() const { return draining_; }
   // Loads that are queued or running.
   size_t active_loads() const { return active_loads_; }
@@ -165,7 +165,7 @@ class LoaderService {
   std::atomic<size_t> active_loads_ = 0;
   LoadTable table_;
   DeviceMapTable device_maps_;
-  std::vector<KeptModel> to_restore_;  // until RestoreModels
+  std::vector<std::string> to_restore_;  // until RestoreModels
   Mutex start_mutex_;  // over looking for a load to join or claiming the name, and over ending that: one or the other
 };
 

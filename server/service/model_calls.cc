@@ -46,11 +46,11 @@ absl::StatusOr<LoadReport> LoaderService::Materialize(const ModelSelection& sele
   CountResident(*model, selected);
   clock.Write(report);
   LogLoad(report);
-  const std::vector<std::string> dropped = table_.AddEnded(report);
   if (deps_.state != nullptr) {
     deps_.state->KeepLoad({.identity = {.load = report.load, .model = report.model}, .result = report});
-    deps_.state->DropLoads(dropped);
   }
+  const std::vector<std::string> dropped = table_.AddEnded(report);
+  if (deps_.state != nullptr) deps_.state->DropLoads(dropped);
   return std::move(report);
 }
 

@@ -25,26 +25,12 @@ void MakeLazy(LoadSpec& spec) {
 // The models that are still to come, one after the other: there may be more than loads may wait.
 class LoaderService::Restoring : public std::enable_shared_from_this<Restoring> {
  public:
-  Restoring(LoaderService& service, std::vector<KeptModel> models, bool lazily)
-      : service_(service),
-        models_(std::make_move_iterator(models.begin()), std::make_move_iterator(models.end())),
-        lazily_(lazily) {}
+  Restoring(LoaderService& service, std::vector<std::string> models, bool lazily)
+      : service_(service), models_(std::move(models)), lazily_(lazily) {}
 
+  // Not on the thread that calls: that may be the end of the load before.
   void Next() {
-    while (!models_.empty() &&
-           (models_.front().requests.empty() || !service_.deps_.state->HasModel(models_.front().name)))
-      models_.pop_front();  // done, or unloaded meanwhile
-    if (models_.empty()) return;
-    KeptModel& model = models_.front();
-    LoadSpec spec = std::move(model.requests.front());
-    model.requests.erase(model.requests.begin());
-    spec.if_exists = begun_ == model.name ? IfExists::kExtend : IfExists::kFail;
-    begun_ = model.name;
-    spec.detach = true;
-    spec.is_kept = true;
-    spec.digest.clear();  // nobody asked for this load
-    if (lazily_) MakeLazy(spec);
-    service_.StartLoad(std::move(spec), absl::InfiniteFuture(), std::make_shared<Observer>(shared_from_this()));
+    if (!service_.deps_.queries->TrySubmit([self = shared_from_this()] { self->Load(); })) Load();
   }
 
  private:
@@ -60,9 +46,27 @@ class LoaderService::Restoring : public std::enable_shared_from_this<Restoring> 
     const std::shared_ptr<Restoring> restoring_;
   };
 
+  void Load() {
+    while (requests_.empty() && next_ < models_.size()) {
+      absl::StatusOr<KeptModel> model = service_.deps_.state->ReadModel(models_[next_++]);
+      if (!model.ok()) continue;  // unloaded meanwhile
+      requests_.assign(std::make_move_iterator(model->requests.begin()),
+                       std::make_move_iterator(model->requests.end()));
+      begins_ = true;
+    }
+    if (requests_.empty()) return;
+    LoadSpec spec = std::move(requests_.front());
+    requests_.pop_front();
+    spec.if_exists = std::exchange(begins_, false) ? IfExists::kFail : IfExists::kExtend;
+    spec.detach = true;
+    spec.is_kept = true;
+    spec.digest.clear();  // nobody asked for this load
+    if (lazily_) MakeLazy(spec);
+    service_.StartLoad(std::move(spec), absl::InfiniteFuture(), std::make_shared<Observer>(shared_from_this()));
+  }
+
   void Ended(absl::StatusOr<LoadReport> result) {
     if (service_.draining()) return;  // the next run restores them
-    KeptModel& model = models_.front();
     absl::Status status = result.status();
     if (result.ok() && result->outcome == Outcome::kRejected) {
       status = MakeError(Reason::kCheckpointChanged, "its keys pass the request's limits no more");
@@ -70,9 +74,9 @@ class LoaderService::Restoring : public std::enable_shared_from_this<Restoring> 
       status = result->error;
     }
     if (!status.ok()) {
-      model.requests.clear();  // what would make it wider has nothing to begin with
+      requests_.clear();  // what would make it wider has nothing to begin with
       Log(LogLevel::kWarning, "model not restored",
-          {{"model", model.name},
+          {{"model", models_[next_ - 1]},
            {"reason", std::string(ReasonName(ErrorReason(status)))},
            {"message", std::string(status.message())}});
     }
@@ -80,9 +84,11 @@ class LoaderService::Restoring : public std::enable_shared_from_this<Restoring> 
   }
 
   LoaderService& service_;
-  std::deque<KeptModel> models_;
+  const std::vector<std::string> models_;
   const bool lazily_;
-  std::string begun_;  // the model whose first request was made
+  size_t next_ = 0;                // in models_
+  std::deque<LoadSpec> requests_;  // of the model before that
+  bool begins_ = false;            // the next one is its first
 };
 
 void LoaderService::RestoreModels(bool lazily) {

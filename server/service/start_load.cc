@@ -72,6 +72,7 @@ absl::StatusOr<LoaderService::Start> LoaderService::BeginLoad(const LoadSpec& sp
   if (ErrorReason(claim.status()) == Reason::kModelNotFound) claim = ClaimName(spec, extends);  // it went meanwhile
   if (ErrorReason(claim.status()) == Reason::kModelExists && spec.if_exists == IfExists::kReuse) return start;
   KEYLOAD_RETURN_IF_ERROR(claim.status());
+  if (!spec.is_kept) KEYLOAD_RETURN_IF_ERROR(deps_.loads->CheckRoom());  // before it is told that it is accepted
   start.job = std::make_shared<Job>(Job{.spec = spec,
                                         .load = table_.Add(std::move(identity)),
                                         .claim = *std::move(claim),
@@ -80,6 +81,7 @@ absl::StatusOr<LoaderService::Start> LoaderService::BeginLoad(const LoadSpec& sp
                                         .clock = PhaseClock()});
   // Under the lock: whoever joins must not be the only one, or it would stop the load by leaving.
   start.waiter = start.job->load->Begin(caller);
+  ++active_loads_;
   return start;
 }
 
@@ -113,12 +115,12 @@ void LoaderService::AnswerWithModel(Request request) {
 }
 
 void LoaderService::Queue(const std::shared_ptr<Job>& job) {
-  ++active_loads_;
   const std::shared_ptr<SharedLoad> load = job->load;
   const absl::Status queued =
-      deps_.loads->Submit({.context = load->context(), .load = load, .run = [this, job](LoadQueue::Turn turn) {
-                             RunJob(job, std::move(turn));
-                           }});
+      deps_.loads->Submit({.context = load->context(),
+                           .load = load,
+                           .run = [this, job](LoadQueue::Turn turn) { RunJob(job, std::move(turn)); },
+                           .always = job->spec.is_kept});
   if (queued.ok()) return;
   EndJob(*job, queued);
   table_.Forget(*load);
@@ -174,9 +176,10 @@ void LoaderService::EndJob(Job& job, absl::StatusOr<LoadReport> result) {
     load->Close();
     job.claim = {};
   }
-  KeepEnd(*load, result);
+  if (!job.spec.is_kept) KeepEnd(*load, result);
   --active_loads_;
   load->End(std::move(result));
+  if (job.spec.is_kept) return table_.Forget(*load);  // nobody asked for it, and it must not push out who did
   const std::vector<std::string> dropped = table_.Ended(load);
   if (deps_.state != nullptr) deps_.state->DropLoads(dropped);
 }
@@ -192,6 +195,11 @@ void LoaderService::Publish(Job& job, ResidentModel::Content content) {
   MutexLock lock(start_mutex_);
   job.load->Close();  // from now on the model answers
   before = deps_.registry->Publish(std::move(job.claim), std::move(content));
+}
+
+void LoaderService::Drain() {
+  MutexLock lock(start_mutex_);  // what begins before is counted among the active loads
+  draining_ = true;
 }
 
 void LoaderService::StopLoads() {

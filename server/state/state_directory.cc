@@ -108,6 +108,10 @@ std::string StateDirectory::FileOf(std::string_view kind, std::string_view name)
 absl::Status StateDirectory::Write(std::string_view kind, std::string_view name, std::string_view bytes) const {
   const std::string half = FileOf(kind, StrCat(kHalfWritten, name));
   const std::string file = FileOf(kind, name);
+  if (bytes.size() > kMaxRecordBytes) {
+    return MakeError(Reason::kDocumentTooLarge, StrCat(file, " would be over ", kMaxRecordBytes, " bytes"),
+                     {{"file", file}});
+  }
   absl::Status status = WriteFile(half, bytes);
   if (status.ok() && rename(half.c_str(), file.c_str()) != 0) status = Failed("rename", file);
   if (!status.ok()) {
@@ -123,25 +127,17 @@ absl::Status StateDirectory::Remove(std::string_view kind, std::string_view name
   return errno == ENOENT ? absl::OkStatus() : Failed("unlink", file);
 }
 
-absl::StatusOr<std::vector<StateDirectory::Record>> StateDirectory::Read(std::string_view kind) const {
+absl::StatusOr<std::vector<std::string>> StateDirectory::Names(std::string_view kind) const {
   std::vector<std::string> names;
   std::error_code error;
-  for (const std::filesystem::directory_entry& entry : std::filesystem::directory_iterator(FileOf(kind, ""), error)) {
-    names.push_back(entry.path().filename().string());
+  const std::string folder = FileOf(kind, "");
+  for (const std::filesystem::directory_entry& entry : std::filesystem::directory_iterator(folder, error)) {
+    std::string name = entry.path().filename().string();
+    if (!name.starts_with('.')) names.push_back(std::move(name));
   }
-  if (error) return CannotKeep(path_, error.message());
+  if (error) return MakeError(Reason::kIoError, StrCat(folder, ": ", error.message()), {{"file", folder}});
   std::sort(names.begin(), names.end());
-  std::vector<Record> records;
-  for (const std::string& name : names) {
-    if (name.starts_with('.')) continue;
-    absl::StatusOr<std::string> bytes = Read(kind, name);
-    if (bytes.ok()) {
-      records.push_back({.name = name, .bytes = *std::move(bytes)});
-    } else {
-      SetAside(kind, name, bytes.status());
-    }
-  }
-  return records;
+  return names;
 }
 
 absl::StatusOr<std::string> StateDirectory::Read(std::string_view kind, std::string_view name) const {

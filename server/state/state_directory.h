@@ -19,18 +19,15 @@ class StateDirectory {
   // says what the system refused, or that another daemon has it. What a killed process left half written is removed.
   static absl::StatusOr<StateDirectory> Open(const std::string& path, const std::vector<std::string>& kinds);
 
-  struct Record {
-    std::string name;
-    std::string bytes;
-  };
   // `kind` is one of Open's; `name` is a file's name and does not begin with a dot. On the disk when it returns.
-  // IO_ERROR.
+  // IO_ERROR; DOCUMENT_TOO_LARGE over 1 GiB. What was there before is there after an error.
   absl::Status Write(std::string_view kind, std::string_view name, std::string_view bytes) const;
   // OK when there is none. IO_ERROR.
   absl::Status Remove(std::string_view kind, std::string_view name) const;
-  // All records of a kind, by name. What cannot be read, or is not what was written, is set aside.
-  absl::StatusOr<std::vector<Record>> Read(std::string_view kind) const;
-  // CHECKPOINT_NOT_FOUND when there is none.
+  // Of all records of a kind, in order. IO_ERROR.
+  absl::StatusOr<std::vector<std::string>> Names(std::string_view kind) const;
+  // CHECKPOINT_NOT_FOUND when there is none; CHECKPOINT_CORRUPT when it is not what was written; else what
+  // ErrnoToStatus says.
   absl::StatusOr<std::string> Read(std::string_view kind, std::string_view name) const;
   // Takes a record that makes no sense out of the way: to `aside/KIND-NAME`, in the place of an older one. The log says
   // why.

@@ -138,12 +138,28 @@ class StateTest(daemon.DaemonTest):
                          ["loads-load-000001", "maps-gpu", "models-one", "runs-first_number"])
         self.assertEqual(self.daemon.log.read_text().count("state set aside"), 4)
 
-    def test_a_disk_that_cannot_be_written_costs_no_request(self):
-        shutil.rmtree(self.state / "models")
-        shutil.rmtree(self.state / "loads")
+    def test_a_disk_that_cannot_be_written_costs_no_request_and_brings_back_nothing_old(self):
         self.succeed("load", "m", "--from", self.source)
-        self.succeed("unload", "m")
+        (self.state / "models" / ".half-m").mkdir()  # in the way of the next record
+        self.succeed("load", "m", "--from", self.source, "--include", "model.layers.5.*", "--if-exists", "replace")
+        self.succeed("load", "m", "--from", self.source, "--include", "model.layers.{4,5}.*", "--if-exists", "extend")
         self.assertIn("state not kept", self.daemon.log.read_text())
+        self.assertEqual(self.records("models"), [".half-m"])
+        shutil.rmtree(self.state / "loads")
+        self.succeed("unload", "m")
+        self.succeed("load", "n", "--from", self.source)
+        self.restart()
+        self.wait_for({"n": "LAZY"})
+
+    def test_more_models_than_loads_may_wait_come_back_and_push_out_no_reports(self):
+        self.restart("--load-queue", "1", "--concurrent-loads", "1")
+        names = [f"m{i}" for i in range(8)]
+        for name in names:
+            self.succeed("load", name, "--from", self.source)
+        reports = self.succeed("loads")["loads"]
+        self.restart("--load-queue", "1", "--concurrent-loads", "1")
+        self.wait_for(dict.fromkeys(names, "LAZY"))
+        self.assertEqual(self.succeed("loads")["loads"], reports)
 
     def test_two_daemons_do_not_share_a_directory(self):
         second = self.daemon.spawn("--listen", f"unix:{self.directory}/second.sock", "--state-dir", str(self.state))

@@ -116,5 +116,16 @@ TEST(RpcLimits, AnUploadBeyondThoseUnderWayIsToldWhenToComeAgain) {
   }
 }
 
+TEST(RpcLimits, AnUploadWhoseClientSendsNothingMoreIsCancelled) {
+  LoaderServer server({}, std::chrono::milliseconds(20));
+  TestContext context;
+  v1::UploadDocumentResponse response;
+  const auto writer = server.stub().UploadDocument(&context, &response);
+  v1::UploadDocumentRequest chunk;
+  chunk.set_kind(v1::UploadDocumentRequest::KIND_KEY_LIST);
+  writer->Write(chunk);
+  EXPECT_EQ(writer->Finish().error_code(), grpc::StatusCode::CANCELLED);
+}
+
 }  // namespace
 }  // namespace keyload

@@ -96,7 +96,7 @@ TEST(StateCodec, AManifestIsWrittenWithEveryFieldThatTheContractHas) {
 
 TEST(StateCodec, AModelComesBackWithItsRequestButNotItsIdentity) {
   const LoadSpec spec = SpecOf(Request());
-  const absl::StatusOr<KeptModel> model = ProtoStateCodec().ReadModel(ProtoStateCodec().WriteModel(spec, 7));
+  const absl::StatusOr<KeptModel> model = ProtoStateCodec().ReadModel(ProtoStateCodec().WriteModel(spec, 7, false));
   ASSERT_TRUE(model.ok()) << model.status();
   EXPECT_EQ(model->generation, 7u);
   ASSERT_EQ(model->requests.size(), 1u);
@@ -114,7 +114,7 @@ TEST(StateCodec, RecordsOfAModelAddUp) {
   v1::LoadSpec wider = Request();
   wider.mutable_select()->set_include(0, "b.*");
   const absl::StatusOr<KeptModel> model = ProtoStateCodec().ReadModel(
-      ProtoStateCodec().WriteModel(SpecOf(Request()), 7) + ProtoStateCodec().WriteModel(SpecOf(wider), 9));
+      ProtoStateCodec().WriteModel(SpecOf(Request()), 7, false) + ProtoStateCodec().WriteModel(SpecOf(wider), 9, true));
   ASSERT_TRUE(model.ok()) << model.status();
   EXPECT_EQ(model->generation, 9u);
   ASSERT_EQ(model->requests.size(), 2u);
@@ -136,7 +136,8 @@ TEST(StateCodec, DocumentsAreWrittenOut) {
       Reason::kDocumentNotFound);
   const absl::StatusOr<LoadSpec> spec = WithDocuments(asked, documents);
   ASSERT_TRUE(spec.ok()) << spec.status();
-  const absl::StatusOr<KeptModel> model = ProtoStateCodec().ReadModel(ProtoStateCodec().WriteModel(*spec, 1));
+  const absl::StatusOr<KeptModel> model = ProtoStateCodec().ReadModel(ProtoStateCodec().WriteModel(*spec, 1, false) +
+                                                                      ProtoStateCodec().WriteModel(*spec, 2, true));
   ASSERT_TRUE(model.ok()) << model.status();
   const LoadSpec& again = model->requests.at(0);
   ASSERT_NE(again.expected.manifest, nullptr);
@@ -145,6 +146,7 @@ TEST(StateCodec, DocumentsAreWrittenOut) {
   EXPECT_THAT(again.select.keys, testing::ElementsAre("x", "y"));
   EXPECT_EQ(again.key_list_digest, "");
   EXPECT_EQ(again.fingerprint, asked.fingerprint) << "of the request as it came";
+  EXPECT_EQ(model->requests.at(1).expected.manifest, again.expected.manifest) << "written once";
 }
 
 LoadReport Report() {

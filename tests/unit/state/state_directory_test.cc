@@ -26,13 +26,9 @@ class StateDirectoryTest : public testing::Test {
 
   absl::StatusOr<StateDirectory> Open() { return StateDirectory::Open(path_.string(), {"models", "loads"}); }
   std::vector<std::string> Names(const StateDirectory& state, std::string_view kind) {
-    std::vector<std::string> names;
-    const absl::StatusOr<std::vector<StateDirectory::Record>> records = state.Read(kind);
-    EXPECT_TRUE(records.ok()) << records.status();
-    if (records.ok()) {
-      for (const StateDirectory::Record& record : *records) names.push_back(record.name);
-    }
-    return names;
+    const absl::StatusOr<std::vector<std::string>> names = state.Names(kind);
+    EXPECT_TRUE(names.ok()) << names.status();
+    return names.value_or(std::vector<std::string>());
   }
   void Put(const fs::path& file, std::string_view bytes) { std::ofstream(file, std::ios::binary) << bytes; }
 
@@ -54,23 +50,18 @@ TEST_F(StateDirectoryTest, KeepsRecordsOfEachKindUnderTheirNames) {
   }
   const auto state = Open();
   ASSERT_TRUE(state.ok()) << state.status();
-  const auto models = state->Read("models");
-  ASSERT_TRUE(models.ok());
-  ASSERT_EQ(models->size(), 2u);
-  EXPECT_EQ((*models)[0].name, "one");
-  EXPECT_EQ((*models)[0].bytes, std::string("a\0b\na\0b\n", 8));
-  EXPECT_EQ((*models)[1].bytes, "");
+  EXPECT_THAT(Names(*state, "models"), testing::ElementsAre("one", "two"));
+  EXPECT_EQ(state->Read("models", "one").value_or(""), std::string("a\0b\na\0b\n", 8));
+  EXPECT_EQ(state->Read("models", "two").value_or("?"), "");
   EXPECT_THAT(Names(*state, "loads"), testing::ElementsAre("one"));
   EXPECT_EQ(state->Read("loads", "one").value_or(""), "other");
   EXPECT_EQ(ErrorReason(state->Read("loads", "gone").status()), Reason::kCheckpointNotFound);
 }
 
-TEST_F(StateDirectoryTest, SetsAsideWhatIsNotWhatWasWrittenAndKeepsTheRest) {
+TEST_F(StateDirectoryTest, TellsWhatIsNotWhatWasWrittenAndSetsItAside) {
   const auto state = Open();
   ASSERT_TRUE(state.ok());
-  ASSERT_TRUE(state->Write("models", "changed", "0123456789").ok());
-  ASSERT_TRUE(state->Write("models", "cut", "0123456789").ok());
-  ASSERT_TRUE(state->Write("models", "good", "0123456789").ok());
+  for (const char* name : {"changed", "cut", "good"}) ASSERT_TRUE(state->Write("models", name, "0123456789").ok());
   {
     std::fstream file(path_ / "models" / "changed", std::ios::in | std::ios::out | std::ios::binary);
     file.seekp(-1, std::ios::end);
@@ -79,12 +70,15 @@ TEST_F(StateDirectoryTest, SetsAsideWhatIsNotWhatWasWrittenAndKeepsTheRest) {
   fs::resize_file(path_ / "models" / "cut", fs::file_size(path_ / "models" / "cut") - 1);
   Put(path_ / "models" / "empty", "");
   Put(path_ / "models" / "foreign", "{}\n");
-  fs::create_directory(path_ / "models" / "folder");
-  EXPECT_THAT(Names(*state, "models"), testing::ElementsAre("good"));
-  for (const char* name : {"changed", "cut", "empty", "foreign", "folder"}) {
+  for (const char* name : {"changed", "cut", "empty", "foreign"}) {
+    const absl::Status status = state->Read("models", name).status();
+    EXPECT_EQ(ErrorReason(status), Reason::kCheckpointCorrupt) << name;
+    state->SetAside("models", name, status);
     EXPECT_TRUE(fs::exists(path_ / "aside" / StrCat("models-", name))) << name;
-    EXPECT_FALSE(fs::exists(path_ / "models" / name)) << name;
   }
+  EXPECT_THAT(Names(*state, "models"), testing::ElementsAre("good"));
+  fs::create_directory(path_ / "models" / "folder");
+  EXPECT_EQ(ErrorReason(state->Read("models", "folder").status()), Reason::kIoError) << "not known to be corrupt";
 }
 
 TEST_F(StateDirectoryTest, RemovesWhatAKilledProcessLeftHalfWritten) {
