@@ -89,11 +89,41 @@ void IncludeOneLayer(benchmark::State& state) {
   Run(state, {.index = Index(names, names.size()), .manifest = ManifestOf(names), .selection = &*layer});
 }
 
+// DeepSeek-V3's experts: 768 stored tensors of a layer become two.
+void ExpertsMerged(benchmark::State& state) {
+  const KeySelection everything;
+  std::vector<std::string> stored;
+  Manifest manifest;
+  const int layers = static_cast<int>(state.range(0)) / (3 * 256);
+  for (int layer = 3; layer < 3 + layers; ++layer) {
+    const std::string module = "model.layers." + std::to_string(layer) + ".mlp.experts.";
+    for (int expert = 0; expert < 256; ++expert) {
+      for (const char* part : {"down", "gate", "up"}) {
+        stored.push_back(module + std::to_string(expert) + "." + part + "_proj.weight");
+      }
+    }
+    manifest.tensors.push_back({.name = module + "gate_up_proj", .shape = {256, 4096, 7168}});
+    manifest.tensors.push_back({.name = module + "down_proj", .shape = {256, 2048, 7168}});
+  }
+  const ConversionOperation stack = {OperationKind::kStack, {0}};
+  manifest.conversions = {
+      {.sources = {"mlp.experts.*.gate_proj.weight", "mlp.experts.*.up_proj.weight"},
+       .targets = {"mlp.experts.gate_up_proj"},
+       .operations = {stack, {OperationKind::kConcatenate, {1}}}},
+      {.sources = {"mlp.experts.*.down_proj.weight"}, .targets = {"mlp.experts.down_proj"}, .operations = {stack}}};
+  if (!ValidateManifest(manifest).ok()) std::abort();
+  std::sort(stored.begin(), stored.end());
+  Run(state, {.index = Index(stored, stored.size()),
+              .manifest = std::make_shared<const Manifest>(std::move(manifest)),
+              .selection = &everything});
+}
+
 BENCHMARK(AllMissing)->Apply(DoublingKeys);
 BENCHMARK(AllFound)->Apply(DoublingKeys);
 BENCHMARK(AllRenamedAndPrefixed)->Arg(91'991)->Unit(benchmark::kMillisecond);
 BENCHMARK(FromNewCheckpoint)->Apply(DoublingKeys);
 BENCHMARK(FromKnownCheckpoint)->Apply(DoublingKeys);
+BENCHMARK(ExpertsMerged)->Arg(22'272)->Arg(44'544)->Unit(benchmark::kMillisecond);
 BENCHMARK(IncludeOneLayer)->Arg(91'991)->Unit(benchmark::kMillisecond);
 
 }  // namespace

@@ -5,6 +5,7 @@
 #include "absl/strings/str_format.h"
 #include "server/base/error.h"
 #include "server/checkpoint/natural_order.h"
+#include "server/keys/key_converter.h"
 
 namespace keyload {
 namespace {
@@ -76,12 +77,14 @@ absl::Status KeyConflict(const CheckpointIndex& index, std::string_view model_ke
 }
 
 absl::StatusOr<std::vector<UnexpectedKey>> MapStoredKeys(const CheckpointIndex& index, const RenameRules& renames,
-                                                         ModelNames& names, NameArena& arena,
+                                                         ModelNames& names, NameArena& arena, KeyConverter& converter,
                                                          std::vector<ModelKey>& keys) {
   std::vector<UnexpectedKey> unexpected;
   for (int64_t stored = 0; stored < static_cast<int64_t>(index.tensors().size()); ++stored) {
     const std::string_view original = index.tensors()[stored].name;
     KEYLOAD_ASSIGN_OR_RETURN(const std::string_view renamed, renames.Apply(original, arena));
+    KEYLOAD_ASSIGN_OR_RETURN(const bool taken, converter.Take(static_cast<uint32_t>(stored), renamed));
+    if (taken) continue;
     int64_t target = names.FindWithPrefix(renamed);
     // A checkpoint whose keys are the model's already needs no rename, and a rename may spoil them.
     if (target < 0 && renamed.data() != original.data()) target = names.FindWithPrefix(original);

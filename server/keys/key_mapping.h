@@ -36,11 +36,13 @@ class ModelNames {
 // Two stored keys became one model key.
 absl::Status KeyConflict(const CheckpointIndex& index, std::string_view model_key, int64_t first, int64_t second);
 
+class KeyConverter;
+
 // Sets ModelKey::stored of every key of `keys` (those of the manifest, in its order) that `index` has after `renames`
-// and the prefix rule, and returns what no expected key takes: in stored order, with `ignored` set where it is a
-// non-persistent buffer. KEY_CONFLICT; PATTERN_INVALID from the renames.
+// and the prefix rule and that `converter` does not take, and returns what no expected key takes: in stored order, with
+// `ignored` set where it is a non-persistent buffer. KEY_CONFLICT; PATTERN_INVALID from the renames.
 absl::StatusOr<std::vector<UnexpectedKey>> MapStoredKeys(const CheckpointIndex& index, const RenameRules& renames,
-                                                         ModelNames& names, NameArena& arena,
+                                                         ModelNames& names, NameArena& arena, KeyConverter& converter,
                                                          std::vector<ModelKey>& keys);
 
 // What the checkpoint itself has, as expected keys in natural order; those that only the index file names have no

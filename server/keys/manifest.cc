@@ -84,6 +84,7 @@ absl::Status ValidateManifest(Manifest& manifest, size_t max_tensors) {
     }
   }
   KEYLOAD_RETURN_IF_ERROR(FillSizes(manifest));
+  KEYLOAD_RETURN_IF_ERROR(CheckConversions(manifest.conversions));
   return CheckTiedGroups(manifest, tensors);
 }
 

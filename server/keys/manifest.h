@@ -5,6 +5,7 @@
 
 #include "absl/status/status.h"
 #include "server/checkpoint/dtype.h"
+#include "server/keys/conversion.h"
 
 namespace keyload {
 
@@ -42,12 +43,13 @@ struct Manifest {
   std::vector<std::string> ignore_missing;    // RE2, searched
   std::vector<std::string> ignore_unexpected;
   std::vector<Rename> renames;
+  std::vector<Conversion> conversions;  // after the renames; of those that match a key the first counts
 };
 
 inline constexpr size_t kMaxManifestTensors = 10'000'000;
 
 // Fills TensorSpec::bytes. MANIFEST_INVALID: duplicate or empty names, sizes that overflow, tied names that are not
-// tensors, a name in two tied groups, more than `max_tensors`.
+// tensors, a name in two tied groups, conversions as CheckConversions says, more than `max_tensors`.
 absl::Status ValidateManifest(Manifest& manifest, size_t max_tensors = kMaxManifestTensors);
 
 }  // namespace keyload

@@ -54,6 +54,7 @@ class PatternSet {
 
  private:
   friend class RenameRules;
+  friend class ConversionRules;
   // `alternation` is patterns that GroupPattern made, joined by '|'; empty matches nothing.
   static absl::StatusOr<PatternSet> FromAlternation(std::string_view field, std::string_view alternation);
 

@@ -10,6 +10,8 @@
 #include "server/base/strings.h"
 #include "server/checkpoint/json_checks.h"
 #include "server/checkpoint/natural_order.h"
+#include "server/keys/conversion_rules.h"
+#include "server/keys/key_converter.h"
 #include "server/keys/key_mapping.h"
 #include "server/keys/name_arena.h"
 #include "server/keys/pattern_set.h"
@@ -24,6 +26,7 @@ constexpr size_t kNamesInWarning = 5;
 // Rules of the request and its manifest together.
 struct CompiledRules {
   RenameRules renames;
+  ConversionRules conversions;
   PatternSet ignore_missing;
   PatternSet ignore_unexpected;
 };
@@ -34,6 +37,7 @@ absl::StatusOr<CompiledRules> CompileRules(const ReconcileInput& input) {
   PatternBudget budget;
   CompiledRules rules;
   KEYLOAD_ASSIGN_OR_RETURN(rules.renames, RenameRules::Compile(input.rules.renames, manifest.renames, budget));
+  KEYLOAD_ASSIGN_OR_RETURN(rules.conversions, ConversionRules::Compile(manifest.conversions, budget));
   KEYLOAD_ASSIGN_OR_RETURN(rules.ignore_missing, PatternSet::Compile("ignore_missing", input.rules.ignore_missing,
                                                                      manifest.ignore_missing, budget));
   KEYLOAD_ASSIGN_OR_RETURN(
@@ -59,8 +63,8 @@ std::vector<ModelKey> KeysOfManifest(const Manifest& manifest) {
 
 // The state of each key by itself; ties and ignore patterns come later. Returns how many keys `selection` selects,
 // without those that only `widened` does.
-uint64_t ClassifyKeys(const CheckpointIndex& index, const KeySelection& selection, const KeyReport* widened,
-                      std::vector<ModelKey>& keys) {
+uint64_t ClassifyKeys(const KeySelection& selection, const KeyReport* widened, KeyReport& report) {
+  std::vector<ModelKey>& keys = report.keys;
   const bool selects_all = selection.selects_all();
   uint64_t selected = 0;
   for (size_t i = 0; i < keys.size(); ++i) {
@@ -73,7 +77,7 @@ uint64_t ClassifyKeys(const CheckpointIndex& index, const KeySelection& selectio
     } else if (key.stored < 0) {
       key.state = KeyState::kMissing;
     } else {
-      key.state = index.tensors()[key.stored].shape == key.shape ? KeyState::kFound : KeyState::kMismatched;
+      key.state = report.Fits(key) ? KeyState::kFound : KeyState::kMismatched;
     }
   }
   return selected;
@@ -84,7 +88,7 @@ void FinishKeys(const PatternSet& ignore_missing, KeyReport& report) {
   for (ModelKey& key : report.keys) {
     if (key.state == KeyState::kNonPersistent) continue;
     if (key.state == KeyState::kMissing && ignore_missing.Matches(key.name)) key.state = KeyState::kMissingIgnored;
-    if (key.state == KeyState::kNotSelected) key.stored = -1;
+    if (key.state == KeyState::kNotSelected) key.stored = key.made = -1;
     ++counts.expected;
     counts.not_selected += key.state == KeyState::kNotSelected;
     counts.missing += key.state == KeyState::kMissing;
@@ -122,12 +126,13 @@ void FinishUnexpected(const PatternSet& ignore_unexpected, const KeySelection& s
 
 // What the index file names, no shard has, and the model does not expect is in no count.
 absl::Status WarnAboutIndexOnly(const CheckpointIndex& index, const RenameRules& renames, ModelNames& names,
-                                NameArena& arena, KeyReport& report) {
+                                const KeyConverter& converter, NameArena& arena, KeyReport& report) {
   uint64_t count = 0;
   std::string_view first;
   for (const std::string& name : index.index_only_keys()) {
     KEYLOAD_ASSIGN_OR_RETURN(const std::string_view renamed, renames.Apply(name, arena));
-    if (names.FindWithPrefix(renamed) < 0 && names.FindWithPrefix(name) < 0 && count++ == 0) first = name;
+    if (names.FindWithPrefix(renamed) >= 0 || names.FindWithPrefix(name) >= 0) continue;
+    if (!converter.Wants(renamed) && count++ == 0) first = name;
   }
   if (count > 0) {
     report.warnings.push_back(StrCat(
@@ -162,6 +167,27 @@ void WarnAboutSelection(const KeySelection& selection, uint64_t selected, KeyRep
 
 }  // namespace
 
+const Shape& KeyReport::StoredShape(const ModelKey& key) const {
+  return key.made >= 0 ? made[key.made].shape : index->tensors()[key.stored].shape;
+}
+
+DType KeyReport::StoredDType(const ModelKey& key) const {
+  return key.made >= 0 ? made[key.made].dtype : index->tensors()[key.stored].dtype;
+}
+
+uint64_t KeyReport::StoredBytes(const ModelKey& key) const {
+  return key.made >= 0 ? made[key.made].bytes : index->tensors()[key.stored].bytes;
+}
+
+absl::InlinedVector<KeyPart, 1> KeyReport::PartsOf(const ModelKey& key) const {
+  if (key.made >= 0) return {made[key.made].parts.begin(), made[key.made].parts.end()};
+  return {{.stored = static_cast<uint32_t>(key.stored), .offset = 0, .bytes = index->tensors()[key.stored].bytes}};
+}
+
+bool KeyReport::Fits(const ModelKey& key) const {
+  return StoredShape(key) == key.shape && (key.made < 0 || !made[key.made].parts.empty());
+}
+
 absl::StatusOr<std::shared_ptr<const KeyReport>> Reconcile(const ReconcileInput& input) {
   KEYLOAD_ASSIGN_OR_RETURN(const CompiledRules rules, CompileRules(input));
   auto report = std::make_shared<KeyReport>();
@@ -178,15 +204,20 @@ absl::StatusOr<std::shared_ptr<const KeyReport>> Reconcile(const ReconcileInput&
     const Manifest& manifest = *input.manifest;
     ModelNames names(manifest, input.rules.base_model_prefix.value_or(manifest.base_model_prefix));
     report->keys = KeysOfManifest(manifest);
-    KEYLOAD_ASSIGN_OR_RETURN(report->unexpected, MapStoredKeys(index, rules.renames, names, arena, report->keys));
-    KEYLOAD_RETURN_IF_ERROR(WarnAboutIndexOnly(index, rules.renames, names, arena, *report));
-    selected = ClassifyKeys(index, *input.selection, widened(), report->keys);
+    KeyConverter converter(index, rules.conversions, names, arena, *report);
+    KEYLOAD_ASSIGN_OR_RETURN(report->unexpected,
+                             MapStoredKeys(index, rules.renames, names, arena, converter, report->keys));
+    KEYLOAD_RETURN_IF_ERROR(converter.Finish());
+    KEYLOAD_RETURN_IF_ERROR(WarnAboutIndexOnly(index, rules.renames, names, converter, arena, *report));
+    selected = ClassifyKeys(*input.selection, widened(), *report);
     ResolveTiedGroups(manifest, names, widened(), *report);
+    FinishKeys(rules.ignore_missing, *report);
+    converter.Explain();
   } else {
     KEYLOAD_ASSIGN_OR_RETURN(report->keys, KeysOfCheckpoint(index, rules.renames, arena));
-    selected = ClassifyKeys(index, *input.selection, widened(), report->keys);
+    selected = ClassifyKeys(*input.selection, widened(), *report);
+    FinishKeys(rules.ignore_missing, *report);
   }
-  FinishKeys(rules.ignore_missing, *report);
   FinishUnexpected(rules.ignore_unexpected, *input.selection, widened(), *report);
   WarnAboutSelection(*input.selection, selected, *report);
   report->name_blocks = arena.Release();

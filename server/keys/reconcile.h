@@ -7,6 +7,7 @@
 #include <string_view>
 #include <vector>
 
+#include "absl/container/inlined_vector.h"
 #include "absl/status/statusor.h"
 #include "server/checkpoint/checkpoint_index.h"
 #include "server/keys/key_selection.h"
@@ -37,12 +38,30 @@ struct ModelKey {
   std::string_view name;  // model side; lives in the KeyReport
   Shape shape;            // expected; as stored when the checkpoint itself is what is expected
   uint64_t bytes = 0;     // of `shape` in `dtype`; 0 when unknown (a key that only the index file names)
-  int64_t stored = -1;    // index into CheckpointIndex::tensors(), set for kFound and kMismatched
-  int64_t tied_to = -1;   // index into KeyReport::keys: who supplies a kTied key
+  int64_t stored =
+      -1;             // index into CheckpointIndex::tensors(), set for kFound and kMismatched; the first of a made key
+  int64_t made = -1;  // index into KeyReport::made, where a conversion makes the key
+  int64_t tied_to = -1;  // index into KeyReport::keys: who supplies a kTied key
   int32_t tied_group = -1;
   TensorKind kind = TensorKind::kParameter;
   KeyState state = KeyState::kFound;
   DType dtype = DType::kF32;  // expected
+};
+
+// A range of a stored tensor's bytes.
+struct KeyPart {
+  uint32_t stored = 0;  // index into CheckpointIndex::tensors()
+  uint64_t offset = 0;  // in the stored tensor
+  uint64_t bytes = 0;
+};
+
+// What a conversion makes of stored tensors: its bytes are those of the parts, one behind the other. Without parts it
+// cannot be made, and `shape` is that of the stored tensor which does not fit.
+struct MadeTensor {
+  Shape shape;
+  DType dtype = DType::kF32;
+  uint64_t bytes = 0;
+  std::vector<KeyPart> parts;
 };
 
 struct UnexpectedKey {
@@ -69,7 +88,16 @@ struct KeyCounts {
 
 // The answer about keys: a pure function of headers, manifest, rules and selection. Immutable.
 struct KeyReport {
-  std::vector<ModelKey> keys;             // registration order; without a manifest natural order
+  // What is stored of a key with `stored` >= 0, as it is or as a conversion makes it.
+  const Shape& StoredShape(const ModelKey& key) const;
+  DType StoredDType(const ModelKey& key) const;
+  uint64_t StoredBytes(const ModelKey& key) const;
+  // In the order of the key's bytes; of a key that no conversion makes the one whole stored tensor.
+  absl::InlinedVector<KeyPart, 1> PartsOf(const ModelKey& key) const;
+  bool Fits(const ModelKey& key) const;  // what is stored has the key's shape
+
+  std::vector<ModelKey> keys;  // registration order; without a manifest natural order
+  std::vector<MadeTensor> made;
   std::vector<UnexpectedKey> unexpected;  // natural order, ignored ones included
   KeyCounts counts;
   std::vector<std::vector<uint32_t>> tied_groups;  // members as indices into keys, source first
@@ -92,8 +120,8 @@ struct ReconcileInput {
 };
 
 // Renames, prefix, tied groups, filters and shapes, decided for every key in one pass each over both sides. Reads
-// nothing, never blocks. PATTERN_INVALID; KEY_CONFLICT when two stored keys become one model key (both are named, with
-// their shards).
+// nothing, never blocks. PATTERN_INVALID; KEY_CONFLICT when two stored keys become one model key, or one part of it
+// (both are named, with their shards); FIELD_NOT_SUPPORTED when stored keys need a conversion that would reorder bytes.
 absl::StatusOr<std::shared_ptr<const KeyReport>> Reconcile(const ReconcileInput& input);
 
 }  // namespace keyload

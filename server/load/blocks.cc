@@ -19,13 +19,11 @@ uint64_t Stop(uint64_t position, uint64_t limit) {
   return limit < 2 * kSectorBytes ? position + limit : RoundDown(position, kSectorBytes) + limit;
 }
 
-// The tensors of `run` that end at or before `offset`.
-uint64_t TensorsBefore(const LoadPlan& plan, const TensorRun& run, uint64_t offset) {
-  const auto begin = plan.tensors.begin() + run.first_tensor;
-  const auto ends_before = [&](const PlannedTensor& tensor) {
-    return tensor.file_offset + tensor.stored_bytes <= offset;
-  };
-  return std::partition_point(begin, begin + run.tensor_count, ends_before) - begin;
+// The reads of `run` that end at or before `offset`.
+uint64_t ReadsBefore(const LoadPlan& plan, const TensorRun& run, uint64_t offset) {
+  const auto begin = plan.reads().begin() + run.first_read;
+  const auto ends_before = [&](const PlannedTensor& read) { return read.file_offset + read.stored_bytes <= offset; };
+  return std::partition_point(begin, begin + run.read_count, ends_before) - begin;
 }
 
 void Count(const LoadPlan& plan, Block& block) {
@@ -34,8 +32,8 @@ void Count(const LoadPlan& plan, Block& block) {
     const uint64_t begin = std::max(run.file_offset, block.offset);
     const uint64_t end = std::min(End(run), block.offset + block.length);
     if (end > begin) block.wanted_bytes += end - begin;
-    block.tensors += end == End(run) ? run.tensor_count : TensorsBefore(plan, run, end);
-    if (begin > run.file_offset) block.tensors -= TensorsBefore(plan, run, begin);
+    block.tensors += end == End(run) ? run.read_count : ReadsBefore(plan, run, end);
+    if (begin > run.file_offset) block.tensors -= ReadsBefore(plan, run, begin);
   }
 }
 

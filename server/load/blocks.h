@@ -16,7 +16,7 @@ struct Block {
   uint32_t first_run = 0;     // first run with a byte in the block
   uint32_t end_run = 0;       // one past the last
   uint64_t wanted_bytes = 0;  // `length` without the gaps between runs
-  uint64_t tensors = 0;       // that end in the block
+  uint64_t tensors = 0;       // that end in the block; a tensor of several parts counts with each
 };
 
 struct BlockLimits {

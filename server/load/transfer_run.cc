@@ -108,7 +108,7 @@ LoadProgress TransferRun::Progress() const {
           .bytes_done = bytes_done_,
           .bytes_total = plan_.selected_bytes,
           .tensors_done = tensors_done_,
-          .tensors_total = plan_.tensors.size()};
+          .tensors_total = plan_.reads().size()};
 }
 
 // Starts one more, unless `limit` are at work or there is nothing left to do; false when the executor refuses.

@@ -11,6 +11,17 @@
 namespace keyload {
 namespace {
 
+void SortReads(LoadPlan& plan) {
+  if (plan.parts.empty()) return;
+  for (const PlannedTensor& tensor : plan.tensors) {
+    const std::span<const PlannedTensor> parts = plan.PartsOf(tensor);
+    plan.sorted_reads.insert(plan.sorted_reads.end(), parts.begin(), parts.end());
+  }
+  const auto order = [&](const PlannedTensor& read) { return ReadingOrder(plan.segments[read.segment].kind, read); };
+  std::stable_sort(plan.sorted_reads.begin(), plan.sorted_reads.end(),
+                   [&](const PlannedTensor& a, const PlannedTensor& b) { return order(a) < order(b); });
+}
+
 // What follows from the tensors and segments of a plan: runs, extents and sums.
 void Finish(LoadPlan& plan) {
   std::vector<bool> used(plan.segments.size());
@@ -24,7 +35,8 @@ void Finish(LoadPlan& plan) {
     const PlannedSegment& segment = plan.segments[i];
     if (used[i] && segment.kind == SegmentKind::kMemory) plan.reserve_bytes[segment.device] += segment.bytes;
   }
-  plan.runs = CoalesceRuns(plan.tensors);
+  SortReads(plan);
+  plan.runs = CoalesceRuns(plan.reads());
   plan.extents = CoalesceExtents(plan.runs, plan.segments, GapBudget(plan.selected_bytes - plan.mapped_bytes));
 }
 
@@ -45,6 +57,7 @@ class PlanBuilder {
     for (uint32_t placed = 0; placed < input_.keys.size(); ++placed) Add(placed);
     SortTensors();
     GiveSegments();
+    PlaceParts();
     LinkDuplicates();
     Finish(*plan_);
     return plan_;
@@ -75,19 +88,46 @@ class PlanBuilder {
       plan_->lazy_keys.push_back(key_index);
       return;
     }
-    const StoredTensor& stored = report_.index->tensors()[key.stored];
-    PlannedTensor tensor = {.key = key_index,
-                            .bytes = input_.model.tensors[placed].bytes,
-                            .file_offset = stored.offset,
-                            .stored_bytes = stored.bytes,
-                            .shard = stored.shard,
-                            .dtype = input_.dtypes[placed],
-                            .stored_dtype = stored.dtype};
-    const bool can_map = may_map_[stored.shard] && plan_->devices[device] == "cpu" && tensor.dtype == stored.dtype &&
-                         stored.offset % DTypeAlignment(stored.dtype) == 0;
+    const absl::InlinedVector<KeyPart, 1> parts = report_.PartsOf(key);
+    PlannedTensor tensor = PlanPart(parts.front(), key_index, input_.dtypes[placed]);
+    if (parts.size() > 1) {
+      tensor.first_part = static_cast<uint32_t>(plan_->parts.size());
+      tensor.part_count = static_cast<uint32_t>(parts.size());
+      tensor.bytes = input_.model.tensors[placed].bytes;
+      tensor.stored_bytes = report_.StoredBytes(key);
+      for (const KeyPart& part : parts) plan_->parts.push_back(PlanPart(part, key_index, tensor.dtype));
+    }
+    const bool can_map = may_map_[tensor.shard] && plan_->devices[device] == "cpu" && parts.size() == 1 &&
+                         tensor.dtype == tensor.stored_dtype && tensor.file_offset % DTypeAlignment(tensor.dtype) == 0;
     tensor.segment = static_cast<uint32_t>(can_map ? SegmentKind::kFile : SegmentKind::kMemory);
     tensor.segment_offset = device;
     plan_->tensors.push_back(tensor);
+  }
+
+  PlannedTensor PlanPart(const KeyPart& part, uint32_t key, DType dtype) const {
+    const StoredTensor& stored = report_.index->tensors()[part.stored];
+    // What converts has whole bytes per element.
+    const uint64_t bytes =
+        dtype == stored.dtype ? part.bytes : part.bytes / (DTypeBits(stored.dtype) / 8) * (DTypeBits(dtype) / 8);
+    return {.key = key,
+            .bytes = bytes,
+            .file_offset = stored.offset + part.offset,
+            .stored_bytes = part.bytes,
+            .shard = stored.shard,
+            .dtype = dtype,
+            .stored_dtype = stored.dtype};
+  }
+
+  void PlaceParts() {
+    for (const PlannedTensor& tensor : plan_->tensors) {
+      uint64_t offset = tensor.segment_offset;
+      for (uint32_t i = 0; i < tensor.part_count; ++i) {
+        PlannedTensor& part = plan_->parts[tensor.first_part + i];
+        part.segment = tensor.segment;
+        part.segment_offset = offset;
+        offset += part.bytes;
+      }
+    }
   }
 
   // Until GiveSegments a tensor's segment is the kind of it, and its offset is the device.
@@ -185,7 +225,13 @@ std::shared_ptr<const LoadPlan> SubPlan(const LoadPlan& plan, std::span<const ui
   part->devices = plan.devices;
   part->segments = plan.segments;
   part->tensors.reserve(tensors.size());
-  for (const uint32_t tensor : tensors) part->tensors.push_back(plan.tensors[tensor]);
+  for (const uint32_t index : tensors) {
+    PlannedTensor& tensor = part->tensors.emplace_back(plan.tensors[index]);
+    if (tensor.part_count == 0) continue;
+    const std::span<const PlannedTensor> parts = plan.PartsOf(plan.tensors[index]);
+    tensor.first_part = static_cast<uint32_t>(part->parts.size());
+    part->parts.insert(part->parts.end(), parts.begin(), parts.end());
+  }
   Finish(*part);
   return part;
 }

@@ -58,30 +58,30 @@ std::vector<Extent> Join(const std::vector<Extent>& extents, uint64_t largest_ga
 
 bool MayShareRun(const PlannedTensor& last, const PlannedTensor& next) {
   const bool converts = next.dtype != next.stored_dtype;
-  return last.segment == next.segment && last.shard == next.shard &&
+  return last.part_count == 0 && next.part_count == 0 && last.segment == next.segment && last.shard == next.shard &&
          last.file_offset + last.stored_bytes == next.file_offset && converts == (last.dtype != last.stored_dtype) &&
          (!converts || (last.dtype == next.dtype && last.stored_dtype == next.stored_dtype));
 }
 
-std::vector<TensorRun> CoalesceRuns(const std::vector<PlannedTensor>& tensors) {
+std::vector<TensorRun> CoalesceRuns(std::span<const PlannedTensor> reads) {
   std::vector<TensorRun> runs;
-  for (uint32_t i = 0; i < tensors.size(); ++i) {
-    const PlannedTensor& tensor = tensors[i];
-    const bool continues = i > 0 && MayShareRun(tensors[i - 1], tensor) &&
-                           tensors[i - 1].segment_offset + tensors[i - 1].bytes == tensor.segment_offset;
+  for (uint32_t i = 0; i < reads.size(); ++i) {
+    const PlannedTensor& tensor = reads[i];
+    const bool continues = i > 0 && MayShareRun(reads[i - 1], tensor) &&
+                           reads[i - 1].segment_offset + reads[i - 1].bytes == tensor.segment_offset;
     if (!continues) {
       runs.push_back({.shard = tensor.shard,
                       .segment = tensor.segment,
                       .file_offset = tensor.file_offset,
                       .segment_offset = tensor.segment_offset,
-                      .first_tensor = i,
+                      .first_read = i,
                       .dtype = tensor.dtype,
                       .stored_dtype = tensor.stored_dtype});
     }
     TensorRun& run = runs.back();
     run.stored_bytes += tensor.stored_bytes;
     run.bytes += tensor.bytes;
-    ++run.tensor_count;
+    ++run.read_count;
   }
   return runs;
 }

@@ -10,8 +10,8 @@ namespace keyload {
 // Whether a run of `last` may go on with `next`, as far as file, segment and conversion are concerned.
 bool MayShareRun(const PlannedTensor& last, const PlannedTensor& next);
 
-// Joins neighbours of sorted `tensors` into runs; see TensorRun.
-std::vector<TensorRun> CoalesceRuns(const std::vector<PlannedTensor>& tensors);
+// Joins neighbours of sorted `reads` into runs; see TensorRun.
+std::vector<TensorRun> CoalesceRuns(std::span<const PlannedTensor> reads);
 
 // Joins neighbours of sorted `runs` into extents. Touching runs of one engine always join; buffered ones join over gaps
 // too, the smallest gaps first, up to 256 KiB each, while all gaps together stay within `gap_budget` bytes.

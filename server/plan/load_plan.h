@@ -53,6 +53,8 @@ struct PlannedSegment {
   uint64_t tensor_bytes = 0;  // kMemory: of all tensors that have their place in it; the rest is padding
 };
 
+// One key's place, and where in the files its bytes are. A key of several parts has them in LoadPlan::parts; shard and
+// file_offset are those of the first then, stored_bytes of all.
 struct PlannedTensor {
   uint32_t key = 0;  // index into KeyReport::keys
   uint32_t segment = 0;
@@ -63,6 +65,8 @@ struct PlannedTensor {
   uint32_t shard = 0;
   DType dtype = DType::kF32;  // on the device
   DType stored_dtype = DType::kF32;
+  uint32_t first_part = 0;  // index into LoadPlan::parts
+  uint32_t part_count = 0;  // 0: read as it is
 };
 
 // The order of LoadPlan::tensors. Where two begin at one offset, the one without bytes comes first, so that ends ascend
@@ -71,18 +75,18 @@ inline auto ReadingOrder(SegmentKind kind, const PlannedTensor& tensor) {
   return std::tuple(kind, tensor.shard, tensor.file_offset, tensor.stored_bytes);
 }
 
-// Tensors that lie one behind the other both in their file and in their segment: they are read, converted and copied as
-// if they were one. All of them have one stored and one wanted dtype if any is converted; their dtypes say nothing
-// else.
+// Tensors, or parts of them, that lie one behind the other both in their file and in their segment: they are read,
+// converted and copied as if they were one. All of them have one stored and one wanted dtype if any is converted; their
+// dtypes say nothing else.
 struct TensorRun {
   uint32_t shard = 0;
   uint32_t segment = 0;
   uint64_t file_offset = 0;
   uint64_t stored_bytes = 0;
   uint64_t segment_offset = 0;
-  uint64_t bytes = 0;  // in the segment
-  uint32_t first_tensor = 0;
-  uint32_t tensor_count = 0;
+  uint64_t bytes = 0;       // in the segment
+  uint32_t first_read = 0;  // index into LoadPlan::reads()
+  uint32_t read_count = 0;
   DType dtype = DType::kF32;
   DType stored_dtype = DType::kF32;
 
@@ -111,12 +115,22 @@ struct TiedDuplicate {
 
 // Everything decided before a tensor byte is read. Immutable.
 struct LoadPlan {
+  // What is read in one piece each, by ReadingOrder: the tensors, with the parts of those that have several.
+  std::span<const PlannedTensor> reads() const { return sorted_reads.empty() ? tensors : sorted_reads; }
+  // The parts of one of `tensors`, in the order of its bytes: itself unless it has several.
+  std::span<const PlannedTensor> PartsOf(const PlannedTensor& tensor) const {
+    if (tensor.part_count == 0) return {&tensor, 1};
+    return std::span(parts).subspan(tensor.first_part, tensor.part_count);
+  }
+
   std::vector<std::string> devices;
   std::vector<PlannedSegment> segments;
-  std::vector<PlannedTensor> tensors;  // by ReadingOrder
-  std::vector<TensorRun> runs;         // the same order: they cover `tensors` without hole or overlap
-  std::vector<Extent> extents;         // the same order; they cover the runs that have bytes
-  std::vector<uint32_t> lazy_keys;     // placed on "disk": they stay in the file
+  std::vector<PlannedTensor> tensors;       // by ReadingOrder; those of one segment ascend in it
+  std::vector<PlannedTensor> parts;         // of tensors with several, each as if it were a tensor, tensor by tensor
+  std::vector<PlannedTensor> sorted_reads;  // empty where no tensor has several parts
+  std::vector<TensorRun> runs;              // the order of reads(), which they cover without hole or overlap
+  std::vector<Extent> extents;              // the same order; they cover the runs that have bytes
+  std::vector<uint32_t> lazy_keys;          // placed on "disk": they stay in the file
   std::vector<TiedDuplicate> duplicates;
   std::vector<uint64_t> reserve_bytes;  // per device: the memory segments that `tensors` lie in
   uint64_t selected_bytes = 0;          // stored bytes of `tensors`
@@ -139,7 +153,8 @@ struct PlanOptions {
 // Memory segments: tensors come in the order of the file. Neighbours in the file are neighbours in the segment, with
 // nothing between them, so that they make one run. A run starts at a multiple of 256. Elements are aligned as their
 // dtype needs, and to 16 bytes on other devices than "cpu", whose vector loads and matrix instructions want that; a
-// tensor that would not be where it is in its run starts a run of its own.
+// tensor that would not be where it is in its run starts a run of its own. A tensor of several parts is in no file as
+// it is: it is never mapped, starts at a multiple of 256 and has its parts one behind the other.
 std::shared_ptr<const LoadPlan> BuildLoadPlan(const KeyReport& report, const PlacementInput& input,
                                               const Placement& placement, const PlanOptions& options = {});
 

@@ -49,9 +49,9 @@ PlacementInput MakePlacementInput(const KeyReport& report, const DTypeRequest& d
     const ModelKey& key = report.keys[i];
     if (!TakesPlace(key)) continue;
     const bool found = key.state == KeyState::kFound;
-    const DType from = found ? report.index->tensors()[key.stored].dtype : key.dtype;
+    const DType from = found ? report.StoredDType(key) : key.dtype;
     const DType on_device = rule.For(key.name, from);
-    const uint64_t from_bytes = found ? report.index->tensors()[key.stored].bytes : key.bytes;
+    const uint64_t from_bytes = found ? report.StoredBytes(key) : key.bytes;
     // What converts has whole bytes per element.
     const uint64_t bytes =
         on_device == from ? from_bytes : from_bytes / (DTypeBits(from) / 8) * (DTypeBits(on_device) / 8);

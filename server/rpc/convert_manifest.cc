@@ -2,6 +2,10 @@
 
 #include <google/protobuf/util/json_util.h>
 
+#include <algorithm>
+#include <iterator>
+#include <utility>
+
 #include "absl/strings/ascii.h"
 #include "absl/strings/match.h"
 #include "server/base/error.h"
@@ -57,6 +61,38 @@ std::vector<std::string> Strings(const Field& field) {
   return {field.begin(), field.end()};
 }
 
+constexpr std::pair<v1::Conversion::Operation::Kind, OperationKind> kOperations[] = {
+    {v1::Conversion::Operation::KIND_STACK, OperationKind::kStack},
+    {v1::Conversion::Operation::KIND_CONCATENATE, OperationKind::kConcatenate},
+    {v1::Conversion::Operation::KIND_CHUNK, OperationKind::kChunk},
+    {v1::Conversion::Operation::KIND_TRANSPOSE, OperationKind::kTranspose},
+    {v1::Conversion::Operation::KIND_PERMUTE, OperationKind::kPermute}};
+
+v1::Conversion::Operation::Kind KindOf(OperationKind kind) {
+  for (const auto& [message, own] : kOperations) {
+    if (own == kind) return message;
+  }
+  return v1::Conversion::Operation::KIND_UNSPECIFIED;
+}
+
+// `number` is its place in the manifest.
+absl::StatusOr<Conversion> ConversionFrom(const v1::Conversion& message, size_t number) {
+  Conversion conversion = {
+      .sources = Strings(message.sources()), .targets = Strings(message.targets()), .operations = {}};
+  for (const v1::Conversion::Operation& operation : message.operations()) {
+    const auto known = std::find_if(std::begin(kOperations), std::end(kOperations),
+                                    [&](const auto& entry) { return entry.first == operation.kind(); });
+    if (known == std::end(kOperations)) {
+      return MakeError(Reason::kManifestInvalid,
+                       StrCat("manifest: ", ConversionLabel(conversion, number), ": its operation ",
+                              static_cast<int>(operation.kind()), " is not known to this server"),
+                       {{"field", StrCat("manifest.conversions[", number, "]")}});
+    }
+    conversion.operations.push_back({known->second, {operation.dims().begin(), operation.dims().end()}});
+  }
+  return conversion;
+}
+
 template <typename Field>
 void Fill(const std::vector<std::string>& values, Field* field) {
   field->Add(values.begin(), values.end());
@@ -65,10 +101,6 @@ void Fill(const std::vector<std::string>& values, Field* field) {
 }  // namespace
 
 absl::StatusOr<std::shared_ptr<const Manifest>> FromProto(const v1::ModelManifest& message) {
-  if (message.conversions_size() > 0) {
-    return MakeError(Reason::kFieldNotSupported, "manifest: conversions are not supported yet",
-                     {{"field", "manifest.conversions"}});
-  }
   if (message.tensors_size() == 0) {
     return MakeError(Reason::kManifestInvalid, "manifest: it names no tensor: nothing could be missing");
   }
@@ -90,6 +122,10 @@ absl::StatusOr<std::shared_ptr<const Manifest>> FromProto(const v1::ModelManifes
   manifest->ignore_unexpected = Strings(message.ignore_unexpected());
   for (const v1::Rename& rename : message.renames())
     manifest->renames.push_back({rename.pattern(), rename.replacement()});
+  for (const v1::Conversion& conversion : message.conversions()) {
+    KEYLOAD_ASSIGN_OR_RETURN(Conversion converted, ConversionFrom(conversion, manifest->conversions.size()));
+    manifest->conversions.push_back(std::move(converted));
+  }
   KEYLOAD_RETURN_IF_ERROR(ValidateManifest(*manifest));
   return manifest;
 }
@@ -123,6 +159,16 @@ v1::ModelManifest ToProto(const Manifest& manifest) {
     v1::Rename& added = *message.add_renames();
     added.set_pattern(rename.pattern);
     added.set_replacement(rename.replacement);
+  }
+  for (const Conversion& conversion : manifest.conversions) {
+    v1::Conversion& added = *message.add_conversions();
+    Fill(conversion.sources, added.mutable_sources());
+    Fill(conversion.targets, added.mutable_targets());
+    for (const ConversionOperation& operation : conversion.operations) {
+      v1::Conversion::Operation& converted = *added.add_operations();
+      converted.set_kind(KindOf(operation.kind));
+      converted.mutable_dims()->Add(operation.dims.begin(), operation.dims.end());
+    }
   }
   return message;
 }

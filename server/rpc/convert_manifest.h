@@ -9,7 +9,7 @@
 
 namespace keyload {
 
-// A validated manifest out of its message. MANIFEST_INVALID; FIELD_NOT_SUPPORTED for conversions.
+// A validated manifest out of its message. MANIFEST_INVALID.
 absl::StatusOr<std::shared_ptr<const Manifest>> FromProto(const v1::ModelManifest& message);
 
 // The message that such a manifest came from, or one that says the same.

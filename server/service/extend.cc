@@ -53,13 +53,20 @@ std::shared_ptr<const LoadPlan> Join(const LoadPlan& first, const LoadPlan& seco
   auto joined = std::make_shared<LoadPlan>(first);
   joined->runs.clear();
   joined->extents.clear();
+  joined->sorted_reads.clear();
   joined->devices = second.devices;
   const auto first_segment = static_cast<uint32_t>(first.segments.size());
   const auto first_tensor = static_cast<uint32_t>(first.tensors.size());
+  const auto first_part = static_cast<uint32_t>(first.parts.size());
   joined->segments.insert(joined->segments.end(), second.segments.begin(), second.segments.end());
   for (PlannedTensor tensor : second.tensors) {
     tensor.segment += first_segment;
+    tensor.first_part += first_part;
     joined->tensors.push_back(tensor);
+  }
+  for (PlannedTensor part : second.parts) {
+    part.segment += first_segment;
+    joined->parts.push_back(part);
   }
   for (const TiedDuplicate& copy : second.duplicates) {
     joined->duplicates.push_back({.tensor = first_tensor + copy.tensor, .provider = first_tensor + copy.provider});

@@ -26,10 +26,10 @@ absl::Status CheckNames(const ResidentModel& model, const KeySelection& selectio
 
 absl::Status CheckFiles(const ResidentModel& model, const LoadPlan& part) {
   std::vector<bool> seen(model.content().keys->index->shards().size());
-  for (const PlannedTensor& tensor : part.tensors) {
-    if (seen[tensor.shard]) continue;
-    seen[tensor.shard] = true;
-    KEYLOAD_RETURN_IF_ERROR(model.CheckUnchanged(tensor.shard));
+  for (const PlannedTensor& read : part.reads()) {
+    if (seen[read.shard]) continue;
+    seen[read.shard] = true;
+    KEYLOAD_RETURN_IF_ERROR(model.CheckUnchanged(read.shard));
   }
   return absl::OkStatus();
 }

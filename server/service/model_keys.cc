@@ -40,13 +40,15 @@ ListedKey Describe(const ResidentModel& model, const std::vector<Residency::Stat
                       .index = index};
   bool resident = false;
   if (holding.stored >= 0) {
+    // Of a key of several parts the first; of one that cannot be made what does not fit.
+    const absl::InlinedVector<KeyPart, 1> parts = report.PartsOf(holding);
     const StoredTensor& stored = report.index->tensors()[holding.stored];
     listed.shard = report.index->shards()[stored.shard].file;
-    listed.file_offset = stored.offset;
+    listed.file_offset = stored.offset + (parts.empty() ? 0 : parts.front().offset);
     const uint32_t tensor = content.tensor_of_key[holder];
     if (tensor == ResidentModel::kInFile) {
-      listed.dtype = stored.dtype;
-      listed.bytes = stored.bytes;
+      listed.dtype = report.StoredDType(holding);
+      listed.bytes = report.StoredBytes(holding);
     } else if (tensor != ResidentModel::kNoTensor) {
       listed.dtype = content.plan->tensors[tensor].dtype;
       listed.bytes = content.plan->tensors[tensor].bytes;

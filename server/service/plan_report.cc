@@ -106,12 +106,11 @@ void AddNames(const KeyReport& keys, const KeySelection& selection, size_t limit
                     [](const ModelKey* a, const ModelKey* b) { return NaturalLess(a->name, b->name); });
   for (size_t i = 0; i < count; ++i) {
     const ModelKey& key = *mismatched[i];
-    const StoredTensor& stored = keys.index->tensors()[key.stored];
     report.mismatched_keys.push_back({.key = std::string(key.name),
                                       .expected_shape = key.shape,
-                                      .found_shape = stored.shape,
+                                      .found_shape = keys.StoredShape(key),
                                       .expected_dtype = key.dtype,
-                                      .found_dtype = stored.dtype});
+                                      .found_dtype = keys.StoredDType(key)});
   }
 }
 
@@ -128,10 +127,12 @@ void AddTensors(const CheckpointIndex& index, const LoadPlan& plan, LoadReport& 
     ++use.tensors;
     use.tensor_bytes += tensor.bytes;
     const Engine engine = segment.kind == SegmentKind::kFile ? Engine::kMapped : Engine::kBuffered;
-    Totals& shard = totals[tensor.shard];
-    ++shard.tensors;
-    shard.bytes += tensor.stored_bytes;
-    shard.engines |= 1u << static_cast<uint32_t>(engine);
+    for (const PlannedTensor& part : plan.PartsOf(tensor)) {
+      Totals& shard = totals[part.shard];
+      ++shard.tensors;
+      shard.bytes += part.stored_bytes;
+      shard.engines |= 1u << static_cast<uint32_t>(engine);
+    }
   }
   for (const auto& [shard, total] : totals) {
     report.shards.push_back({.file = index.shards()[shard].file,

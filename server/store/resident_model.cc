@@ -1,5 +1,7 @@
 #include "server/store/resident_model.h"
 
+#include <algorithm>
+
 #include "server/base/error.h"
 #include "server/base/strings.h"
 
@@ -30,12 +32,22 @@ absl::Status CheckFile(const Shard& shard, const std::string& model) {
 
 absl::Status TensorBytes::Read(uint64_t offset, std::span<std::byte> destination) const {
   if (destination.empty()) return absl::OkStatus();
-  if (segment_.kind == SegmentKind::kMemory)
-    return segment_.device->Read(*segment_.memory, begin_ + offset, destination);
-  KEYLOAD_RETURN_IF_ERROR(CheckFile(keys_->index->shards()[segment_.shard], model_));
-  const iovec buffer = {destination.data(), destination.size()};
-  ReadCounts counts;
-  return reader_->ReadVector(begin_ + offset, {&buffer, 1}, counts);
+  if (ranges_.empty()) return segment_.device->Read(*segment_.memory, begin_ + offset, destination);
+  for (const FileRange& range : ranges_) {
+    if (offset >= range.bytes) {
+      offset -= range.bytes;
+      continue;
+    }
+    const std::span<std::byte> part = destination.first(std::min(destination.size(), range.bytes - offset));
+    KEYLOAD_RETURN_IF_ERROR(CheckFile(keys_->index->shards()[range.shard], model_));
+    const iovec buffer = {part.data(), part.size()};
+    ReadCounts counts;
+    KEYLOAD_RETURN_IF_ERROR(range.reader->ReadVector(range.offset + offset, {&buffer, 1}, counts));
+    destination = destination.subspan(part.size());
+    if (destination.empty()) break;
+    offset = 0;
+  }
+  return absl::OkStatus();
 }
 
 ResidentModel::ResidentModel(Content content) : content_(std::move(content)) {}
@@ -88,22 +100,33 @@ absl::Status ResidentModel::CheckHasBytes(uint32_t key) const {
 std::optional<TensorBytes> ResidentModel::Open(uint32_t key) const {
   const uint32_t tensor = TensorOf(key);
   TensorBytes bytes;
-  if (tensor == kInFile) {
-    const StoredTensor& stored = content_.keys->index->tensors()[content_.keys->keys[HolderOf(key)].stored];
-    bytes.segment_ = {.kind = SegmentKind::kFile, .device = nullptr, .memory = nullptr, .shard = stored.shard};
-    bytes.begin_ = stored.offset;
-  } else {
-    std::optional<Segment> segment = content_.residency->Pin(tensor);
-    if (!segment) return std::nullopt;
-    bytes.segment_ = *std::move(segment);
-    bytes.begin_ = content_.plan->tensors[tensor].segment_offset;
-  }
   bytes.model_ = content_.name;
   bytes.keys_ = content_.keys;
-  if (bytes.segment_.kind == SegmentKind::kFile) {
-    bytes.reader_ = content_.make_reader(content_.keys->index->shards()[bytes.segment_.shard]);
+  if (tensor == kInFile) {
+    for (const KeyPart& part : content_.keys->PartsOf(content_.keys->keys[HolderOf(key)])) {
+      const StoredTensor& stored = content_.keys->index->tensors()[part.stored];
+      AddRange(stored.shard, stored.offset + part.offset, part.bytes, bytes);
+    }
+    return bytes;
+  }
+  std::optional<Segment> segment = content_.residency->Pin(tensor);
+  if (!segment) return std::nullopt;
+  const PlannedTensor& planned = content_.plan->tensors[tensor];
+  if (segment->kind == SegmentKind::kFile) {
+    AddRange(segment->shard, planned.segment_offset, planned.bytes, bytes);
+  } else {
+    bytes.segment_ = *std::move(segment);
+    bytes.begin_ = planned.segment_offset;
   }
   return bytes;
+}
+
+void ResidentModel::AddRange(uint32_t shard, uint64_t offset, uint64_t length, TensorBytes& bytes) const {
+  // Mostly parts of one file come together.
+  std::shared_ptr<ShardReader> reader = !bytes.ranges_.empty() && bytes.ranges_.back().shard == shard
+                                            ? bytes.ranges_.back().reader
+                                            : content_.make_reader(content_.keys->index->shards()[shard]);
+  bytes.ranges_.push_back({.shard = shard, .offset = offset, .bytes = length, .reader = std::move(reader)});
 }
 
 absl::Status ResidentModel::CheckUnchanged(uint32_t shard) const {

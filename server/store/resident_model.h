@@ -31,11 +31,17 @@ class TensorBytes {
 
  private:
   friend class ResidentModel;
-  Segment segment_;                        // whose memory is null for what stays in its file
+  struct FileRange {
+    uint32_t shard = 0;
+    uint64_t offset = 0;  // in the file
+    uint64_t bytes = 0;
+    std::shared_ptr<ShardReader> reader;
+  };
+  Segment segment_;                // of what is in memory
+  uint64_t begin_ = 0;             // in the segment
+  std::vector<FileRange> ranges_;  // of what stays in its files, one behind the other; empty for what is in memory
   std::shared_ptr<const KeyReport> keys_;  // holds the index
-  std::shared_ptr<ShardReader> reader_;    // of segment_.shard
   std::string model_;
-  uint64_t begin_ = 0;  // in the segment or the file
 };
 
 // A loaded model of one generation: its key table and the report of its load, which never change, and its residency,
@@ -88,6 +94,9 @@ class ResidentModel {
   absl::Status CheckUnchanged(uint32_t shard) const;
 
  private:
+  // Adds what lies in a file behind what `bytes` has.
+  void AddRange(uint32_t shard, uint64_t offset, uint64_t length, TensorBytes& bytes) const;
+
   Content content_;
   mutable std::once_flag names_once_;  // a load that nobody asks by name never pays for the table
   mutable absl::flat_hash_map<std::string_view, uint32_t> by_name_;

@@ -17,7 +17,7 @@ std::vector<bool> FilledSegments(const LoadPlan& plan) {
 }
 
 void ZeroPadding(const LoadPlan& plan, const std::vector<bool>& filled, const std::vector<Segment>& segments) {
-  std::vector<std::span<std::byte>> open(segments.size());  // what is left of each, from its padding or next run on
+  std::vector<std::span<std::byte>> open(segments.size());  // what is left of each, from its padding or next tensor on
   for (size_t i = 0; i < segments.size(); ++i) {
     DeviceMemory* const memory = segments[i].memory.get();
     if (filled[i] && memory != nullptr && memory->fresh_fd() < 0) open[i] = memory->host();
@@ -25,12 +25,12 @@ void ZeroPadding(const LoadPlan& plan, const std::vector<bool>& filled, const st
   const auto zero = [](std::span<std::byte> bytes) {
     if (!bytes.empty()) std::memset(bytes.data(), 0, bytes.size());
   };
-  for (const TensorRun& run : plan.runs) {  // those of one segment ascend in it
-    std::span<std::byte>& rest = open[run.segment];
+  for (const PlannedTensor& tensor : plan.tensors) {  // those of one segment ascend in it, unlike runs
+    std::span<std::byte>& rest = open[tensor.segment];
     if (rest.empty()) continue;
-    const uint64_t padding = run.segment_offset - (plan.segments[run.segment].bytes - rest.size());
+    const uint64_t padding = tensor.segment_offset - (plan.segments[tensor.segment].bytes - rest.size());
     zero(rest.first(padding));
-    rest = rest.subspan(padding + run.bytes);
+    rest = rest.subspan(padding + tensor.bytes);
   }
   for (const std::span<std::byte> rest : open) zero(rest);
 }

@@ -73,9 +73,6 @@ COMPOSITES = (
                               "num_hidden_layers": 2, "num_attention_heads": 2, "image_size": 8, "patch_size": 4}}),
 )
 
-# Their manifests have conversions, which the server refuses. Once it takes them, the test says so: then this goes.
-WITHOUT_SERVER_SUPPORT = {"mixtral", "qwen3_moe", "deepseek_v2", "deepseek_v3"}
-
 
 def save(directory, config, kind):
     """A checkpoint of a model of class `kind`, as transformers writes it."""

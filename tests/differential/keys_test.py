@@ -63,9 +63,7 @@ class KeysTest(unittest.TestCase):
         if ours is not None:
             sets = ours(*sets)
         manifest = want.manifest()
-        refused = bool(manifest["conversions"]) and self.refused(family, directory, manifest)
-        if not refused:
-            self.assertEqual(self.sets(peers.plan(directory, manifest)), sets)
+        self.assertEqual(self.sets(peers.plan(directory, manifest)), sets)
         if manifest["conversions"]:
             # Stored names, one by one: the same keys of the model, but the shapes are those of the parts.
             missing, unexpected, mismatched = self.sets(peers.plan(directory, want.manifest(as_stored=True)))
@@ -77,16 +75,6 @@ class KeysTest(unittest.TestCase):
             tally.checkpoints += 1
         else:
             tally.by_design += 1
-
-    def refused(self, family, directory, manifest):
-        if family.name not in families.WITHOUT_SERVER_SUPPORT:
-            return False
-        result = peers.plan(directory, manifest)
-        self.assertNotEqual(result.code, 0, f"{family.name}: the server takes conversions now: take it off "
-                            "families.WITHOUT_SERVER_SUPPORT")
-        self.assertEqual((result.error["reason"], result.error["metadata"]["field"]),
-                         ("FIELD_NOT_SUPPORTED", "manifest.conversions"))
-        return True
 
     def each(self, changes=lambda family: {}, saved="head", read="head", tied=(False, False), ours=None):
         """One checkpoint of every family: `saved` and `read` say whether it has a head, `tied` whether each is tied."""

@@ -13,7 +13,7 @@ import torch
 import transformers
 from keyload.manifest import ManifestError, build, conversions, describe
 from safetensors import deserialize
-from safetensors.torch import save_file
+from safetensors.torch import load_file, save_file
 from torch import nn
 from transformers import PreTrainedConfig, PreTrainedModel
 from transformers import core_model_loading as loading
@@ -289,18 +289,25 @@ class CoreModelLoadingTest(TransformersCase):
         self.assertEqual(peers.plan(write(state), manifest).json["unexpectedKeys"], ["new.199.weight"])
 
     def test_moe_and_qkv_conversion(self):
-        """Waits for the server to take conversions: until then it refuses them by name."""
         family = next(family for family in families.FAMILIES if family.name == "qwen3_moe")
+        config = family.make_config(False, num_key_value_heads=2)  # q, k and v of one size
         directory = peers.new_directory()
-        families.save(directory, family.make_config(False), family.head)
-        targets = [f"self_attn.{part}_proj.weight" for part in "qkv"]
-        converter = loading.WeightConverter("self_attn.qkv_proj.weight", targets, [loading.Chunk(dim=0)])
-        model = build.build(family.make_config(False), transformers.Qwen3MoeForCausalLM, torch.float32)
+        families.save(directory, config, family.head)
+        state = load_file(directory / "model.safetensors")
+        for layer in range(2):
+            parts = [state.pop(f"model.layers.{layer}.self_attn.{part}_proj.weight") for part in "qkv"]
+            state[f"model.layers.{layer}.self_attn.qkv_proj.weight"] = torch.cat(parts)
+        save_file(state, directory / "model.safetensors")
+        targets = [f"model.layers.0.self_attn.{part}_proj.weight" for part in "qkv"]
+        converter = loading.WeightConverter("model.layers.0.self_attn.qkv_proj.weight", targets, [loading.Chunk(dim=0)])
+        model = build.build(config, transformers.Qwen3MoeForCausalLM, torch.float32)
         manifest = describe(model, torch.float32)
         manifest["conversions"] += conversions.conversions_of([converter], model)
         self.assertEqual(manifest["conversions"][-1]["operations"], [{"kind": "KIND_CHUNK", "dims": [0]}])
-        error = peers.plan(directory, manifest).error
-        self.assertEqual((error["reason"], error["metadata"]["field"]), ("FIELD_NOT_SUPPORTED", "manifest.conversions"))
+        report = peers.plan(directory, manifest).json
+        self.assertEqual(report["missingKeys"], [f"model.layers.1.self_attn.{part}_proj.weight" for part in "kqv"])
+        self.assertEqual(report["unexpectedKeys"], ["model.layers.1.self_attn.qkv_proj.weight"])
+        self.assertEqual(report["mismatchedKeys"], [])
 
 
 if __name__ == "__main__":

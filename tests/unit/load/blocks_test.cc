@@ -60,7 +60,7 @@ void ExpectCovers(const LoadPlan& plan, const std::vector<Block>& blocks, const 
   for (size_t i = 0; i < covered.size(); ++i) {
     EXPECT_EQ(covered[i], plan.runs[i].stored_bytes) << i;
     bytes += plan.runs[i].stored_bytes;
-    if (plan.runs[i].stored_bytes == 0) empty += plan.runs[i].tensor_count;
+    if (plan.runs[i].stored_bytes == 0) empty += plan.runs[i].read_count;
   }
   EXPECT_EQ(wanted, bytes);
   EXPECT_LE(tensors, plan.tensors.size());

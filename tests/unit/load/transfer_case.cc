@@ -39,6 +39,7 @@ absl::StatusOr<TransferResult> TransferCase::Run(const std::string& device, cons
     for (const std::string& name : group)
       keys->tied_groups.back().push_back(static_cast<uint32_t>(keys->index->Find(name)));
   }
+  AddMadeKeys(made, *keys);
   const PlacementInput input = MakePlacementInput(*keys, {}, {});
   plan_ = BuildLoadPlan(*keys, input, {.devices = {device}, .device_of = std::vector<uint16_t>(input.keys.size())},
                         {.map_host_tensors = !options_.copy});

@@ -10,6 +10,7 @@
 #include "tests/support/checkpoint_builder.h"
 #include "tests/support/fake_device.h"
 #include "tests/support/faulty_reader.h"
+#include "tests/support/made_keys.h"
 
 namespace keyload {
 
@@ -44,7 +45,8 @@ class TransferCase {
   FaultyReader& reader() { return *reader_; }
 
   LoadReport report;
-  std::vector<std::vector<std::string>> tied;  // groups, set before Run
+  std::vector<std::vector<std::string>> tied;  // groups, set before Run; not with made keys
+  std::vector<CaseMade> made;                  // keys that are made of the tensors, set before Run
 
  private:
   TempDir dir_;

@@ -113,7 +113,7 @@ TEST(BuildLoadPlan, NeighboursInTheFileAreOneRunAndOneExtent) {
   const auto keys = MakeKeyReport(tensors);
   const auto plan = Build(*keys, "cuda:0");
   ASSERT_EQ(plan->runs.size(), 1);
-  EXPECT_EQ(plan->runs[0].tensor_count, 100);
+  EXPECT_EQ(plan->runs[0].read_count, 100);
   EXPECT_EQ(plan->extents.size(), 1);
   EXPECT_EQ(plan->segments[0].bytes, 1792) << "1600 bytes without a hole";
 }

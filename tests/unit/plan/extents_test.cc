@@ -89,12 +89,13 @@ PlannedTensor Tensor(uint64_t file_offset, uint64_t bytes, uint64_t segment_offs
 }
 
 TEST(CoalesceRuns, JoinsWhatTouchesInTheFileAndInTheSegment) {
-  const auto runs = CoalesceRuns({Tensor(8, 10, 0), Tensor(18, 10, 10, DType::kI8), Tensor(28, 10, 256),  //
-                                  Tensor(40, 10, 266)});
+  const auto runs =
+      CoalesceRuns(std::vector<PlannedTensor>{Tensor(8, 10, 0), Tensor(18, 10, 10, DType::kI8), Tensor(28, 10, 256),  //
+                                              Tensor(40, 10, 266)});
   ASSERT_EQ(runs.size(), 3) << "apart in the segment, then apart in the file";
-  EXPECT_EQ(runs[0].tensor_count, 2);
+  EXPECT_EQ(runs[0].read_count, 2);
   EXPECT_EQ(runs[0].stored_bytes, 20);
-  EXPECT_EQ(runs[1].first_tensor, 2);
+  EXPECT_EQ(runs[1].first_read, 2);
   EXPECT_EQ(runs[2].segment_offset, 266);
 }
 
@@ -106,9 +107,9 @@ TEST(CoalesceRuns, KeepsConversionsApart) {
   PlannedTensor next = converted;
   next.file_offset = 20;
   next.segment_offset = 30;
-  const auto runs = CoalesceRuns({Tensor(0, 10, 0), converted, next, Tensor(30, 10, 50)});
+  const auto runs = CoalesceRuns(std::vector<PlannedTensor>{Tensor(0, 10, 0), converted, next, Tensor(30, 10, 50)});
   ASSERT_EQ(runs.size(), 3);
-  EXPECT_EQ(runs[1].tensor_count, 2);
+  EXPECT_EQ(runs[1].read_count, 2);
   EXPECT_EQ(runs[1].bytes, 40);
 }
 

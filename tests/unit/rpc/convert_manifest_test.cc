@@ -124,12 +124,43 @@ TEST(ParseManifest, AnUnknownDtypeNamesTheTensor) {
   EXPECT_EQ(ErrorDetails(status)["dtype"], "float32");
 }
 
-TEST(ParseManifest, ConversionsAreRefusedByName) {
+TEST(ParseManifest, ReadsAndWritesConversions) {
   v1::ModelManifest message = Message();
-  message.add_conversions()->add_sources("a");
-  const absl::Status status = ParseManifest(message.SerializeAsString()).status();
-  EXPECT_EQ(ErrorReason(status), Reason::kFieldNotSupported);
-  EXPECT_EQ(ErrorDetails(status)["field"], "manifest.conversions");
+  v1::Conversion& conversion = *message.add_conversions();
+  conversion.add_sources("experts.*.gate.weight");
+  conversion.add_sources("experts.*.up.weight");
+  conversion.add_targets("experts.gate_up");
+  for (const auto kind : {v1::Conversion::Operation::KIND_STACK, v1::Conversion::Operation::KIND_CONCATENATE}) {
+    v1::Conversion::Operation& operation = *conversion.add_operations();
+    operation.set_kind(kind);
+    operation.add_dims(kind == v1::Conversion::Operation::KIND_STACK ? 0 : -2);
+  }
+  const auto manifest = ParseManifest(message.SerializeAsString());
+  ASSERT_TRUE(manifest.ok()) << manifest.status();
+  ASSERT_EQ((*manifest)->conversions.size(), 1);
+  const Conversion& read = (*manifest)->conversions[0];
+  EXPECT_THAT(read.sources, ElementsAre("experts.*.gate.weight", "experts.*.up.weight"));
+  EXPECT_THAT(read.targets, ElementsAre("experts.gate_up"));
+  ASSERT_EQ(read.operations.size(), 2);
+  EXPECT_EQ(read.operations[0].kind, OperationKind::kStack);
+  EXPECT_EQ(read.operations[1].kind, OperationKind::kConcatenate);
+  EXPECT_THAT(read.operations[1].dims, ElementsAre(-2));
+  EXPECT_EQ(ToProto(**manifest).conversions(0).SerializeAsString(), conversion.SerializeAsString());
+}
+
+TEST(ParseManifest, AnUnknownOperationIsRefusedByName) {
+  v1::ModelManifest message = Message();
+  v1::Conversion& conversion = *message.add_conversions();
+  conversion.add_sources("a");
+  conversion.add_targets("head.weight");
+  for (const int kind : {0, 77}) {
+    conversion.clear_operations();
+    conversion.add_operations()->set_kind(static_cast<v1::Conversion::Operation::Kind>(kind));
+    const absl::Status status = ParseManifest(message.SerializeAsString()).status();
+    EXPECT_EQ(ErrorReason(status), Reason::kManifestInvalid);
+    EXPECT_EQ(ErrorDetails(status)["field"], "manifest.conversions[0]");
+    EXPECT_NE(status.message().find("(to head.weight)"), std::string::npos) << status;
+  }
 }
 
 TEST(ParseManifest, RefusesOneWithoutTensors) {

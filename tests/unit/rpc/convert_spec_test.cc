@@ -62,9 +62,7 @@ INSTANTIATE_TEST_SUITE_P(
         Change{"NegativeCache", "page_cache", [](auto& spec) { spec.set_page_cache(static_cast<v1::PageCache>(-1)); }},
         Change{"TensorParallel", "tensor_parallel", [](auto& spec) { spec.mutable_tensor_parallel(); }},
         Change{"UnknownFrom", "expected.from",
-               [](auto& spec) { spec.mutable_expected()->set_from(static_cast<v1::ExpectedKeys::From>(77)); }},
-        Change{"Conversions", "manifest.conversions",
-               [](auto& spec) { spec.mutable_expected()->mutable_manifest()->add_conversions(); }}),
+               [](auto& spec) { spec.mutable_expected()->set_from(static_cast<v1::ExpectedKeys::From>(77)); }}),
     TestName);
 
 // Says a default aloud, which keys and when, or how the answer is given.

@@ -84,7 +84,6 @@ v1::LoadSpec Request() {
 TEST(StateCodec, AManifestIsWrittenWithEveryFieldThatTheContractHas) {
   v1::ModelManifest message;
   SetEveryField(message, "t");
-  message.clear_conversions();        // not supported yet
   message.clear_initializer_range();  // only said, never used
   *message.add_tensors() = message.tensors(0);
   message.mutable_tensors(1)->set_name("target");
