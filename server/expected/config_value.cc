@@ -13,14 +13,14 @@ namespace {
 
 namespace dom = simdjson::dom;
 
-constexpr int kMaxDepth = 64;
+constexpr int kMaxConfigDepth = 64;
 
 class Converter {
  public:
   explicit Converter(std::string_view file) : file_(file) {}
 
   absl::StatusOr<ConfigValue> Convert(const dom::element& element, int depth) {
-    if (depth > kMaxDepth) return Invalid(StrCat("values are nested deeper than ", kMaxDepth));
+    if (depth > kMaxConfigDepth) return Invalid(StrCat("values are nested deeper than ", kMaxConfigDepth));
     dom::array array;
     if (!element.get_array().get(array)) return ConvertList(array, depth);
     dom::object object;

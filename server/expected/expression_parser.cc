@@ -10,7 +10,7 @@ namespace keyload {
 
 namespace {
 constexpr size_t kMaxBytes = 1000;
-constexpr int kMaxDepth = 32;
+constexpr int kMaxExpressionDepth = 32;
 }  // namespace
 
 // Recursive descent, loosest operators first.
@@ -64,7 +64,7 @@ class ExpressionParser {
   uint32_t Binary(Op op, uint32_t a, uint32_t b) { return Add({.op = op, .operands = {a, b, 0}, .constant = {}}); }
 
   Position ParseOr() {
-    if (++depth_ > kMaxDepth) return Problem("nested too deeply");
+    if (++depth_ > kMaxExpressionDepth) return Problem("nested too deeply");
     KEYLOAD_ASSIGN_OR_RETURN(uint32_t left, ParseAnd());
     while (TakeWord("or")) {
       KEYLOAD_ASSIGN_OR_RETURN(const uint32_t right, ParseAnd());
