@@ -34,7 +34,7 @@ class Codec : public StateCodec {
       message.clear_expected();
     } else if (spec.expected.manifest != nullptr && !expected.has_manifest()) {
       expected.clear_manifest_digest();
-      *expected.mutable_manifest() = ToProto(*spec.expected.manifest);
+      *expected.mutable_manifest() = keyload::ToProto(*spec.expected.manifest);
     }
     message.mutable_select()->clear_key_list_digest();
     message.mutable_select()->mutable_keys()->Assign(spec.select.keys.begin(), spec.select.keys.end());
@@ -46,7 +46,7 @@ class Codec : public StateCodec {
     if (message.requests_size() == 0) return MakeError(Reason::kInternal, "a model without a request");
     KeptModel model = {.name = "", .generation = message.generation(), .requests = {}};
     for (const state::v1::KeptRequest& request : message.requests()) {
-      KEYLOAD_ASSIGN_OR_RETURN(LoadSpec spec, FromProto(request.spec()));
+      KEYLOAD_ASSIGN_OR_RETURN(LoadSpec spec, keyload::FromProto(request.spec()));
       spec.fingerprint = request.fingerprint();
       if (!model.requests.empty()) spec.expected = model.requests.front().expected;
       model.requests.push_back(std::move(spec));
@@ -61,7 +61,7 @@ class Codec : public StateCodec {
     status.set_model(load.identity.model);
     status.set_done(true);
     if (load.result.ok()) {
-      *status.mutable_report() = ToProto(*load.result);
+      *status.mutable_report() = keyload::ToProto(*load.result);
     } else {
       *status.mutable_error() = ToLoadError(load.result.status());
     }
@@ -75,18 +75,18 @@ class Codec : public StateCodec {
     const v1::LoadStatus& status = message.status();
     KeptLoad load = {.identity = {.load = status.load(), .model = status.model(), .digest = message.digest()},
                      .request_ids = {message.request_ids().begin(), message.request_ids().end()},
-                     .result = FromProto(status.error())};
+                     .result = keyload::FromProto(status.error())};
     if (status.has_report()) {
-      KEYLOAD_ASSIGN_OR_RETURN(load.result, FromProto(status.report()));
+      KEYLOAD_ASSIGN_OR_RETURN(load.result, keyload::FromProto(status.report()));
     }
     return load;
   }
 
-  std::string WriteMap(const NamedDeviceMap& map) const override { return ToProto(map).SerializeAsString(); }
+  std::string WriteMap(const NamedDeviceMap& map) const override { return keyload::ToProto(map).SerializeAsString(); }
 
   absl::StatusOr<NamedDeviceMap> ReadMap(std::string_view bytes) const override {
     KEYLOAD_ASSIGN_OR_RETURN(const v1::NamedDeviceMap message, Parse<v1::NamedDeviceMap>(bytes));
-    return FromProto(message);
+    return keyload::FromProto(message);
   }
 };
 
