@@ -105,7 +105,9 @@ class ConversionsTest(daemon.DaemonTest):
         report = self.assert_loads("--device-map", "cpu")
         mapped = sum(self.made[key].nbytes for key in self.made if ".a." in key or ".b." in key or "norm" in key)
         self.assertEqual(report["bytes"]["mapped"], mapped, "a part of one tensor stays in its file")
-        self.assertEqual(report["bytes"]["read"], sum(a.nbytes for a in self.made.values()) - mapped, "each byte once")
+        copied = sum(a.nbytes for a in self.made.values()) - mapped
+        self.assertGreaterEqual(report["bytes"]["read"], copied)
+        self.assertLess(report["bytes"]["read"], copied * 1.05, "each byte once, and small gaps")
 
     def test_a_gpu_has_what_numpy_makes(self):
         self.assert_loads("--device-map", "cuda:0")
