@@ -1,20 +1,17 @@
 #include "server/rpc/rpc_server.h"
 
-#include <fcntl.h>
 #include <grpc/grpc.h>
 #include <grpcpp/ext/health_check_service_server_builder_option.h>
 #include <grpcpp/health_check_service_interface.h>
 #include <grpcpp/server_builder.h>
-#include <sys/file.h>
 #include <sys/stat.h>
 #include <unistd.h>
 
-#include <cerrno>
-#include <cstring>
 #include <filesystem>
 #include <string_view>
 
 #include "server/base/error.h"
+#include "server/base/lock_file.h"
 #include "server/base/strings.h"
 
 namespace keyload {
@@ -37,12 +34,8 @@ absl::StatusOr<UniqueFd> LockSocket(const std::string& path) {
     if (error) return CannotListen(path, StrCat(parent.string(), ": ", error.message()));
     std::filesystem::permissions(parent, std::filesystem::perms(0750), error);
   }
-  const std::string lock_path = path + ".lock";
-  UniqueFd lock(open(lock_path.c_str(), O_RDWR | O_CREAT | O_CLOEXEC | O_NOFOLLOW, 0600));
-  if (!lock) return CannotListen(path, StrCat(lock_path, ": ", std::strerror(errno)));
-  if (flock(lock.get(), LOCK_EX | LOCK_NB) != 0) {
-    return CannotListen(path, errno == EWOULDBLOCK ? "another keyloadd listens there" : std::strerror(errno));
-  }
+  absl::StatusOr<UniqueFd> lock = LockFile(path + ".lock", "another keyloadd listens there");
+  if (!lock.ok()) return CannotListen(path, ToStd(lock.status().message()));
   return lock;
 }
 

@@ -1,8 +1,6 @@
 #include "server/state/state_directory.h"
 
 #include <fcntl.h>
-#include <sys/file.h>
-#include <sys/stat.h>
 #include <unistd.h>
 
 #include <algorithm>
@@ -13,6 +11,7 @@
 
 #include "server/base/digest.h"
 #include "server/base/error.h"
+#include "server/base/lock_file.h"
 #include "server/base/log.h"
 #include "server/base/strings.h"
 #include "server/base/whole_file.h"
@@ -86,10 +85,8 @@ absl::StatusOr<StateDirectory> StateDirectory::Open(const std::string& path, con
     return !error;
   };
   if (!make(path) || !make(StrCat(path, "/", kAside))) return CannotKeep(path, error.message());
-  UniqueFd lock(open(StrCat(path, "/lock").c_str(), O_RDWR | O_CREAT | O_CLOEXEC | O_NOFOLLOW, 0600));
-  if (!lock) return CannotKeep(path, std::strerror(errno));
-  if (flock(lock.get(), LOCK_EX | LOCK_NB) != 0)
-    return CannotKeep(path, errno == EWOULDBLOCK ? "another keyloadd keeps its state there" : std::strerror(errno));
+  absl::StatusOr<UniqueFd> lock = LockFile(StrCat(path, "/lock"), "another keyloadd keeps its state there");
+  if (!lock.ok()) return CannotKeep(path, ToStd(lock.status().message()));
   for (const std::string& kind : kinds) {
     const std::string folder = StrCat(path, "/", kind);
     if (!make(folder)) return CannotKeep(folder, error.message());
@@ -98,7 +95,7 @@ absl::StatusOr<StateDirectory> StateDirectory::Open(const std::string& path, con
     }
     if (error) return CannotKeep(folder, error.message());
   }
-  return StateDirectory(path, std::move(lock));
+  return StateDirectory(path, *std::move(lock));
 }
 
 std::string StateDirectory::FileOf(std::string_view kind, std::string_view name) const {
