@@ -10,6 +10,7 @@
 #include "server/service/document_store.h"
 #include "server/service/load_table.h"
 #include "server/service/model_name.h"
+#include "server/service/prepare.h"
 
 namespace keyload {
 namespace {
@@ -163,11 +164,8 @@ absl::StatusOr<LoadSpec> WithDocuments(LoadSpec spec, DocumentStore& documents) 
     KEYLOAD_ASSIGN_OR_RETURN(spec.expected.manifest, documents.FindManifest(spec.expected.manifest_digest));
     spec.expected.manifest_digest.clear();
   }
-  if (!spec.key_list_digest.empty()) {
-    KEYLOAD_ASSIGN_OR_RETURN(const std::shared_ptr<const KeyList> list, documents.FindKeyList(spec.key_list_digest));
-    spec.select.keys.insert(spec.select.keys.end(), list->begin(), list->end());
-    spec.key_list_digest.clear();
-  }
+  KEYLOAD_ASSIGN_OR_RETURN(spec.select, WithKeyList(std::move(spec.select), spec.key_list_digest, documents));
+  spec.key_list_digest.clear();
   return spec;
 }
 

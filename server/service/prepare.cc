@@ -17,12 +17,17 @@ bool MayMap(const Shard& shard) {
 
 }  // namespace
 
+absl::StatusOr<KeySelectionSpec> WithKeyList(KeySelectionSpec spec, const std::string& key_list_digest,
+                                             DocumentStore& documents) {
+  if (key_list_digest.empty()) return spec;
+  KEYLOAD_ASSIGN_OR_RETURN(const std::shared_ptr<const KeyList> list, documents.FindKeyList(key_list_digest));
+  spec.keys.insert(spec.keys.end(), list->begin(), list->end());
+  return spec;
+}
+
 absl::StatusOr<KeySelection> CompileSelection(const KeySelectionSpec& spec, const std::string& key_list_digest,
                                               DocumentStore& documents) {
-  if (key_list_digest.empty()) return KeySelection::Compile(spec);
-  KEYLOAD_ASSIGN_OR_RETURN(const std::shared_ptr<const KeyList> list, documents.FindKeyList(key_list_digest));
-  KeySelectionSpec with_list = spec;
-  with_list.keys.insert(with_list.keys.end(), list->begin(), list->end());
+  KEYLOAD_ASSIGN_OR_RETURN(const KeySelectionSpec with_list, WithKeyList(spec, key_list_digest, documents));
   return KeySelection::Compile(with_list);
 }
 

@@ -15,7 +15,10 @@
 
 namespace keyload {
 
-// `spec` with the names of an uploaded key list added, compiled. DOCUMENT_NOT_FOUND, PATTERN_INVALID.
+// `spec` with the names of an uploaded key list added; an empty digest names none. DOCUMENT_NOT_FOUND.
+absl::StatusOr<KeySelectionSpec> WithKeyList(KeySelectionSpec spec, const std::string& key_list_digest,
+                                             DocumentStore& documents);
+// The same, compiled. PATTERN_INVALID besides.
 absl::StatusOr<KeySelection> CompileSelection(const KeySelectionSpec& spec, const std::string& key_list_digest,
                                               DocumentStore& documents);
 
