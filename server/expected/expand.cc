@@ -1,8 +1,9 @@
 #include "server/expected/expand.h"
 
-#include <algorithm>
+#include <span>
 #include <utility>
 
+#include "absl/functional/function_ref.h"
 #include "server/base/error.h"
 #include "server/base/strings.h"
 #include "server/checkpoint/json_checks.h"
@@ -13,6 +14,43 @@ namespace {
 constexpr size_t kMaxSteps = 4 * kMaxExpectedKeys;  // lines looked at, those whose condition is false too
 constexpr size_t kMaxNameBytes = size_t{256} << 20;
 constexpr size_t kMaxTexts = 1'000;
+
+// What is done on the way through the texts of a name.
+struct TextWalk {
+  absl::FunctionRef<absl::Status()> step;                              // before each part and each text
+  absl::FunctionRef<absl::Status()> visit;                             // at each text
+  absl::FunctionRef<absl::Status(const absl::Status&)> range_problem;  // what to return when a range is no numbers
+};
+
+// Puts `parts` behind `text`, once for each number of their ranges; the first range varies slowest.
+absl::Status ForEachText(std::span<const NamePart> parts, std::vector<Value>& values, std::string& text,
+                         const TextWalk& walk) {
+  KEYLOAD_RETURN_IF_ERROR(walk.step());
+  if (parts.empty()) return walk.visit();
+  const NamePart& at = parts.front();
+  const size_t length = text.size();
+  text += at.literal;
+  const size_t before_number = text.size();
+  int64_t first = 0, last = 0;
+  if (at.range) {
+    const absl::StatusOr<int64_t> from = at.range->first.Integer(values);
+    if (!from.ok()) return walk.range_problem(from.status());
+    const absl::StatusOr<int64_t> to = at.range->last.Integer(values);
+    if (!to.ok()) return walk.range_problem(to.status());
+    first = *from;
+    last = *to;
+  }
+  for (int64_t number = first; number <= last; ++number) {
+    if (at.range) {
+      StrAppend(&text, number);
+      values[at.range->slot] = number;
+    }
+    KEYLOAD_RETURN_IF_ERROR(ForEachText(parts.subspan(1), values, text, walk));
+    text.resize(before_number);
+  }
+  text.resize(length);
+  return absl::OkStatus();
+}
 
 class Expander {
  public:
@@ -46,38 +84,22 @@ class Expander {
     for (const TreeNode& node : nodes) {
       const size_t length = name_.size();
       if (length > 0) name_ += '.';
-      const absl::Status status = ExpandName(node, 0, scope);
+      const absl::Status status = ExpandName(node, scope);
       name_.resize(length);
       KEYLOAD_RETURN_IF_ERROR(status);
     }
     return absl::OkStatus();
   }
 
-  // The node with its name from `part` on, once for each number of the ranges there.
-  absl::Status ExpandName(const TreeNode& node, size_t part, const Scope& scope) {
-    if (++steps_ > kMaxSteps) return Problem(scope, node, StrCat("more than ", kMaxSteps, " lines of the template"));
-    if (part == node.name.size()) return Emit(node, scope);
-    const NamePart& at = node.name[part];
-    const size_t length = name_.size();
-    name_ += at.literal;
-    if (!at.range) {
-      const absl::Status status = ExpandName(node, part + 1, scope);
-      name_.resize(length);
-      return status;
-    }
-    const absl::StatusOr<int64_t> first = at.range->first.Integer(*scope.values);
-    if (!first.ok()) return Problem(scope, node, first.status());
-    const absl::StatusOr<int64_t> last = at.range->last.Integer(*scope.values);
-    if (!last.ok()) return Problem(scope, node, last.status());
-    const size_t before_number = name_.size();
-    for (int64_t number = *first; number <= *last; ++number) {
-      StrAppend(&name_, number);
-      (*scope.values)[at.range->slot] = number;
-      KEYLOAD_RETURN_IF_ERROR(ExpandName(node, part + 1, scope));
-      name_.resize(before_number);
-    }
-    name_.resize(length);
-    return absl::OkStatus();
+  absl::Status ExpandName(const TreeNode& node, const Scope& scope) {
+    const auto step = [&]() -> absl::Status {
+      return ++steps_ > kMaxSteps ? Problem(scope, node, StrCat("more than ", kMaxSteps, " lines of the template"))
+                                  : absl::OkStatus();
+    };
+    return ForEachText(node.name, *scope.values, name_,
+                       {.step = step,
+                        .visit = [&] { return Emit(node, scope); },
+                        .range_problem = [&](const absl::Status& status) { return Problem(scope, node, status); }});
   }
 
   absl::Status Emit(const TreeNode& node, const Scope& scope) {
@@ -141,57 +163,27 @@ class Expander {
   uint64_t total_bytes_ = 0;
 };
 
-// One text and the ranges in it; the first range varies slowest.
-class NameExpander {
- public:
-  NameExpander(const TemplateName& name, std::vector<Value>& values, std::vector<std::string>& texts)
-      : name_(name), values_(values), texts_(texts) {}
-
-  absl::Status Run() { return From(0); }
-
- private:
-  absl::Status From(size_t part) {
-    if (part == name_.parts.size()) {
-      if (texts_.size() == kMaxTexts) return absl::InvalidArgumentError(StrCat("over ", kMaxTexts, " patterns"));
-      texts_.push_back(text_);
-      return absl::OkStatus();
-    }
-    const NamePart& at = name_.parts[part];
-    const size_t length = text_.size();
-    text_ += at.literal;
-    int64_t first = 0, last = 0;
-    if (at.range) {
-      KEYLOAD_ASSIGN_OR_RETURN(first, at.range->first.Integer(values_));
-      KEYLOAD_ASSIGN_OR_RETURN(last, at.range->last.Integer(values_));
-    }
-    const size_t before_number = text_.size();
-    for (int64_t number = first; number <= last; ++number) {
-      if (at.range) {
-        StrAppend(&text_, number);
-        values_[at.range->slot] = number;
-      }
-      KEYLOAD_RETURN_IF_ERROR(From(part + 1));
-      text_.resize(before_number);
-    }
-    text_.resize(length);
-    return absl::OkStatus();
-  }
-
-  const TemplateName& name_;
-  std::vector<Value>& values_;
-  std::vector<std::string>& texts_;
-  std::string text_;
-};
-
 }  // namespace
 
 absl::Status ExpandTree(ExpandInput input, Manifest& manifest) { return Expander(std::move(input), manifest).Run(); }
 
 absl::Status ExpandNames(const std::vector<TemplateName>& names, const KeyTemplate& parsed, std::vector<Value> values,
                          std::string_view config_file, std::vector<std::string>& texts) {
+  size_t steps = 0;
   for (const TemplateName& name : names) {
-    if (const absl::Status status = NameExpander(name, values, texts).Run(); !status.ok())
-      return ConfigError(config_file, ToStd(status.message()), parsed.file, name.line);
+    const auto problem = [&](std::string_view what) { return ConfigError(config_file, what, parsed.file, name.line); };
+    const auto step = [&]() -> absl::Status {
+      return ++steps > kMaxSteps ? problem(StrCat("more than ", kMaxSteps, " texts")) : absl::OkStatus();
+    };
+    std::string text;
+    const auto visit = [&]() -> absl::Status {
+      if (texts.size() == kMaxTexts) return problem(StrCat("over ", kMaxTexts, " patterns"));
+      texts.push_back(text);
+      return absl::OkStatus();
+    };
+    const auto range_problem = [&](const absl::Status& status) { return problem(ToStd(status.message())); };
+    KEYLOAD_RETURN_IF_ERROR(
+        ForEachText(name.parts, values, text, {.step = step, .visit = visit, .range_problem = range_problem}));
   }
   return absl::OkStatus();
 }
