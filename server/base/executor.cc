@@ -33,11 +33,6 @@ bool Executor::TrySubmit(absl::AnyInvocable<void()> task) {
   return true;
 }
 
-void Executor::set_queue_limit(size_t limit) {
-  MutexLock lock(mutex_);
-  queue_limit_ = limit;
-}
-
 size_t Executor::queued() const {
   MutexLock lock(mutex_);
   return queue_.size();

@@ -26,14 +26,12 @@ class Executor {
   [[nodiscard]] bool TrySubmit(absl::AnyInvocable<void()> task);
   size_t threads() const { return threads_.size(); }
   size_t queued() const;
-  // Tasks that wait already stay, be they more than `limit`.
-  void set_queue_limit(size_t limit);
 
  private:
   void Work();
 
+  const size_t queue_limit_;
   mutable Mutex mutex_;
-  size_t queue_limit_ ABSL_GUARDED_BY(mutex_);
   CondVar ready_;
   std::deque<absl::AnyInvocable<void()>> queue_ ABSL_GUARDED_BY(mutex_);
   bool stopping_ ABSL_GUARDED_BY(mutex_) = false;

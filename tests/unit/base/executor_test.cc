@@ -23,24 +23,6 @@ TEST(Executor, RefusesWhatIsBeyondItsQueue) {
   release.count_down();
 }
 
-TEST(Executor, TheQueueCanBeMadeShorterAndLonger) {
-  std::latch started(1), release(1);
-  Executor executor({.name = "test", .threads = 1, .queue_limit = 2});
-  ASSERT_TRUE(executor.TrySubmit([&] {
-    started.count_down();
-    release.wait();
-  }));
-  started.wait();
-  ASSERT_TRUE(executor.TrySubmit([] {}));
-  ASSERT_TRUE(executor.TrySubmit([] {}));
-  executor.set_queue_limit(1);
-  EXPECT_EQ(executor.queued(), 2) << "what waits stays";
-  EXPECT_FALSE(executor.TrySubmit([] {}));
-  executor.set_queue_limit(3);
-  EXPECT_TRUE(executor.TrySubmit([] {}));
-  release.count_down();
-}
-
 TEST(Executor, FinishesWhatIsQueuedBeforeItIsDestroyed) {
   std::atomic<int> done = 0;
   {
