@@ -12,6 +12,7 @@
 namespace keyload {
 namespace {
 
+constexpr std::string_view kUnix = "unix:";
 constexpr size_t kMaxSocketPath = sizeof(sockaddr_un::sun_path) - 1;
 
 absl::Status BadAddress(std::string_view address, std::string_view why) {
@@ -30,18 +31,23 @@ absl::Status CheckSocketPath(std::string_view address, std::string_view path) {
   return absl::OkStatus();
 }
 
-bool IsLoopback(std::string_view host) {
+}  // namespace
+
+bool IsUnixAddress(std::string_view address) { return address.starts_with(kUnix); }
+
+bool IsLoopbackAddress(std::string_view address) {
+  const std::string_view host = address.substr(0, address.rfind(':'));
   if (host == "localhost" || host == "[::1]") return true;
   in_addr parsed{};
   return inet_pton(AF_INET, std::string(host).c_str(), &parsed) == 1 && (ntohl(parsed.s_addr) >> 24) == 127;
 }
 
-}  // namespace
-
 absl::Status CheckListenAddress(std::string_view address) {
-  constexpr std::string_view kUnix = "unix:";
-  if (address.starts_with(kUnix)) return CheckSocketPath(address, address.substr(kUnix.size()));
+  if (IsUnixAddress(address)) return CheckSocketPath(address, address.substr(kUnix.size()));
+  return CheckTcpAddress(address);
+}
 
+absl::Status CheckTcpAddress(std::string_view address) {
   const size_t colon = address.rfind(':');
   if (colon == std::string_view::npos) return BadAddress(address, "expected unix:PATH or HOST:PORT");
   const std::string_view host = address.substr(0, colon);
@@ -51,14 +57,9 @@ absl::Status CheckListenAddress(std::string_view address) {
       number > 65535) {
     return BadAddress(address, "the port must be a number from 0 to 65535");
   }
-  if (host.empty()) return BadAddress(address, "the host is missing");
+  if (host.empty()) return BadAddress(address, "the host is missing; every interface is 0.0.0.0 or [::]");
   if (!host.starts_with('[') && host.find(':') != std::string_view::npos) {
     return BadAddress(address, "an IPv6 host must stand in brackets, as in [::1]:7077");
-  }
-  if (!IsLoopback(host)) {
-    return BadAddress(address,
-                      "only loopback addresses are served over TCP, because this version has no TLS; "
-                      "use a Unix socket or 127.0.0.1");
   }
   return absl::OkStatus();
 }

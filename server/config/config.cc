@@ -10,6 +10,7 @@
 #include "absl/strings/str_format.h"
 #include "absl/strings/str_split.h"
 #include "server/base/error.h"
+#include "server/config/address.h"
 #include "server/config/config_file.h"
 #include "server/config/settings.h"
 
@@ -65,10 +66,13 @@ absl::StatusOr<Flags> ParseFlags(const std::vector<std::string>& args) {
   std::vector<std::pair<const CLI::Option*, std::unique_ptr<std::vector<std::string>>>> given;
   for (const Setting& setting : AllSettings()) {
     auto values = std::make_unique<std::vector<std::string>>();
-    CLI::Option* option = app.add_option(std::string(setting.flag), *values, std::string(setting.help))
-                              ->type_name(std::string(setting.placeholder))
-                              ->type_size(1)
-                              ->allow_extra_args(false);
+    const std::string flag(setting.flag);
+    const std::string help(setting.help);
+    CLI::Option* option = setting.kind == SettingKind::kSwitch ? app.add_flag(flag, *values, help)
+                                                               : app.add_option(flag, *values, help)
+                                                                     ->type_name(std::string(setting.placeholder))
+                                                                     ->type_size(1)
+                                                                     ->allow_extra_args(false);
     given.emplace_back(option, std::move(values));
   }
 
@@ -119,6 +123,24 @@ absl::Status ApplyEnvironment(const std::map<std::string, std::string>& environm
   return absl::OkStatus();
 }
 
+// What no setting can say of itself alone.
+absl::Status CheckTogether(const Config& config) {
+  if (config.tls_cert.empty() != config.tls_key.empty()) {
+    return Bad(config.tls_cert.empty() ? "--tls-cert" : "--tls-key", "a certificate and its key go together");
+  }
+  if (!config.tls_client_ca.empty() && config.tls_cert.empty()) {
+    return Bad("--tls-client-ca", "clients can only be verified over TLS: --tls-cert and --tls-key are missing");
+  }
+  if (!config.tls_cert.empty() || config.insecure_listen) return absl::OkStatus();
+  for (const std::string& address : config.listen) {
+    if (IsUnixAddress(address) || IsLoopbackAddress(address)) continue;
+    return Bad("--listen", absl::StrFormat("%s is reached from other machines: give it TLS (--tls-cert, --tls-key), or "
+                                           "say --insecure-listen to serve it without",
+                                           address));
+  }
+  return absl::OkStatus();
+}
+
 }  // namespace
 
 absl::StatusOr<Config> ParseConfig(const std::vector<std::string>& args,
@@ -143,6 +165,7 @@ absl::StatusOr<Config> ParseConfig(const std::vector<std::string>& args,
       return Bad(setting.flag, std::string(status.message()));
     }
   }
+  KEYLOAD_RETURN_IF_ERROR(CheckTogether(config));
   return config;
 }
 

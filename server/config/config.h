@@ -10,6 +10,7 @@
 #include "absl/status/statusor.h"
 #include "absl/time/time.h"
 #include "server/base/log.h"
+#include "server/base/role.h"
 
 namespace keyload {
 
@@ -27,8 +28,20 @@ enum class Restore { kLazily, kAsAsked, kNot };
 
 // How one daemon is set up. A plain value; sizes in bytes.
 struct Config {
-  std::vector<std::string> listen{
-      "unix:/run/keyload/keyload.sock"};   // "unix:/ABSOLUTE/PATH" or "HOST:PORT" on loopback
+  // "unix:/ABSOLUTE/PATH" or "HOST:PORT"; beyond loopback only with TLS or insecure_listen.
+  std::vector<std::string> listen{"unix:/run/keyload/keyload.sock"};
+  bool insecure_listen = false;
+  uint32_t socket_mode = 0660;         // of Unix sockets
+  std::vector<uint32_t> allowed_uids;  // who may connect to a Unix socket; both lists empty: whom the mode lets in
+  std::vector<uint32_t> allowed_gids;  // a process is let in for any of its groups
+  Role socket_role = Role::kAdmin;     // of callers on a Unix socket that show no token
+  std::string tls_cert;                // absolute paths of PEM files; empty: TCP without TLS
+  std::string tls_key;
+  std::string tls_client_ca;   // empty: clients need no certificate
+  std::string token_file;      // absolute; empty: no tokens, and every caller let in is an admin
+  std::string health_listen;   // "HOST:PORT", for probes; empty: none
+  std::string metrics_listen;  // "HOST:PORT", for Prometheus; empty: none
+  bool reflection = false;
   std::vector<std::string> model_roots;    // absolute, not resolved; empty: no path may be loaded
   std::vector<std::string> template_dirs;  // absolute; looked through before the built-in templates
   std::optional<SimulatedGpus> simulate_gpus;

@@ -33,6 +33,8 @@ std::string_view ExpectedType(SettingKind kind) {
       return "an integer";
     case SettingKind::kList:
       return "an array of strings";
+    case SettingKind::kSwitch:
+      return "true or false";
   }
   return "";
 }
@@ -48,6 +50,10 @@ std::optional<std::vector<std::string>> ToText(const toml::node& node, SettingKi
       values.push_back(element.as_string()->get());
     }
     return values;
+  }
+  if (kind == SettingKind::kSwitch) {
+    if (!node.is_boolean()) return std::nullopt;
+    return std::vector<std::string>{node.as_boolean()->get() ? "true" : "false"};
   }
   if (kind != SettingKind::kCount && node.is_string()) return std::vector<std::string>{node.as_string()->get()};
   if (kind != SettingKind::kText && node.is_integer()) {

@@ -20,6 +20,7 @@ constexpr uint64_t kMinScratchBytes = uint64_t{1} << 20;
 constexpr uint32_t kMaxSimulatedGpus = 1024;
 constexpr uint32_t kMaxThreads = 1024;
 constexpr uint32_t kMaxQueue = 1'000'000;
+constexpr uint32_t kMaxId = std::numeric_limits<uint32_t>::max() - 1;  // the last one means none
 
 template <typename... Args>
 absl::Status Bad(const absl::FormatSpec<Args...>& format, const Args&... args) {
@@ -65,6 +66,53 @@ absl::Status ApplyListen(Values values, Config& config) {
   }
   config.listen.assign(values.begin(), values.end());
   return absl::OkStatus();
+}
+
+absl::Status ApplySocketMode(Values values, Config& config) {
+  const std::string& text = values[0];
+  const bool octal = text.size() >= 3 && text.size() <= 4 && text.find_first_not_of("01234567") == std::string::npos;
+  const unsigned long mode = octal ? std::stoul(text, nullptr, 8) : 0;
+  if (!octal || mode > 0777) return Bad("expected a mode such as 0660, not \"%s\"", text);
+  config.socket_mode = static_cast<uint32_t>(mode);
+  return absl::OkStatus();
+}
+
+// Numbers, because the names of another container are not this one's.
+absl::Status ParseIds(Values values, std::vector<uint32_t>& ids) {
+  std::vector<uint32_t> parsed;
+  for (const std::string& text : values) {
+    KEYLOAD_ASSIGN_OR_RETURN(parsed.emplace_back(), ParseCount(text, 0, kMaxId));
+  }
+  ids = std::move(parsed);
+  return absl::OkStatus();
+}
+
+absl::Status ApplyAllowUid(Values values, Config& config) { return ParseIds(values, config.allowed_uids); }
+absl::Status ApplyAllowGid(Values values, Config& config) { return ParseIds(values, config.allowed_gids); }
+
+absl::Status ApplySocketRole(Values values, Config& config) {
+  return ParseChoice<Role>(
+      values[0], {{"none", Role::kNone}, {"read", Role::kRead}, {"load", Role::kLoad}, {"admin", Role::kAdmin}},
+      config.socket_role);
+}
+
+template <auto kField>
+absl::Status ApplyPath(Values values, Config& config) {
+  if (!values[0].starts_with('/')) return Bad("expected an absolute path, not \"%s\"", values[0]);
+  config.*kField = values[0];
+  return absl::OkStatus();
+}
+
+template <auto kField>
+absl::Status ApplyTcpAddress(Values values, Config& config) {
+  KEYLOAD_RETURN_IF_ERROR(CheckTcpAddress(values[0]));
+  config.*kField = values[0];
+  return absl::OkStatus();
+}
+
+template <auto kField>
+absl::Status ApplySwitch(Values values, Config& config) {
+  return ParseChoice<bool>(values[0], {{"true", true}, {"false", false}}, config.*kField);
 }
 
 absl::Status ApplyModelRoots(Values values, Config& config) {
@@ -150,12 +198,6 @@ absl::Status ApplyGrace(Values values, Config& config) {
   return absl::OkStatus();
 }
 
-absl::Status ApplyStateDir(Values values, Config& config) {
-  if (!values[0].starts_with('/')) return Bad("expected an absolute path, not \"%s\"", values[0]);
-  config.state_dir = values[0];
-  return absl::OkStatus();
-}
-
 absl::Status ApplyRestore(Values values, Config& config) {
   return ParseChoice<Restore>(
       values[0], {{"lazy", Restore::kLazily}, {"load", Restore::kAsAsked}, {"none", Restore::kNot}}, config.restore);
@@ -186,8 +228,41 @@ void Adopt(const Config& from, Config& to) {
 
 constexpr Setting kSettings[] = {
     {"--listen", "KEYLOADD_LISTEN", "listen", SettingKind::kList, ',', "ADDRESS",
-     "Serve on unix:PATH or HOST:PORT (loopback); may be repeated [unix:/run/keyload/keyload.sock]", ApplyListen,
+     "Serve on unix:PATH or HOST:PORT; may be repeated [unix:/run/keyload/keyload.sock]", ApplyListen,
      Same<&Config::listen>, nullptr},
+    {"--insecure-listen", "KEYLOADD_INSECURE_LISTEN", "insecure_listen", SettingKind::kSwitch, '\0', "",
+     "Serve addresses beyond loopback without TLS", ApplySwitch<&Config::insecure_listen>,
+     Same<&Config::insecure_listen>, nullptr},
+    {"--socket-mode", "KEYLOADD_SOCKET_MODE", "socket_mode", SettingKind::kText, '\0', "MODE",
+     "Permissions of Unix sockets [0660]", ApplySocketMode, Same<&Config::socket_mode>, nullptr},
+    {"--allow-uid", "KEYLOADD_ALLOW_UID", "allow_uid", SettingKind::kList, ',', "UID",
+     "Of those that can reach a Unix socket, serve only this user; may be repeated, and combined with --allow-gid",
+     ApplyAllowUid, Same<&Config::allowed_uids>, Adopt<&Config::allowed_uids>},
+    {"--allow-gid", "KEYLOADD_ALLOW_GID", "allow_gid", SettingKind::kList, ',', "GID",
+     "The same for the members of a group", ApplyAllowGid, Same<&Config::allowed_gids>, Adopt<&Config::allowed_gids>},
+    {"--socket-role", "KEYLOADD_SOCKET_ROLE", "socket_role", SettingKind::kText, '\0', "ROLE",
+     "What callers on a Unix socket may do without a token: none, read, load or admin [admin]", ApplySocketRole,
+     Same<&Config::socket_role>, nullptr},
+    {"--tls-cert", "KEYLOADD_TLS_CERT", "tls_cert", SettingKind::kText, '\0', "FILE",
+     "Serve TCP over TLS with the certificate chain in this PEM file; read again when it changes",
+     ApplyPath<&Config::tls_cert>, Same<&Config::tls_cert>, nullptr},
+    {"--tls-key", "KEYLOADD_TLS_KEY", "tls_key", SettingKind::kText, '\0', "FILE", "Its private key",
+     ApplyPath<&Config::tls_key>, Same<&Config::tls_key>, nullptr},
+    {"--tls-client-ca", "KEYLOADD_TLS_CLIENT_CA", "tls_client_ca", SettingKind::kText, '\0', "FILE",
+     "Serve TCP only to clients with a certificate that one of these authorities signed",
+     ApplyPath<&Config::tls_client_ca>, Same<&Config::tls_client_ca>, nullptr},
+    {"--token-file", "KEYLOADD_TOKEN_FILE", "token_file", SettingKind::kText, '\0', "FILE",
+     "Serve TCP only to callers with one of these tokens; read again when it changes", ApplyPath<&Config::token_file>,
+     Same<&Config::token_file>, nullptr},
+    {"--health-listen", "KEYLOADD_HEALTH_LISTEN", "health_listen", SettingKind::kText, '\0', "HOST:PORT",
+     "Answer health probes, and nothing else, without TLS and token", ApplyTcpAddress<&Config::health_listen>,
+     Same<&Config::health_listen>, nullptr},
+    {"--metrics-listen", "KEYLOADD_METRICS_LISTEN", "metrics_listen", SettingKind::kText, '\0', "HOST:PORT",
+     "Serve metrics for Prometheus over HTTP", ApplyTcpAddress<&Config::metrics_listen>, Same<&Config::metrics_listen>,
+     nullptr},
+    {"--reflection", "KEYLOADD_REFLECTION", "reflection", SettingKind::kSwitch, '\0', "",
+     "Let any client list the services and messages of this server", ApplySwitch<&Config::reflection>,
+     Same<&Config::reflection>, nullptr},
     {"--model-root", "KEYLOADD_MODEL_ROOT", "model_roots", SettingKind::kList, ':', "DIR",
      "Allow loading from below DIR; may be repeated; without any, no path is allowed", ApplyModelRoots,
      Same<&Config::model_roots>, Adopt<&Config::model_roots>},
@@ -219,8 +294,8 @@ constexpr Setting kSettings[] = {
     {"--grace", "KEYLOADD_GRACE", "grace", SettingKind::kText, '\0', "DURATION",
      "Time that running loads get after SIGTERM [30s]", ApplyGrace, Same<&Config::grace>, Adopt<&Config::grace>},
     {"--state-dir", "KEYLOADD_STATE_DIR", "state_dir", SettingKind::kText, '\0', "DIR",
-     "Keep models, device maps and reports there over a restart; without it nothing is kept", ApplyStateDir,
-     Same<&Config::state_dir>, nullptr},
+     "Keep models, device maps and reports there over a restart; without it nothing is kept",
+     ApplyPath<&Config::state_dir>, Same<&Config::state_dir>, nullptr},
     {"--restore", "KEYLOADD_RESTORE", "restore", SettingKind::kText, '\0', "HOW",
      "Models of the run before: lazy (known, read on first need), load (as they were asked for) or none [lazy]",
      ApplyRestore, Same<&Config::restore>, nullptr},

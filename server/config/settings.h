@@ -12,10 +12,11 @@ namespace keyload {
 
 // What a setting's value looks like in a file. Flags and the environment give text for every kind.
 enum class SettingKind {
-  kText,   // a string
-  kSize,   // a string such as "20GiB", or an integer: bytes
-  kCount,  // an integer
-  kList,   // an array of strings
+  kText,    // a string
+  kSize,    // a string such as "20GiB", or an integer: bytes
+  kCount,   // an integer
+  kList,    // an array of strings
+  kSwitch,  // true or false; the flag alone means true
 };
 
 // One thing that can be configured, under the same name in flags, environment and file.

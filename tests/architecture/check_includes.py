@@ -14,6 +14,7 @@ import sys
 ALLOWED = {
     "base": set(),
     "config": {"base"},
+    "access": {"base"},
     "state": {"base"},
     "checkpoint": {"base"},
     "io": {"base"},
@@ -24,12 +25,13 @@ ALLOWED = {
     "placement": {"base", "keys"},
     "plan": {"base", "checkpoint", "keys", "placement", "tensor"},
     "report": {"base", "keys", "placement"},
+    "metrics": {"base", "report"},
     "store": {"base", "device", "io", "keys", "plan", "report"},
     "lifecycle": {"base", "report", "store"},
     "load": {"base", "device", "io", "plan", "report", "store", "tensor"},
-    "service": {"base", "checkpoint", "device", "expected", "io", "keys", "lifecycle", "load", "placement", "plan", "report",
-                "state", "store", "tensor"},
-    "rpc": {"base", "keys", "lifecycle", "placement", "report", "service"},
+    "service": {"base", "checkpoint", "device", "expected", "io", "keys", "lifecycle", "load", "metrics", "placement", "plan",
+                "report", "state", "store", "tensor"},
+    "rpc": {"access", "base", "keys", "lifecycle", "metrics", "placement", "report", "service"},
 }
 # Headers that only these places may include.
 RESERVED = [

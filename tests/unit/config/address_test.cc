@@ -12,18 +12,25 @@ using ::testing::HasSubstr;
 
 std::string Refusal(const std::string& address) { return std::string(CheckListenAddress(address).message()); }
 
-TEST(CheckListenAddress, AcceptsUnixSocketsAndLoopback) {
-  for (const char* address :
-       {"unix:/run/keyload/keyload.sock", "127.0.0.1:7077", "127.1.2.3:0", "localhost:65535", "[::1]:7077"}) {
+TEST(CheckListenAddress, AcceptsUnixSocketsAndTcp) {
+  for (const char* address : {"unix:/run/keyload/keyload.sock", "127.0.0.1:7077", "127.1.2.3:0", "localhost:65535",
+                              "[::1]:7077", "0.0.0.0:7077", "[::]:7077", "node-7.example:7077"}) {
     EXPECT_TRUE(CheckListenAddress(address).ok()) << CheckListenAddress(address);
   }
 }
 
-TEST(CheckListenAddress, RefusesTcpBeyondLoopbackAndSaysWhy) {
-  for (const char* address :
-       {"0.0.0.0:7077", "10.0.0.1:7077", "[::]:7077", "node-7:7077", "127.0.0.1.example:7077", "128.0.0.1:1"}) {
-    EXPECT_THAT(Refusal(address), HasSubstr("no TLS")) << address;
-    EXPECT_THAT(Refusal(address), HasSubstr(address));
+TEST(CheckTcpAddress, RefusesAUnixSocket) {
+  EXPECT_FALSE(CheckTcpAddress("unix:/run/keyload/keyload.sock").ok());
+  EXPECT_TRUE(CheckTcpAddress("0.0.0.0:7077").ok());
+}
+
+TEST(IsLoopbackAddress, TellsWhatOnlyThisMachineReaches) {
+  for (const char* address : {"127.0.0.1:7077", "127.1.2.3:0", "localhost:1", "[::1]:7077"}) {
+    EXPECT_TRUE(IsLoopbackAddress(address)) << address;
+  }
+  for (const char* address : {"0.0.0.0:7077", "10.0.0.1:7077", "[::]:7077", "node-7:7077", "127.0.0.1.example:7077",
+                              "128.0.0.1:1", "localhost.example:1", "[::ffff:127.0.0.1]:1"}) {
+    EXPECT_FALSE(IsLoopbackAddress(address)) << address;
   }
 }
 

@@ -38,6 +38,18 @@ TEST(ApplyConfigFile, ReadsEveryKey) {
     grace = "5s"
     log_format = "json"
     log_level = "debug"
+    insecure_listen = true
+    socket_mode = "0666"
+    allow_uid = ["1000", "0"]
+    allow_gid = ["10001"]
+    socket_role = "load"
+    tls_cert = "/c.pem"
+    tls_key = "/k.pem"
+    tls_client_ca = "/a.pem"
+    token_file = "/t"
+    health_listen = "0.0.0.0:8086"
+    metrics_listen = "0.0.0.0:9464"
+    reflection = true
   )",
                                               config);
   ASSERT_TRUE(status.ok()) << status;
@@ -52,6 +64,18 @@ TEST(ApplyConfigFile, ReadsEveryKey) {
   EXPECT_EQ(config.grace, absl::Seconds(5));
   EXPECT_EQ(config.log_format, LogFormat::kJson);
   EXPECT_EQ(config.log_level, LogLevel::kDebug);
+  EXPECT_TRUE(config.insecure_listen);
+  EXPECT_EQ(config.socket_mode, 0666u);
+  EXPECT_THAT(config.allowed_uids, ElementsAre(1000, 0));
+  EXPECT_THAT(config.allowed_gids, ElementsAre(10001));
+  EXPECT_EQ(config.socket_role, Role::kLoad);
+  EXPECT_EQ(config.tls_cert, "/c.pem");
+  EXPECT_EQ(config.tls_key, "/k.pem");
+  EXPECT_EQ(config.tls_client_ca, "/a.pem");
+  EXPECT_EQ(config.token_file, "/t");
+  EXPECT_EQ(config.health_listen, "0.0.0.0:8086");
+  EXPECT_EQ(config.metrics_listen, "0.0.0.0:9464");
+  EXPECT_TRUE(config.reflection);
 }
 
 TEST(ApplyConfigFile, RefusesAnUnknownKeyWithItsLine) {
@@ -71,6 +95,8 @@ TEST(ApplyConfigFile, RefusesAWrongTypeWithKeyAndLine) {
   EXPECT_EQ(Refusal("grace = 30\n"), "k.toml:1: grace: expected a string");
   EXPECT_EQ(Refusal("listen = \"unix:/a\"\n"), "k.toml:1: listen: expected an array of strings");
   EXPECT_EQ(Refusal("model_roots = [\"/a\", 1]\n"), "k.toml:1: model_roots: expected an array of strings");
+  EXPECT_EQ(Refusal("reflection = \"true\"\n"), "k.toml:1: reflection: expected true or false");
+  EXPECT_EQ(Refusal("reflection = 1\n"), "k.toml:1: reflection: expected true or false");
   EXPECT_THAT(Refusal("host_memory = true\n"), StartsWith("k.toml:1: host_memory: expected a string such as"));
 }
 
@@ -98,6 +124,11 @@ TEST(ApplyConfigFile, TheSampleIsValidAndStatesTheDefaults) {
   EXPECT_EQ(config->grace, defaults.grace);
   EXPECT_EQ(config->log_format, defaults.log_format);
   EXPECT_EQ(config->log_level, defaults.log_level);
+  EXPECT_EQ(config->socket_mode, defaults.socket_mode);
+  EXPECT_EQ(config->socket_role, defaults.socket_role);
+  EXPECT_THAT(config->allowed_uids, IsEmpty());
+  EXPECT_EQ(config->insecure_listen, defaults.insecure_listen);
+  EXPECT_EQ(config->reflection, defaults.reflection);
   EXPECT_THAT(config->model_roots, ElementsAre("/models"));
 }
 

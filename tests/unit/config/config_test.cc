@@ -181,7 +181,17 @@ TEST(ParseConfig, RefusesWrongFlagsByName) {
 }
 
 TEST(ParseConfig, RefusesWrongValuesByFlag) {
-  EXPECT_THAT(Refusal({"--listen", "0.0.0.0:1"}), StartsWith("--listen: "));
+  EXPECT_THAT(Refusal({"--listen", "nowhere"}), StartsWith("--listen: "));
+  EXPECT_THAT(Refusal({"--socket-mode", "0860"}), StartsWith("--socket-mode: "));
+  EXPECT_THAT(Refusal({"--socket-mode", "01777"}), StartsWith("--socket-mode: "));
+  EXPECT_THAT(Refusal({"--socket-mode", "7777"}), StartsWith("--socket-mode: "));
+  EXPECT_THAT(Refusal({"--allow-uid", "keyload"}), StartsWith("--allow-uid: "));
+  EXPECT_THAT(Refusal({"--allow-gid", "4294967295"}), StartsWith("--allow-gid: "));
+  EXPECT_THAT(Refusal({"--socket-role", "root"}), HasSubstr("expected none, read, load, admin, not \"root\""));
+  EXPECT_THAT(Refusal({"--tls-cert", "cert.pem", "--tls-key", "/k"}), StartsWith("--tls-cert: "));
+  EXPECT_THAT(Refusal({"--token-file", "tokens"}), StartsWith("--token-file: "));
+  EXPECT_THAT(Refusal({"--health-listen", "unix:/h"}), StartsWith("--health-listen: "));
+  EXPECT_THAT(Refusal({"--metrics-listen", ":9464"}), StartsWith("--metrics-listen: "));
   EXPECT_THAT(Refusal({"--listen", "unix:/a", "--listen", "unix:/a"}), HasSubstr("listed twice"));
   EXPECT_THAT(Refusal({"--model-root", "models"}), StartsWith("--model-root: "));
   EXPECT_THAT(Refusal({"--model-root", ""}), StartsWith("--model-root: "));
@@ -195,6 +205,43 @@ TEST(ParseConfig, RefusesWrongValuesByFlag) {
   EXPECT_THAT(Refusal({"--grace", "inf"}), StartsWith("--grace: "));
   EXPECT_THAT(Refusal({"--log-format", "xml"}), HasSubstr("expected text, json, not \"xml\""));
   EXPECT_THAT(Refusal({"--log-level", "INFO"}), StartsWith("--log-level: "));
+}
+
+TEST(ParseConfig, ServesBeyondLoopbackOnlyWithTlsOrWhenToldTo) {
+  EXPECT_THAT(Refusal({"--listen", "0.0.0.0:7077"}), HasSubstr("--insecure-listen"));
+  EXPECT_THAT(Refusal({"--listen", "unix:/a", "--listen", "node-7:7077"}), HasSubstr("node-7:7077"));
+  EXPECT_THAT(Refusal({"--listen", "0.0.0.0:7077", "--insecure-listen=false"}), HasSubstr("--insecure-listen"));
+  EXPECT_TRUE(Parse({"--listen", "0.0.0.0:7077", "--insecure-listen"}).ok());
+  EXPECT_TRUE(Parse({"--listen", "0.0.0.0:7077", "--tls-cert", "/c", "--tls-key", "/k"}).ok());
+  EXPECT_TRUE(Parse({"--listen", "127.0.0.1:7077", "--listen", "unix:/a"}).ok());
+}
+
+TEST(ParseConfig, RefusesHalfOfTls) {
+  EXPECT_THAT(Refusal({"--tls-cert", "/c"}), StartsWith("--tls-key: "));
+  EXPECT_THAT(Refusal({"--tls-key", "/k"}), StartsWith("--tls-cert: "));
+  EXPECT_THAT(Refusal({"--tls-client-ca", "/a"}), StartsWith("--tls-client-ca: "));
+}
+
+TEST(ParseConfig, SwitchesAreTrueOrFalseEverywhere) {
+  EXPECT_FALSE(Parse({})->reflection);
+  EXPECT_TRUE(Parse({"--reflection"})->reflection);
+  EXPECT_FALSE(Parse({"--reflection=false"})->reflection);
+  EXPECT_THAT(Refusal({"--reflection=perhaps"}), HasSubstr("--reflection"));
+  const auto from_environment = [](const char* value) {
+    return ParseConfig({}, {{"KEYLOADD_REFLECTION", value}}, ReadConfigFile);
+  };
+  EXPECT_TRUE(from_environment("true")->reflection);
+  EXPECT_THAT(std::string(from_environment("1").status().message()), StartsWith("KEYLOADD_REFLECTION: "));
+}
+
+TEST(ParseConfig, WhoMayCall) {
+  const Config config = *Parse({"--socket-mode", "0666", "--allow-uid", "1000", "--allow-uid", "0", "--allow-gid",
+                                "10001", "--socket-role", "read", "--token-file", "/t"});
+  EXPECT_EQ(config.socket_mode, 0666u);
+  EXPECT_THAT(config.allowed_uids, ElementsAre(1000, 0));
+  EXPECT_THAT(config.allowed_gids, ElementsAre(10001));
+  EXPECT_EQ(config.socket_role, Role::kRead);
+  EXPECT_EQ(config.token_file, "/t");
 }
 
 TEST(ParseConfig, RefusesWrongSimulatedGpus) {
@@ -213,13 +260,14 @@ TEST(ChangeConfig, TakesWhatMayChangeAndNamesWhatNeedsAStart) {
                                 "--concurrent-loads", "4",       "--io-threads",     "3",
                                 "--load-queue",       "5",       "--grace",          "1s",
                                 "--log-format",       "json",    "--log-level",      "debug",
-                                "--template-dir",     "/t"});
+                                "--template-dir",     "/t",      "--allow-uid",      "7",
+                                "--reflection"});
   const ConfigChange change = ChangeConfig(running, wanted);
-  EXPECT_THAT(change.changed,
-              ElementsAre("--model-root", "--hold-memory", "--load-queue", "--grace", "--log-format", "--log-level"));
+  EXPECT_THAT(change.changed, ElementsAre("--allow-uid", "--model-root", "--hold-memory", "--load-queue", "--grace",
+                                          "--log-format", "--log-level"));
   EXPECT_THAT(change.needs_start,
-              ElementsAre("--listen", "--template-dir", "--simulate-gpus", "--host-memory", "--reuse-memory",
-                          "--scratch-memory", "--concurrent-loads", "--io-threads"));
+              ElementsAre("--listen", "--reflection", "--template-dir", "--simulate-gpus", "--host-memory",
+                          "--reuse-memory", "--scratch-memory", "--concurrent-loads", "--io-threads"));
   EXPECT_THAT(change.config.model_roots, ElementsAre("/m", "/n"));
   EXPECT_EQ(change.config.hold_memory_bytes, 2 * kGiB);
   EXPECT_EQ(change.config.load_queue, 5u);
