@@ -3,9 +3,9 @@
 namespace keyload {
 
 // What a caller may do; each may do what those before it may.
-//   kRead   look: models, keys, loads, devices, plans, tensors
-//   kLoad   and change what is resident: load, materialize, evict, cancel, upload
-//   kAdmin  and what others depend on: unload, device maps
+//   kRead   look: models, keys, loads, devices, maps, and plan
+//   kLoad   load and unload, materialize and evict, cancel, upload; and read tensors, which hands out weights
+//   kAdmin  change what all share: the kept device maps
 enum class Role { kNone, kRead, kLoad, kAdmin };
 
 }  // namespace keyload
