@@ -6,6 +6,10 @@ import re
 
 # Reasons that no scenario can bring about from outside, and why.
 NOT_FROM_OUTSIDE = {
+    "TOKEN_MISSING": "depends on how the daemon was started: access_test.py",
+    "TOKEN_INVALID": "depends on how the daemon was started: access_test.py",
+    "ROLE_INSUFFICIENT": "depends on how the daemon was started: access_test.py",
+    "PEER_NOT_ALLOWED": "depends on how the daemon was started: access_test.py",
     "TEMPLATE_INVALID": "the operator's templates are no part of a request; expected_test.py gives a daemon a bad one",
     "INTERNAL": "a defect, or no memory for a header: a scenario that could bring it about would be a bug to mend",
 }
