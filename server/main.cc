@@ -17,6 +17,9 @@
 
 #include "absl/strings/str_join.h"
 #include "absl/time/clock.h"
+#include "server/access/access_control.h"
+#include "server/access/credential_files.h"
+#include "server/access/peer.h"
 #include "server/base/error.h"
 #include "server/base/log.h"
 #include "server/base/strings.h"
@@ -169,6 +172,15 @@ int Run(const Config& config, Reload::Read read_config) {
     std::fprintf(stderr, "keyloadd: %s\n", std::string(resolved.status().message()).c_str());
     return kExitBadConfig;
   }
+  const absl::StatusOr<std::unique_ptr<CredentialFiles>> credentials =
+      CredentialFiles::Open({.tls = {.cert = config.tls_cert, .key = config.tls_key, .client_ca = config.tls_client_ca},
+                             .tokens = config.token_file});
+  if (!credentials.ok()) {
+    std::fprintf(stderr, "keyloadd: %s\n", std::string(credentials.status().message()).c_str());
+    return kExitBadConfig;
+  }
+  const AccessControl access((*credentials)->tokens(), config.socket_role);
+  CurrentPeerRules peers(AllowedPeers(config));
   const size_t cores = std::max(std::thread::hardware_concurrency(), 1u);
   const size_t io_threads = config.io_threads > 0 ? config.io_threads : std::min<size_t>(cores, 8);
 
@@ -227,6 +239,12 @@ int Run(const Config& config, Reload::Read read_config) {
 
   absl::StatusOr<std::unique_ptr<RpcServer>> server = RpcServer::Start(
       {.listen = config.listen,
+       .health_listen = config.health_listen,
+       .reflection = config.reflection,
+       .socket_mode = config.socket_mode,
+       .peers = &peers,
+       .tls = (*credentials)->tls(),
+       .access = &access,
        .rpc = {.service = &service, .queries = queries.get(), .reads = reads.get(), .unloads = unloads.get()}});
   if (!server.ok()) {
     std::fprintf(stderr, "keyloadd: %s\n", std::string(server.status().message()).c_str());
@@ -235,11 +253,13 @@ int Run(const Config& config, Reload::Read read_config) {
   Log(LogLevel::kInfo, "start",
       {{"version", std::string(KEYLOAD_VERSION)},
        {"listen", absl::StrJoin((*server)->addresses(), ",")},
+       {"health_listen", (*server)->health_address()},
        {"model_roots", absl::StrJoin(resolved->roots(), ":")},
        {"devices", uint64_t{devices.devices().size()}}});
 
   if (config.restore != Restore::kNot) service.RestoreModels(config.restore == Restore::kLazily);
-  Reload reload(config, std::move(read_config), {.roots = &roots, .held = &held, .loads = loads.get()});
+  Reload reload(config, std::move(read_config),
+                {.roots = &roots, .peers = &peers, .held = &held, .loads = loads.get()});
   // Its own thread: a configuration file that cannot be read now must not keep SIGTERM waiting.
   auto reloads = std::make_unique<Executor>(Executor::Options{.name = "reload", .threads = 1, .queue_limit = 1});
   int signal_number = 0;

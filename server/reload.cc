@@ -21,6 +21,8 @@ absl::StatusOr<std::pair<Config, ModelRoots>> ReadValid(const Reload::Read& read
 
 uint64_t HoldMemoryBytes(const Config& config) { return config.hold_memory_bytes.value_or(HostMemoryLimit("") / 2); }
 
+PeerRules AllowedPeers(const Config& config) { return {.uids = config.allowed_uids, .gids = config.allowed_gids}; }
+
 void Reload::Run() {
   absl::StatusOr<std::pair<Config, ModelRoots>> wanted = ReadValid(read_);
   if (!wanted.ok()) {
@@ -35,6 +37,7 @@ void Reload::Run() {
   }
   const std::string roots = absl::StrJoin(wanted->second.roots(), ":");
   targets_.roots->Set(std::move(wanted->second));
+  targets_.peers->Set(AllowedPeers(change.config));
   targets_.held->set_limit(HoldMemoryBytes(change.config));
   targets_.loads->set_limit(change.config.load_queue);
   ConfigureLog(change.config.log_format, change.config.log_level);

@@ -4,6 +4,7 @@
 
 #include "absl/status/statusor.h"
 #include "absl/time/time.h"
+#include "server/access/peer.h"
 #include "server/base/mutex.h"
 #include "server/checkpoint/current_roots.h"
 #include "server/config/config.h"
@@ -14,6 +15,7 @@ namespace keyload {
 
 // What `config` gives to page cache that is kept locked, in bytes.
 uint64_t HoldMemoryBytes(const Config& config);
+PeerRules AllowedPeers(const Config& config);
 
 // Reads the configuration again and puts in force what may change while the daemon runs. Thread-safe.
 class Reload {
@@ -22,6 +24,7 @@ class Reload {
   // What the settings act on; all of it outlives this.
   struct Targets {
     CurrentRoots* roots = nullptr;
+    CurrentPeerRules* peers = nullptr;
     HoldBudget* held = nullptr;
     LoadQueue* loads = nullptr;
   };

@@ -14,6 +14,14 @@ CallOptions CommandContext::Options() const {
   return {.timeout = std::max(deadline - absl::Now(), absl::ZeroDuration()), .stop = stop};
 }
 
+absl::StatusOr<std::unique_ptr<Client>> CommandContext::Connect() const {
+  auto options = ReadConnection(connection);
+  if (!options.ok()) return options.status();
+  auto client = Client::Connect(*options);
+  if (!client.ok()) return UsageError(std::string(client.status().message()));
+  return client;
+}
+
 int Fail(const CommandContext& context, const absl::Status& status) {
   const ExitCode code = ExitCodeFor(status);
   if (context.json) {
@@ -21,7 +29,8 @@ int Fail(const CommandContext& context, const absl::Status& status) {
     return code;
   }
   std::string message(status.message());
-  if (code == kExitUnreachable) message = absl::StrFormat("no server answers at %s: %s", context.server, message);
+  if (code == kExitUnreachable)
+    message = absl::StrFormat("no server answers at %s: %s", context.connection.server, message);
   std::string reason = GetErrorInfo(status).reason;
   if (reason.empty()) reason = absl::StatusCodeToString(status.code());
   std::fprintf(stderr, "keyload: %s: %s\n", reason.c_str(), message.c_str());

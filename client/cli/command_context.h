@@ -10,6 +10,7 @@
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
 #include "absl/time/time.h"
+#include "client/cli/connection_options.h"
 #include "client/cli/json_output.h"
 #include "client/cli/report_text.h"
 #include "keyload/client.h"
@@ -18,7 +19,7 @@ namespace keyload::cli {
 
 // What every command gets: the global flags, when to stop, and how to print.
 struct CommandContext {
-  std::string server;
+  ConnectionFlags connection;
   bool json = false;
   absl::Time deadline = absl::InfiniteFuture();
   std::stop_token stop;
@@ -28,7 +29,7 @@ struct CommandContext {
 
   // The time that is left for the whole command.
   CallOptions Options() const;
-  absl::StatusOr<std::unique_ptr<Client>> Connect() const { return Client::Connect({.address = server}); }
+  absl::StatusOr<std::unique_ptr<Client>> Connect() const;
 };
 
 // A command that the flags chose; returns the exit code.

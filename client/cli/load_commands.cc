@@ -99,7 +99,7 @@ int RunCheck(const CommandContext& context, const LoadOptions& options) {
   auto daemon = PrivateDaemon::Start(FindDaemon(context.search_path), context.Options());
   if (!daemon.ok()) return Fail(context, daemon.status());
   CommandContext own = context;
-  own.server = (*daemon)->address();
+  own.connection = {.server = (*daemon)->address()};
   if (!context.json) PrintText(WeightsText(*source, options.weights));
   return Plan(own, *std::move(input));
 }

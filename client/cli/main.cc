@@ -11,6 +11,7 @@
 #include "absl/time/clock.h"
 #include "client/cli/command_context.h"
 #include "client/cli/commands.h"
+#include "client/cli/connection_options.h"
 #include "client/cli/exit_code.h"
 #include "client/cli/signal_watcher.h"
 
@@ -18,16 +19,13 @@ namespace keyload::cli {
 namespace {
 
 struct Globals {
-  std::string server = "unix:/run/keyload/keyload.sock";
+  ConnectionFlags connection;
   std::string timeout;
   bool json = false;
 };
 
 void AddGlobals(CLI::App& app, Globals& globals) {
-  app.add_option("--server", globals.server, "The server")
-      ->type_name("unix:PATH|HOST:PORT")
-      ->envname("KEYLOAD_SERVER")
-      ->capture_default_str();
+  AddConnectionFlags(app, globals.connection);
   app.add_flag("--json", globals.json, "One JSON document on standard output and nothing else there");
   app.add_option("--timeout", globals.timeout, "Limit for the whole command: 90, 90s, 1m30s")->type_name("D");
 }
@@ -63,7 +61,7 @@ int Main(int argc, char** argv) {
   }
   auto signals = SignalWatcher::Create();
   if (!signals.ok()) return Fail(context, signals.status());
-  context.server = globals.server;
+  context.connection = globals.connection;
   context.stop = (*signals)->token();
   context.style.colour = ::isatty(STDOUT_FILENO) == 1;
   context.progress = ::isatty(STDERR_FILENO) == 1 ? stderr : nullptr;

@@ -8,12 +8,12 @@
 namespace keyload::cli {
 namespace {
 
-constexpr int kBarWidth = 30;
+constexpr int kProgressWidth = 30;
 
-std::string Bar(uint64_t done, uint64_t total) {
+std::string Filled(uint64_t done, uint64_t total) {
   double part = total == 0 ? 0.0 : std::min(1.0, static_cast<double>(done) / static_cast<double>(total));
-  int filled = static_cast<int>(part * kBarWidth);
-  return "[" + std::string(filled, '#') + std::string(kBarWidth - filled, '.') + "]";
+  int filled = static_cast<int>(part * kProgressWidth);
+  return "[" + std::string(filled, '#') + std::string(kProgressWidth - filled, '.') + "]";
 }
 
 }  // namespace
@@ -24,7 +24,7 @@ std::string ProgressLine(const v1::LoadProgress& progress, double bytes_per_seco
                            progress.queue_position());
   }
   std::string line =
-      absl::StrFormat("%-10s %s %s of %s", progress.phase(), Bar(progress.bytes_done(), progress.bytes_total()),
+      absl::StrFormat("%-10s %s %s of %s", progress.phase(), Filled(progress.bytes_done(), progress.bytes_total()),
                       FormatByteSize(progress.bytes_done()), FormatByteSize(progress.bytes_total()));
   if (bytes_per_second > 0) line += absl::StrFormat(", %s/s", FormatByteSize(static_cast<uint64_t>(bytes_per_second)));
   if (progress.tensors_total() > 0) {

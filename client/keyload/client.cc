@@ -9,13 +9,11 @@
 #include "absl/time/clock.h"
 #include "client/keyload/call_context.h"
 #include "client/keyload/call_status.h"
+#include "client/keyload/channel.h"
 #include "client/keyload/load_call.h"
 #include "google/protobuf/wrappers.pb.h"
-#include "grpc/grpc.h"
 #include "grpcpp/channel.h"
-#include "grpcpp/create_channel.h"
 #include "grpcpp/generic/generic_stub.h"
-#include "grpcpp/security/credentials.h"
 #include "keyload/v1/model_loader.grpc.pb.h"
 
 namespace keyload {
@@ -26,10 +24,6 @@ using client_internal::FromGrpc;
 using client_internal::LoadCall;
 using Stub = v1::ModelLoaderService::Stub;
 
-constexpr int kMaxReceiveBytes = 64 << 20;
-constexpr int kMaxMetadataBytes = 64 << 10;  // long status messages arrive whole instead of breaking the connection
-constexpr int kKeepaliveMs = 30'000;
-constexpr int kReconnectMs = 100;
 constexpr size_t kUploadChunkBytes = 1 << 20;
 constexpr int kPageSize = 1000;
 
@@ -88,20 +82,9 @@ Client::Client(std::unique_ptr<Impl> impl) : impl_(std::move(impl)) {}
 Client::~Client() = default;
 
 absl::StatusOr<std::unique_ptr<Client>> Client::Connect(const ClientOptions& options) {
-  // Keeps gRPC up until the process ends: its last shutdown can wait 10 s for a poller of its own.
-  static const bool held = (grpc_init(), true);
-  static_cast<void>(held);
-  if (options.address.empty()) return absl::InvalidArgumentError("the server address is empty");
-  grpc::ChannelArguments arguments;
-  arguments.SetMaxReceiveMessageSize(kMaxReceiveBytes);
-  arguments.SetInt("grpc.max_metadata_size", kMaxMetadataBytes);
-  arguments.SetInt(GRPC_ARG_KEEPALIVE_TIME_MS, kKeepaliveMs);
-  arguments.SetInt(GRPC_ARG_HTTP2_MAX_PINGS_WITHOUT_DATA, 0);
-  arguments.SetInt(GRPC_ARG_INITIAL_RECONNECT_BACKOFF_MS, kReconnectMs);
-  // Clients of one process would otherwise share a connection, and one that is broken off would delay the others.
-  arguments.SetInt(GRPC_ARG_USE_LOCAL_SUBCHANNEL_POOL, 1);
-  auto channel = grpc::CreateCustomChannel(options.address, grpc::InsecureChannelCredentials(), arguments);
-  return std::unique_ptr<Client>(new Client(std::make_unique<Impl>(std::move(channel))));
+  auto channel = client_internal::MakeChannel(options);
+  if (!channel.ok()) return channel.status();
+  return std::unique_ptr<Client>(new Client(std::make_unique<Impl>(*std::move(channel))));
 }
 
 absl::StatusOr<v1::LoadReport> Client::Load(const v1::LoadSpec& spec, const LoadCallbacks& callbacks,

@@ -35,8 +35,17 @@ std::optional<absl::Duration> GetRetryDelay(const absl::Status& status);
 // `status` with `info` attached, for programs that make their own errors in the same shape.
 absl::Status WithErrorInfo(absl::Status status, const ErrorInfo& info);
 
+// How the server and this client prove who they are. PEM text, not file names.
+struct TlsOptions {
+  std::string ca;    // authorities that the server's certificate is checked against
+  std::string cert;  // this client's certificate and its key; both empty: it has none
+  std::string key;
+};
+
 struct ClientOptions {
-  std::string address;  // "unix:PATH" or "HOST:PORT"
+  std::string address;            // "unix:PATH" or "HOST:PORT"
+  std::optional<TlsOptions> tls;  // of HOST:PORT; a Unix socket takes none
+  std::string token;              // sent with every call as a bearer token; empty: none
 };
 
 // Bounds of one call. Both are optional.
@@ -63,7 +72,8 @@ enum class ServingStatus { kUnknown = 0, kServing = 1, kNotServing = 2, kService
 // calls.
 class Client {
  public:
-  // Does not connect yet: the first call does. INVALID_ARGUMENT if the address is empty.
+  // Does not connect yet: the first call does. INVALID_ARGUMENT if the address is empty, if one of certificate and key
+  // is missing, and for a token that would go unencrypted to another machine.
   static absl::StatusOr<std::unique_ptr<Client>> Connect(const ClientOptions& options);
   ~Client();
   Client(const Client&) = delete;

@@ -46,12 +46,12 @@ absl::StatusOr<Principal> AccessControl::Identify(const CallCredentials& credent
 
 absl::Status CheckRole(const Principal& principal, Role needed, std::string_view method) {
   if (principal.role >= needed) return absl::OkStatus();
-  return MakeError(Reason::kRoleInsufficient,
-                   StrCat(method, " takes the role ", RoleName(needed), ", ", principal.name, " has ",
-                          RoleName(principal.role)),
-                   {{"method", std::string(method)},
-                    {"role", std::string(RoleName(principal.role))},
-                    {"needed", std::string(RoleName(needed))}});
+  return MakeError(
+      Reason::kRoleInsufficient,
+      StrCat(method, " takes the role ", RoleName(needed), ", ", principal.name, " has ", RoleName(principal.role)),
+      {{"method", std::string(method)},
+       {"role", std::string(RoleName(principal.role))},
+       {"needed", std::string(RoleName(needed))}});
 }
 
 }  // namespace keyload

@@ -24,8 +24,8 @@ class AccessControl {
   // `tokens` outlives it; null: there are none, and whoever gets as far as making a call may do everything.
   AccessControl(const Reloading<Tokens>* tokens, Role socket_role) : tokens_(tokens), socket_role_(socket_role) {}
 
-  // A token that is shown must be a known one. Without one, a caller on a Unix socket has the socket's role, and one over
-  // TCP is refused where there are tokens. TOKEN_MISSING, TOKEN_INVALID.
+  // A token that is shown must be a known one. Without one, a caller on a Unix socket has the socket's role, and one
+  // over TCP is refused where there are tokens. TOKEN_MISSING, TOKEN_INVALID.
   absl::StatusOr<Principal> Identify(const CallCredentials& credentials) const;
 
  private:

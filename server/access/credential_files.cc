@@ -15,8 +15,7 @@ absl::StatusOr<std::unique_ptr<CredentialFiles>> CredentialFiles::Open(const Opt
   }
   if (!options.tokens.empty()) {
     KEYLOAD_ASSIGN_OR_RETURN(
-        files->tokens_,
-        Reloading<Tokens>::Open({options.tokens}, [path = options.tokens]() -> absl::StatusOr<Tokens> {
+        files->tokens_, Reloading<Tokens>::Open({options.tokens}, [path = options.tokens]() -> absl::StatusOr<Tokens> {
           KEYLOAD_ASSIGN_OR_RETURN(const std::string text, ReadCredentialFile(path));
           return Tokens::Parse(path, text);
         }));

@@ -54,7 +54,8 @@ absl::StatusOr<Certificate> ReadCertificates(const std::string& path, const std:
 
 absl::StatusOr<absl::Time> NotAfter(const std::string& path, const X509& certificate) {
   std::tm time = {};
-  if (ASN1_TIME_to_tm(X509_get0_notAfter(&certificate), &time) != 1) return BadFile(path, "says no valid end of its time");
+  if (ASN1_TIME_to_tm(X509_get0_notAfter(&certificate), &time) != 1)
+    return BadFile(path, "says no valid end of its time");
   return absl::FromTM(time, absl::UTCTimeZone());
 }
 

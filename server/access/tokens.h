@@ -22,10 +22,10 @@ struct Principal {
 // The bearer tokens of a daemon, of which it knows the SHA-256 only. A plain value.
 class Tokens {
  public:
-  // `text` has one token a line, NAME ROLE SHA256, separated by blanks: NAME is 1 to 64 of A-Z a-z 0-9 . _ -, ROLE read,
-  // load or admin, SHA256 the 64 hexadecimal digits of the token's digest. Empty lines and those that begin with # are
-  // passed over. A name may stand on several lines, so that a token can be replaced without a gap. BAD_REQUEST names
-  // `path` and the line, never the digest; 10,000 tokens at most.
+  // `text` has one token a line, NAME ROLE SHA256, separated by blanks: NAME is 1 to 64 of A-Z a-z 0-9 . _ -, ROLE
+  // read, load or admin, SHA256 the 64 hexadecimal digits of the token's digest. Empty lines and those that begin with
+  // # are passed over. A name may stand on several lines, so that a token can be replaced without a gap. BAD_REQUEST
+  // names `path` and the line, never the digest; 10,000 tokens at most.
   static absl::StatusOr<Tokens> Parse(const std::string& path, std::string_view text);
 
   // Takes the same time whether a token is known and which one it is.

@@ -6,7 +6,8 @@
 
 namespace keyload {
 
-// The contract's handlers: check, convert, delegate, convert. Thread-safe; no handler blocks a gRPC thread.
+// The contract's handlers: check, convert, delegate, convert. Who calls has been settled: see guarded_service.h.
+// Thread-safe; no handler blocks a gRPC thread.
 class ModelLoaderServiceImpl final : public v1::ModelLoaderService::CallbackService {
  public:
   explicit ModelLoaderServiceImpl(const RpcContext& rpc);

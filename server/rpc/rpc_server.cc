@@ -2,52 +2,58 @@
 
 #include <grpc/grpc.h>
 #include <grpcpp/ext/health_check_service_server_builder_option.h>
+#include <grpcpp/ext/proto_server_reflection_plugin.h>
 #include <grpcpp/health_check_service_interface.h>
-#include <grpcpp/server_builder.h>
-#include <sys/stat.h>
-#include <unistd.h>
 
-#include <filesystem>
+#include <algorithm>
 #include <string_view>
+#include <utility>
 
+#include "keyload/v1/model_loader.grpc.pb.h"
 #include "server/base/error.h"
-#include "server/base/lock_file.h"
+#include "server/base/log.h"
 #include "server/base/strings.h"
+#include "server/rpc/guarded_service.h"
+#include "server/rpc/tls_credentials.h"
 
 namespace keyload {
 namespace {
 
 constexpr std::string_view kUnixPrefix = "unix:";
+constexpr std::string_view kInUse = "the address is in use or not of this machine";
 constexpr int kMinPingIntervalMs = 10'000;
+
+using ConnectionType = grpc::ServerBuilder::experimental_type::ExternalConnectionType;
 
 absl::Status CannotListen(std::string_view address, std::string_view why) {
   return MakeError(Reason::kBadRequest, StrCat("cannot listen on ", address, ": ", why),
                    {{"address", std::string(address)}});
 }
 
-// gRPC unlinks a socket that is there, even one that a live server listens on: the lock tells them apart.
-absl::StatusOr<UniqueFd> LockSocket(const std::string& path) {
-  const std::filesystem::path parent = std::filesystem::path(path).parent_path();
-  std::error_code error;
-  if (!std::filesystem::exists(parent, error)) {
-    std::filesystem::create_directories(parent, error);
-    if (error) return CannotListen(path, StrCat(parent.string(), ": ", error.message()));
-    std::filesystem::permissions(parent, std::filesystem::perms(0750), error);
-  }
-  absl::StatusOr<UniqueFd> lock = LockFile(path + ".lock", "another keyloadd listens there");
-  if (!lock.ok()) return CannotListen(path, ToStd(lock.status().message()));
-  return lock;
+// The address as bound, with the port that the system chose.
+std::string WithPort(std::string_view address, int port) {
+  return StrCat(address.substr(0, address.rfind(':')), ":", port);
 }
+
+absl::Status NotAllowed() {
+  return MakeError(Reason::kPeerNotAllowed, "this process runs as none of the users and groups that are served here");
+}
+
+// Names that probes ask for; "liveness" stays true while the daemon drains.
+constexpr std::string_view kLiveness = "liveness";
+constexpr std::string_view kReadiness = "readiness";
 
 }  // namespace
 
-RpcServer::RpcServer(const RpcContext& rpc)
-    : rpc_{.service = rpc.service,
-           .queries = rpc.queries,
-           .reads = rpc.reads,
-           .unloads = rpc.unloads,
+RpcServer::RpcServer(const Options& options)
+    : rpc_{.service = options.rpc.service,
+           .queries = options.rpc.queries,
+           .reads = options.rpc.reads,
+           .unloads = options.rpc.unloads,
            .calls = &calls_},
-      service_(rpc_) {}
+      open_access_(nullptr, Role::kAdmin),
+      service_(MakeGuardedService(rpc_, options.access == nullptr ? open_access_ : *options.access)),
+      refusing_service_(NotAllowed()) {}
 
 RpcServer::~RpcServer() {
   {
@@ -56,13 +62,12 @@ RpcServer::~RpcServer() {
     ended_.NotifyAll();
   }
   if (watch_.joinable()) watch_.join();
-  if (server_ == nullptr) return;
   CancelCalls();
   Shutdown(absl::InfinitePast());
 }
 
 absl::StatusOr<std::unique_ptr<RpcServer>> RpcServer::Start(const Options& options) {
-  std::unique_ptr<RpcServer> server(new RpcServer(options.rpc));
+  std::unique_ptr<RpcServer> server(new RpcServer(options));
   KEYLOAD_RETURN_IF_ERROR(server->Listen(options));
   server->watch_ = std::thread([s = server.get(), limit = options.unread_limit] { s->WatchStreams(limit); });
   return server;
@@ -77,58 +82,114 @@ void RpcServer::WatchStreams(std::chrono::milliseconds unread_limit) {
 }
 
 absl::Status RpcServer::Listen(const Options& options) {
-  const std::vector<std::string>& addresses = options.listen;
   // One reference to gRPC is never given back: its last shutdown can wait 10 s for a poller of its own.
   grpc_init();
+  for (const std::string& address : options.listen) {
+    if (!address.starts_with(kUnixPrefix)) continue;
+    KEYLOAD_ASSIGN_OR_RETURN(unix_listeners_.emplace_back(),
+                             UnixListener::Bind(address.substr(kUnixPrefix.size()), options.socket_mode));
+  }
+  if (options.peers != nullptr && !unix_listeners_.empty()) KEYLOAD_RETURN_IF_ERROR(StartRefusing());
+  if (!options.health_listen.empty()) KEYLOAD_RETURN_IF_ERROR(StartHealth(options.health_listen));
+  KEYLOAD_RETURN_IF_ERROR(StartMain(options));
+  for (const std::string_view name :
+       {std::string_view(v1::ModelLoaderService::service_full_name()), kLiveness, kReadiness}) {
+    SetServing(std::string(name), true);
+  }
+  for (const std::unique_ptr<UnixListener>& listener : unix_listeners_) {
+    listener->Start([this, peers = options.peers](UniqueFd connection) { OnConnection(peers, std::move(connection)); });
+  }
+  return absl::OkStatus();
+}
+
+absl::Status RpcServer::StartRefusing() {
+  grpc::EnableDefaultHealthCheckService(false);
+  grpc::ServerBuilder builder;
+  builder.AddChannelArgument(GRPC_ARG_MAX_CONCURRENT_STREAMS, kMaxStreamsPerConnection);
+  builder.RegisterCallbackGenericService(&refusing_service_);
+  refused_ =
+      builder.experimental().AddExternalConnectionAcceptor(ConnectionType::FROM_FD, grpc::InsecureServerCredentials());
+  refusing_server_ = builder.BuildAndStart();
+  return refusing_server_ == nullptr ? MakeError(Reason::kInternal, "gRPC did not start") : absl::OkStatus();
+}
+
+absl::Status RpcServer::StartHealth(const std::string& address) {
   grpc::EnableDefaultHealthCheckService(true);
+  grpc::ServerBuilder builder;
+  builder.AddChannelArgument(GRPC_ARG_ALLOW_REUSEPORT, 0);
+  int port = 0;
+  builder.AddListeningPort(address, grpc::InsecureServerCredentials(), &port);
+  health_server_ = builder.BuildAndStart();
+  if (port <= 0 || health_server_ == nullptr) return CannotListen(address, kInUse);
+  health_address_ = WithPort(address, port);
+  return absl::OkStatus();
+}
+
+absl::Status RpcServer::StartMain(const Options& options) {
+  grpc::EnableDefaultHealthCheckService(true);
+  if (options.reflection) grpc::reflection::InitProtoReflectionServerBuilderPlugin();
   grpc::ServerBuilder builder;
   builder.AddChannelArgument(GRPC_ARG_ALLOW_REUSEPORT, 0);
   builder.AddChannelArgument(GRPC_ARG_HTTP2_MIN_RECV_PING_INTERVAL_WITHOUT_DATA_MS, kMinPingIntervalMs);
   builder.AddChannelArgument(GRPC_ARG_KEEPALIVE_PERMIT_WITHOUT_CALLS, 1);
   builder.AddChannelArgument(GRPC_ARG_MAX_CONCURRENT_STREAMS, options.max_streams);
   builder.SetMaxReceiveMessageSize(kMaxMessageBytes);
-  builder.RegisterService(&service_);
-  std::vector<int> ports(addresses.size(), -1);
-  for (size_t i = 0; i < addresses.size(); ++i) {
-    if (addresses[i].starts_with(kUnixPrefix)) {
-      KEYLOAD_ASSIGN_OR_RETURN(UniqueFd lock, LockSocket(addresses[i].substr(kUnixPrefix.size())));
-      locks_.push_back(std::move(lock));
-    }
-    builder.AddListeningPort(addresses[i], grpc::InsecureServerCredentials(), &ports[i]);
+  builder.RegisterService(service_.get());
+  served_ =
+      builder.experimental().AddExternalConnectionAcceptor(ConnectionType::FROM_FD, grpc::InsecureServerCredentials());
+  tls_ = options.tls == nullptr ? grpc::InsecureServerCredentials() : MakeTlsCredentials(*options.tls);
+  std::vector<int> ports(options.listen.size(), 0);
+  for (size_t i = 0; i < ports.size(); ++i) {
+    if (!options.listen[i].starts_with(kUnixPrefix)) builder.AddListeningPort(options.listen[i], tls_, &ports[i]);
   }
   server_ = builder.BuildAndStart();
-  for (size_t i = 0; i < addresses.size(); ++i) {
-    const bool is_unix = addresses[i].starts_with(kUnixPrefix);
-    if (ports[i] <= 0)
-      return CannotListen(addresses[i],
-                          is_unix ? "the socket cannot be bound" : "the address is in use or not of this machine");
-    if (is_unix) {
-      chmod(addresses[i].substr(kUnixPrefix.size()).c_str(), 0660);
-      addresses_.push_back(addresses[i]);
-    } else {
-      addresses_.push_back(StrCat(addresses[i].substr(0, addresses[i].rfind(':')), ":", ports[i]));
-    }
+  for (size_t i = 0; i < ports.size(); ++i) {
+    const std::string& address = options.listen[i];
+    const bool is_unix = address.starts_with(kUnixPrefix);
+    if (!is_unix && ports[i] <= 0) return CannotListen(address, kInUse);
+    addresses_.push_back(is_unix ? address : WithPort(address, ports[i]));
   }
-  if (server_ == nullptr) return CannotListen(StrCat(addresses.size(), " addresses"), "gRPC did not start");
-  server_->GetHealthCheckService()->SetServingStatus(std::string(v1::ModelLoaderService::service_full_name()), true);
-  return absl::OkStatus();
+  return server_ == nullptr ? MakeError(Reason::kInternal, "gRPC did not start") : absl::OkStatus();
+}
+
+void RpcServer::OnConnection(const CurrentPeerRules* peers, UniqueFd connection) {
+  const absl::StatusOr<PeerProcess> peer = ReadPeer(connection.get());
+  const bool allowed = peers == nullptr || (peer.ok() && peers->Allows(*peer));
+  if (!allowed) {
+    Log(LogLevel::kWarning, "connection refused",
+        {{"pid", int64_t{peer.ok() ? peer->pid : 0}}, {"uid", uint64_t{peer.ok() ? peer->uid : 0}}});
+  }
+  grpc::experimental::ExternalConnectionAcceptor::NewConnectionParameters parameters;
+  parameters.fd = connection.Release();
+  (allowed ? served_ : refused_)->HandleNewConnection(&parameters);
+}
+
+void RpcServer::SetServing(const std::string& service, bool serving) {
+  for (grpc::Server* const server : {server_.get(), health_server_.get()}) {
+    if (server != nullptr) server->GetHealthCheckService()->SetServingStatus(service, serving);
+  }
 }
 
 void RpcServer::BeginDrain() {
-  server_->GetHealthCheckService()->SetServingStatus(false);
+  for (const std::string_view name :
+       {std::string_view(), std::string_view(v1::ModelLoaderService::service_full_name()), kReadiness}) {
+    SetServing(std::string(name), false);
+  }
   rpc_.service->Drain();
   calls_.DrainAll();
 }
 
 void RpcServer::Abandon() {
-  for (const std::string& address : addresses_) {
-    if (address.starts_with(kUnixPrefix)) unlink(address.substr(kUnixPrefix.size()).c_str());
-  }
+  for (const std::unique_ptr<UnixListener>& listener : unix_listeners_) listener->Unlink();
 }
 
 void RpcServer::Shutdown(absl::Time deadline) {
-  server_->Shutdown(absl::ToChronoTime(std::max(deadline, absl::UnixEpoch())));
-  server_->Wait();
+  unix_listeners_.clear();
+  for (grpc::Server* const server : {server_.get(), health_server_.get(), refusing_server_.get()}) {
+    if (server == nullptr) continue;
+    server->Shutdown(absl::ToChronoTime(std::max(deadline, absl::UnixEpoch())));
+    server->Wait();
+  }
 }
 
 }  // namespace keyload

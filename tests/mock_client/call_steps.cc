@@ -125,7 +125,7 @@ class RawBytes final : public Step {
   explicit RawBytes(std::string bytes) : bytes_(std::move(bytes)) {}
 
   absl::Status Run(Session& session) override {
-    const absl::StatusOr<UniqueFd> socket = ConnectSocket(session.server);
+    const absl::StatusOr<UniqueFd> socket = ConnectSocket(session.server.address);
     if (!socket.ok()) return socket.status();
     ::send(socket->get(), bytes_.data(), bytes_.size(), MSG_NOSIGNAL);  // the daemon may have hung up already
     ::shutdown(socket->get(), SHUT_WR);

@@ -9,7 +9,9 @@
 #include <cstring>
 
 #include "absl/strings/str_cat.h"
+#include "grpcpp/create_channel.h"
 #include "grpcpp/create_channel_posix.h"
+#include "grpcpp/security/credentials.h"
 #include "grpcpp/support/channel_arguments.h"
 
 namespace keyload::mock {
@@ -50,6 +52,12 @@ absl::StatusOr<UniqueFd> ConnectTcp(const std::string& address) {
   return fd;
 }
 
+std::shared_ptr<grpc::ChannelCredentials> Credentials(const Server& server) {
+  if (server.tls_ca.empty()) return grpc::InsecureChannelCredentials();
+  return grpc::SslCredentials(
+      {.pem_root_certs = server.tls_ca, .pem_private_key = server.tls_key, .pem_cert_chain = server.tls_cert});
+}
+
 }  // namespace
 
 absl::StatusOr<UniqueFd> ConnectSocket(const std::string& address) {
@@ -57,15 +65,24 @@ absl::StatusOr<UniqueFd> ConnectSocket(const std::string& address) {
   return address.starts_with(kUnix) ? ConnectUnix(address, address.substr(kUnix.size())) : ConnectTcp(address);
 }
 
-absl::StatusOr<CuttableChannel> ConnectCuttable(const std::string& address) {
-  absl::StatusOr<UniqueFd> socket = ConnectSocket(address);
-  if (!socket.ok()) return socket.status();
-  const int owned_by_grpc = ::fcntl(socket->get(), F_DUPFD_CLOEXEC, 0);
-  if (owned_by_grpc < 0) return Unavailable(address, std::strerror(errno));
-  ::fcntl(owned_by_grpc, F_SETFL, ::fcntl(owned_by_grpc, F_GETFL) | O_NONBLOCK);
+std::shared_ptr<grpc::Channel> MakeChannel(const Server& server) {
+  return grpc::CreateChannel(server.address, Credentials(server));
+}
+
+absl::StatusOr<CuttableChannel> ConnectCuttable(const Server& server) {
   // A window that does not grow: a client that stops reading then holds the daemon's writes back soon.
   grpc::ChannelArguments arguments;
   arguments.SetInt(GRPC_ARG_HTTP2_BDP_PROBE, 0);
+  if (!server.tls_ca.empty()) {  // gRPC takes a connected socket only for what goes unencrypted
+    arguments.SetInt(GRPC_ARG_USE_LOCAL_SUBCHANNEL_POOL, 1);
+    return CuttableChannel{.channel = grpc::CreateCustomChannel(server.address, Credentials(server), arguments),
+                           .socket = UniqueFd()};
+  }
+  absl::StatusOr<UniqueFd> socket = ConnectSocket(server.address);
+  if (!socket.ok()) return socket.status();
+  const int owned_by_grpc = ::fcntl(socket->get(), F_DUPFD_CLOEXEC, 0);
+  if (owned_by_grpc < 0) return Unavailable(server.address, std::strerror(errno));
+  ::fcntl(owned_by_grpc, F_SETFL, ::fcntl(owned_by_grpc, F_GETFL) | O_NONBLOCK);
   return CuttableChannel{.channel = grpc::CreateCustomInsecureChannelFromFd("localhost", owned_by_grpc, arguments),
                          .socket = *std::move(socket)};
 }

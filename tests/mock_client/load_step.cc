@@ -164,6 +164,9 @@ class Load final : public Step {
   absl::Status Run(Session& session) override {
     absl::StatusOr<CuttableChannel> connection = ConnectCuttable(session.server);
     if (!connection.ok()) return connection.status();
+    if (script_.drop_by_socket && !connection->socket) {
+      return absl::UnimplementedError("a connection over TLS cannot be cut from here");
+    }
     return LoadStream(script_, session, *std::move(connection)).Play();
   }
 

@@ -1,6 +1,9 @@
 #include <algorithm>
 #include <filesystem>
+#include <fstream>
 #include <iostream>
+#include <iterator>
+#include <stdexcept>
 #include <string>
 #include <vector>
 
@@ -32,6 +35,14 @@ std::vector<std::string> ScenarioFiles(const std::vector<std::string>& arguments
   return files;
 }
 
+// Empty for no file.
+std::string ReadFile(const std::string& path) {
+  if (path.empty()) return "";
+  std::ifstream file(path, std::ios::binary);
+  if (!file) throw std::runtime_error("cannot read " + path);
+  return {std::istreambuf_iterator<char>(file), std::istreambuf_iterator<char>()};
+}
+
 void PrintResult(const keyload::mock::Scenario& scenario, const absl::Status& status, absl::Duration took) {
   std::cout << absl::StrFormat("%s %s (%.1f s)", status.ok() ? "PASS" : "FAIL", scenario.name,
                                absl::ToDoubleSeconds(took));
@@ -42,13 +53,19 @@ void PrintResult(const keyload::mock::Scenario& scenario, const absl::Status& st
 }  // namespace
 
 int main(int argc, char** argv) {
-  std::string server;
+  keyload::mock::Server server;
   std::string work_dir;
   int daemon_pid = 0;
   bool list = false;
   std::vector<std::string> arguments{"tests/integration/scenarios"};
   CLI::App app("Plays scripted scenarios against a running keyload daemon and checks what it answers.", "keyload-mock");
-  app.add_option("--server", server, "unix:PATH or HOST:PORT")->envname("KEYLOAD_SERVER");
+  app.add_option("--server", server.address, "unix:PATH or HOST:PORT")->envname("KEYLOAD_SERVER");
+  std::string tls_ca;
+  std::string tls_cert;
+  std::string tls_key;
+  app.add_option("--tls-ca", tls_ca, "reach HOST:PORT over TLS, trusting these authorities (PEM)");
+  app.add_option("--tls-cert", tls_cert, "the client's certificate (PEM)");
+  app.add_option("--tls-key", tls_key, "its private key (PEM)");
   app.add_option("--work-dir", work_dir, "where to make checkpoints; in one of the daemon's model roots");
   app.add_option("--daemon-pid", daemon_pid, "the daemon's process, for scenarios that end it");
   app.add_flag("--list", list, "name the scenarios and end");
@@ -68,11 +85,14 @@ int main(int argc, char** argv) {
     for (const auto& scenario : scenarios) std::cout << scenario.name << ": " << scenario.about << "\n";
     return 0;
   }
-  if (scenarios.empty() || server.empty() || work_dir.empty()) {
+  if (scenarios.empty() || server.address.empty() || work_dir.empty()) {
     std::cerr << "needs --server, --work-dir and at least one scenario\n";
     return 2;
   }
-  if (const auto socket = keyload::mock::ConnectSocket(server); !socket.ok()) {
+  server.tls_ca = ReadFile(tls_ca);
+  server.tls_cert = ReadFile(tls_cert);
+  server.tls_key = ReadFile(tls_key);
+  if (const auto socket = keyload::mock::ConnectSocket(server.address); !socket.ok()) {
     std::cerr << socket.status().message() << "\n";
     return 1;
   }

@@ -69,13 +69,12 @@ absl::StatusOr<Scenario> ReadScenario(const std::string& path) {
   return scenario;
 }
 
-absl::Status RunScenario(const Scenario& scenario, const std::string& server, const std::string& work_dir,
-                         int daemon_pid) {
+absl::Status RunScenario(const Scenario& scenario, const Server& server, const std::string& work_dir, int daemon_pid) {
   std::error_code error;
   Session session;
   session.server = server;
   session.daemon_pid = daemon_pid;
-  session.channel = grpc::CreateChannel(server, grpc::InsecureChannelCredentials());
+  session.channel = MakeChannel(server);
   session.directory = std::filesystem::absolute(absl::StrCat(work_dir, "/", scenario.name, ".", ::getpid()), error);
   std::filesystem::create_directories(session.directory, error);
   if (error) return absl::UnavailableError(absl::StrCat("cannot create ", session.directory, ": ", error.message()));

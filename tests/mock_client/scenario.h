@@ -5,6 +5,7 @@
 #include <vector>
 
 #include "absl/status/statusor.h"
+#include "tests/mock_client/connection.h"
 #include "tests/mock_client/session.h"
 
 namespace keyload::mock {
@@ -20,7 +21,6 @@ absl::StatusOr<Scenario> ReadScenario(const std::string& path);
 
 // Runs the steps in a new directory under `work_dir`, unloads what they loaded and removes the directory. The error
 // names the step. `daemon_pid` is for scenarios that end the daemon; 0: none may.
-absl::Status RunScenario(const Scenario& scenario, const std::string& server, const std::string& work_dir,
-                         int daemon_pid);
+absl::Status RunScenario(const Scenario& scenario, const Server& server, const std::string& work_dir, int daemon_pid);
 
 }  // namespace keyload::mock

@@ -14,6 +14,7 @@
 #include "google/protobuf/message.h"
 #include "grpcpp/channel.h"
 #include "nlohmann/json.hpp"
+#include "tests/mock_client/connection.h"
 #include "tests/mock_client/held_call.h"
 #include "tests/mock_client/made_checkpoint.h"
 
@@ -27,7 +28,7 @@ struct HeldMethod {
 
 // What the steps of one running scenario share. Confined to the thread that runs it.
 struct Session {
-  std::string server;                            // "unix:PATH" or "HOST:PORT"
+  Server server;
   std::shared_ptr<grpc::Channel> channel;        // to `server`
   std::string directory;                         // of this scenario alone; the daemon sees it under the same path
   std::map<std::string, std::string> variables;  // "digest.NAME" of uploaded documents and what calls save

@@ -1,0 +1,30 @@
+#include "server/rpc/authorize.h"
+
+#include <grpcpp/security/auth_context.h>
+
+#include <string>
+#include <string_view>
+
+namespace keyload {
+namespace {
+
+// The first name of a certificate that gRPC has verified; empty without one.
+std::string CertificateName(const grpc::ServerContextBase& context) {
+  const std::shared_ptr<const grpc::AuthContext> auth = context.auth_context();
+  if (auth == nullptr || !auth->IsPeerAuthenticated()) return "";
+  const std::vector<grpc::string_ref> names = auth->GetPeerIdentity();
+  return names.empty() ? "" : std::string(names[0].data(), names[0].size());
+}
+
+}  // namespace
+
+absl::StatusOr<Principal> Identify(const AccessControl& access, const grpc::ServerContextBase& context) {
+  CallCredentials credentials = {.on_unix_socket = context.peer().starts_with("unix:"),
+                                 .authorization = {},
+                                 .certificate = CertificateName(context)};
+  const auto [begin, end] = context.client_metadata().equal_range("authorization");
+  for (auto it = begin; it != end; ++it) credentials.authorization.emplace_back(it->second.data(), it->second.size());
+  return access.Identify(credentials);
+}
+
+}  // namespace keyload
