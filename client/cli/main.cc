@@ -78,4 +78,7 @@ int Main(int argc, char** argv) {
 }  // namespace
 }  // namespace keyload::cli
 
-int main(int argc, char** argv) { return keyload::cli::Main(argc, argv); }
+int main(int argc, char** argv) {
+  ::setenv("GRPC_VERBOSITY", "NONE", /*overwrite=*/0);  // what it would write is in the error that is printed
+  return keyload::cli::Main(argc, argv);
+}

@@ -35,8 +35,8 @@ const char* ServingWord(ServingStatus status) {
   return "UNKNOWN";
 }
 
-int RunHealth(const CommandContext& context, Client& client, const std::string&) {
-  auto status = client.Health("", context.Options());
+int RunHealth(const CommandContext& context, Client& client, const std::string& service) {
+  auto status = client.Health(service, context.Options());
   if (!status.ok()) return Fail(context, status.status());
   const std::string word = ServingWord(*status);
   context.json ? PrintJson(Json{{"status", word}}) : PrintText(word + "\n");
@@ -113,7 +113,9 @@ AddedServerCommand AddServerCommand(CLI::App& app, Action& chosen, const std::st
 
 void AddServerCommands(CLI::App& app, Action& chosen) {
   AddServerCommand(app, chosen, "devices", "The devices of the node and their memory", RunDevices);
-  AddServerCommand(app, chosen, "health", "Ends with 0 if the server is serving", RunHealth);
+  AddedServerCommand health =
+      AddServerCommand(app, chosen, "health", "Ends with 0 if the server is serving", RunHealth);
+  health.command->add_option("SERVICE", *health.argument, "Ask for this one: liveness, readiness or a gRPC service");
   AddServerCommand(app, chosen, "info", "Version, capabilities and limits of the server", RunInfo);
   app.add_subcommand("version", "Version of this command")->callback([&chosen] { chosen = RunVersion; });
   AddServerCommand(app, chosen, "loads", "Running loads and those that ended lately", RunLoads);

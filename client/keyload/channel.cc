@@ -57,7 +57,8 @@ absl::Status Check(const ClientOptions& options) {
     return absl::InvalidArgumentError("a client's certificate and its key go together");
   }
   for (const unsigned char c : options.token) {
-    if (c <= ' ' || c >= 0x7f) return absl::InvalidArgumentError("the token holds blanks or characters that are not ASCII");
+    if (c <= ' ' || c >= 0x7f)
+      return absl::InvalidArgumentError("the token holds blanks or characters that are not ASCII");
   }
   if (!options.token.empty() && !options.tls && !StaysOnThisMachine(options.address)) {
     return absl::InvalidArgumentError(
@@ -68,9 +69,8 @@ absl::Status Check(const ClientOptions& options) {
 
 std::shared_ptr<grpc::ChannelCredentials> Credentials(const ClientOptions& options) {
   if (!options.tls || absl::StartsWith(options.address, "unix:")) return grpc::InsecureChannelCredentials();
-  return grpc::SslCredentials({.pem_root_certs = options.tls->ca,
-                               .pem_private_key = options.tls->key,
-                               .pem_cert_chain = options.tls->cert});
+  return grpc::SslCredentials(
+      {.pem_root_certs = options.tls->ca, .pem_private_key = options.tls->key, .pem_cert_chain = options.tls->cert});
 }
 
 }  // namespace

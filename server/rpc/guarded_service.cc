@@ -1,9 +1,12 @@
 #include "server/rpc/guarded_service.h"
 
+#include <string>
 #include <string_view>
 #include <type_traits>
 #include <utility>
 
+#include "server/base/error.h"
+#include "server/base/log.h"
 #include "server/rpc/authorize.h"
 #include "server/rpc/grpc_status.h"
 #include "server/rpc/model_loader_service.h"
@@ -29,79 +32,104 @@ class GuardedService final : public v1::ModelLoaderService::CallbackService {
   grpc::ServerBidiReactor<v1::LoadRequest, v1::LoadResponse>* Load(Context* context) override {
     return Guard<&Loader::Load>(Role::kLoad, "Load", context);
   }
-  grpc::ServerUnaryReactor* LoadModel(Context* context, const v1::LoadModelRequest* request, v1::LoadModelResponse* response) override {
+  grpc::ServerUnaryReactor* LoadModel(Context* context, const v1::LoadModelRequest* request,
+                                      v1::LoadModelResponse* response) override {
     return Guard<&Loader::LoadModel>(Role::kLoad, "LoadModel", context, request, response);
   }
-  grpc::ServerUnaryReactor* PlanLoad(Context* context, const v1::PlanLoadRequest* request, v1::PlanLoadResponse* response) override {
+  grpc::ServerUnaryReactor* PlanLoad(Context* context, const v1::PlanLoadRequest* request,
+                                     v1::PlanLoadResponse* response) override {
     return Guard<&Loader::PlanLoad>(Role::kRead, "PlanLoad", context, request, response);
   }
-  grpc::ServerUnaryReactor* GetLoad(Context* context, const v1::GetLoadRequest* request, v1::GetLoadResponse* response) override {
+  grpc::ServerUnaryReactor* GetLoad(Context* context, const v1::GetLoadRequest* request,
+                                    v1::GetLoadResponse* response) override {
     return Guard<&Loader::GetLoad>(Role::kRead, "GetLoad", context, request, response);
   }
-  grpc::ServerUnaryReactor* ListLoads(Context* context, const v1::ListLoadsRequest* request, v1::ListLoadsResponse* response) override {
+  grpc::ServerUnaryReactor* ListLoads(Context* context, const v1::ListLoadsRequest* request,
+                                      v1::ListLoadsResponse* response) override {
     return Guard<&Loader::ListLoads>(Role::kRead, "ListLoads", context, request, response);
   }
-  grpc::ServerWriteReactor<v1::WatchLoadResponse>* WatchLoad(Context* context, const v1::WatchLoadRequest* request) override {
+  grpc::ServerWriteReactor<v1::WatchLoadResponse>* WatchLoad(Context* context,
+                                                             const v1::WatchLoadRequest* request) override {
     return Guard<&Loader::WatchLoad>(Role::kRead, "WatchLoad", context, request);
   }
-  grpc::ServerUnaryReactor* CancelLoad(Context* context, const v1::CancelLoadRequest* request, v1::CancelLoadResponse* response) override {
+  grpc::ServerUnaryReactor* CancelLoad(Context* context, const v1::CancelLoadRequest* request,
+                                       v1::CancelLoadResponse* response) override {
     return Guard<&Loader::CancelLoad>(Role::kLoad, "CancelLoad", context, request, response);
   }
-  grpc::ServerUnaryReactor* GetModel(Context* context, const v1::GetModelRequest* request, v1::GetModelResponse* response) override {
+  grpc::ServerUnaryReactor* GetModel(Context* context, const v1::GetModelRequest* request,
+                                     v1::GetModelResponse* response) override {
     return Guard<&Loader::GetModel>(Role::kRead, "GetModel", context, request, response);
   }
-  grpc::ServerUnaryReactor* ListModels(Context* context, const v1::ListModelsRequest* request, v1::ListModelsResponse* response) override {
+  grpc::ServerUnaryReactor* ListModels(Context* context, const v1::ListModelsRequest* request,
+                                       v1::ListModelsResponse* response) override {
     return Guard<&Loader::ListModels>(Role::kRead, "ListModels", context, request, response);
   }
-  grpc::ServerWriteReactor<v1::WatchModelsResponse>* WatchModels(Context* context, const v1::WatchModelsRequest* request) override {
+  grpc::ServerWriteReactor<v1::WatchModelsResponse>* WatchModels(Context* context,
+                                                                 const v1::WatchModelsRequest* request) override {
     return Guard<&Loader::WatchModels>(Role::kRead, "WatchModels", context, request);
   }
-  grpc::ServerWriteReactor<v1::ListKeysResponse>* ListKeys(Context* context, const v1::ListKeysRequest* request) override {
+  grpc::ServerWriteReactor<v1::ListKeysResponse>* ListKeys(Context* context,
+                                                           const v1::ListKeysRequest* request) override {
     return Guard<&Loader::ListKeys>(Role::kRead, "ListKeys", context, request);
   }
-  grpc::ServerWriteReactor<v1::ReadTensorsResponse>* ReadTensors(Context* context, const v1::ReadTensorsRequest* request) override {
+  grpc::ServerWriteReactor<v1::ReadTensorsResponse>* ReadTensors(Context* context,
+                                                                 const v1::ReadTensorsRequest* request) override {
     return Guard<&Loader::ReadTensors>(Role::kLoad, "ReadTensors", context, request);
   }
-  grpc::ServerUnaryReactor* Materialize(Context* context, const v1::MaterializeRequest* request, v1::MaterializeResponse* response) override {
+  grpc::ServerUnaryReactor* Materialize(Context* context, const v1::MaterializeRequest* request,
+                                        v1::MaterializeResponse* response) override {
     return Guard<&Loader::Materialize>(Role::kLoad, "Materialize", context, request, response);
   }
-  grpc::ServerUnaryReactor* Evict(Context* context, const v1::EvictRequest* request, v1::EvictResponse* response) override {
+  grpc::ServerUnaryReactor* Evict(Context* context, const v1::EvictRequest* request,
+                                  v1::EvictResponse* response) override {
     return Guard<&Loader::Evict>(Role::kLoad, "Evict", context, request, response);
   }
-  grpc::ServerUnaryReactor* UnloadModel(Context* context, const v1::UnloadModelRequest* request, v1::UnloadModelResponse* response) override {
+  grpc::ServerUnaryReactor* UnloadModel(Context* context, const v1::UnloadModelRequest* request,
+                                        v1::UnloadModelResponse* response) override {
     return Guard<&Loader::UnloadModel>(Role::kLoad, "UnloadModel", context, request, response);
   }
-  grpc::ServerUnaryReactor* AcquireLease(Context* context, const v1::AcquireLeaseRequest* request, v1::AcquireLeaseResponse* response) override {
+  grpc::ServerUnaryReactor* AcquireLease(Context* context, const v1::AcquireLeaseRequest* request,
+                                         v1::AcquireLeaseResponse* response) override {
     return Guard<&Loader::AcquireLease>(Role::kLoad, "AcquireLease", context, request, response);
   }
-  grpc::ServerUnaryReactor* RenewLease(Context* context, const v1::RenewLeaseRequest* request, v1::RenewLeaseResponse* response) override {
+  grpc::ServerUnaryReactor* RenewLease(Context* context, const v1::RenewLeaseRequest* request,
+                                       v1::RenewLeaseResponse* response) override {
     return Guard<&Loader::RenewLease>(Role::kLoad, "RenewLease", context, request, response);
   }
-  grpc::ServerUnaryReactor* ReleaseLease(Context* context, const v1::ReleaseLeaseRequest* request, v1::ReleaseLeaseResponse* response) override {
+  grpc::ServerUnaryReactor* ReleaseLease(Context* context, const v1::ReleaseLeaseRequest* request,
+                                         v1::ReleaseLeaseResponse* response) override {
     return Guard<&Loader::ReleaseLease>(Role::kLoad, "ReleaseLease", context, request, response);
   }
-  grpc::ServerUnaryReactor* ListLeases(Context* context, const v1::ListLeasesRequest* request, v1::ListLeasesResponse* response) override {
+  grpc::ServerUnaryReactor* ListLeases(Context* context, const v1::ListLeasesRequest* request,
+                                       v1::ListLeasesResponse* response) override {
     return Guard<&Loader::ListLeases>(Role::kRead, "ListLeases", context, request, response);
   }
-  grpc::ServerUnaryReactor* SetDeviceMap(Context* context, const v1::SetDeviceMapRequest* request, v1::SetDeviceMapResponse* response) override {
+  grpc::ServerUnaryReactor* SetDeviceMap(Context* context, const v1::SetDeviceMapRequest* request,
+                                         v1::SetDeviceMapResponse* response) override {
     return Guard<&Loader::SetDeviceMap>(Role::kAdmin, "SetDeviceMap", context, request, response);
   }
-  grpc::ServerUnaryReactor* GetDeviceMap(Context* context, const v1::GetDeviceMapRequest* request, v1::GetDeviceMapResponse* response) override {
+  grpc::ServerUnaryReactor* GetDeviceMap(Context* context, const v1::GetDeviceMapRequest* request,
+                                         v1::GetDeviceMapResponse* response) override {
     return Guard<&Loader::GetDeviceMap>(Role::kRead, "GetDeviceMap", context, request, response);
   }
-  grpc::ServerUnaryReactor* ListDeviceMaps(Context* context, const v1::ListDeviceMapsRequest* request, v1::ListDeviceMapsResponse* response) override {
+  grpc::ServerUnaryReactor* ListDeviceMaps(Context* context, const v1::ListDeviceMapsRequest* request,
+                                           v1::ListDeviceMapsResponse* response) override {
     return Guard<&Loader::ListDeviceMaps>(Role::kRead, "ListDeviceMaps", context, request, response);
   }
-  grpc::ServerUnaryReactor* DeleteDeviceMap(Context* context, const v1::DeleteDeviceMapRequest* request, v1::DeleteDeviceMapResponse* response) override {
+  grpc::ServerUnaryReactor* DeleteDeviceMap(Context* context, const v1::DeleteDeviceMapRequest* request,
+                                            v1::DeleteDeviceMapResponse* response) override {
     return Guard<&Loader::DeleteDeviceMap>(Role::kAdmin, "DeleteDeviceMap", context, request, response);
   }
-  grpc::ServerReadReactor<v1::UploadDocumentRequest>* UploadDocument(Context* context, v1::UploadDocumentResponse* response) override {
+  grpc::ServerReadReactor<v1::UploadDocumentRequest>* UploadDocument(Context* context,
+                                                                     v1::UploadDocumentResponse* response) override {
     return Guard<&Loader::UploadDocument>(Role::kLoad, "UploadDocument", context, response);
   }
-  grpc::ServerUnaryReactor* ListDevices(Context* context, const v1::ListDevicesRequest* request, v1::ListDevicesResponse* response) override {
+  grpc::ServerUnaryReactor* ListDevices(Context* context, const v1::ListDevicesRequest* request,
+                                        v1::ListDevicesResponse* response) override {
     return Guard<&Loader::ListDevices>(Role::kRead, "ListDevices", context, request, response);
   }
-  grpc::ServerUnaryReactor* GetServerInfo(Context* context, const v1::GetServerInfoRequest* request, v1::GetServerInfoResponse* response) override {
+  grpc::ServerUnaryReactor* GetServerInfo(Context* context, const v1::GetServerInfoRequest* request,
+                                          v1::GetServerInfoResponse* response) override {
     return Guard<&Loader::GetServerInfo>(Role::kRead, "GetServerInfo", context, request, response);
   }
 
@@ -114,6 +142,11 @@ class GuardedService final : public v1::ModelLoaderService::CallbackService {
     const absl::StatusOr<Principal> principal = Identify(access_, *context);
     const absl::Status status = principal.ok() ? CheckRole(*principal, needed, method) : principal.status();
     if (status.ok()) return (loader_.*kMethod)(context, args...);
+    Log(LogLevel::kWarning, "call refused",
+        {{"method", std::string(method)},
+         {"reason", std::string(ReasonName(ErrorReason(status)))},
+         {"caller", principal.ok() ? principal->name : std::string()},
+         {"peer", context->peer()}});
     return new RefusedCall<std::remove_pointer_t<Result<kMethod, Args...>>>(ToGrpcStatus(status));
   }
 

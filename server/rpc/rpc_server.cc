@@ -1,8 +1,8 @@
 #include "server/rpc/rpc_server.h"
 
+#include <dlfcn.h>
 #include <grpc/grpc.h>
 #include <grpcpp/ext/health_check_service_server_builder_option.h>
-#include <grpcpp/ext/proto_server_reflection_plugin.h>
 #include <grpcpp/health_check_service_interface.h>
 
 #include <algorithm>
@@ -13,6 +13,7 @@
 #include "server/base/error.h"
 #include "server/base/log.h"
 #include "server/base/strings.h"
+#include "server/rpc/grpc_log.h"
 #include "server/rpc/guarded_service.h"
 #include "server/rpc/tls_credentials.h"
 
@@ -37,6 +38,12 @@ std::string WithPort(std::string_view address, int port) {
 
 absl::Status NotAllowed() {
   return MakeError(Reason::kPeerNotAllowed, "this process runs as none of the users and groups that are served here");
+}
+
+// gRPC's library for it adds the service to every server that is built once it is there, so it is not linked.
+absl::Status LoadReflection() {
+  if (dlopen(KEYLOAD_REFLECTION_LIBRARY, RTLD_NOW) != nullptr) return absl::OkStatus();
+  return MakeError(Reason::kBadRequest, StrCat("reflection is not to be had: ", dlerror()));
 }
 
 // Names that probes ask for; "liveness" stays true while the daemon drains.
@@ -83,6 +90,7 @@ void RpcServer::WatchStreams(std::chrono::milliseconds unread_limit) {
 
 absl::Status RpcServer::Listen(const Options& options) {
   // One reference to gRPC is never given back: its last shutdown can wait 10 s for a poller of its own.
+  TakeGrpcLog();
   grpc_init();
   for (const std::string& address : options.listen) {
     if (!address.starts_with(kUnixPrefix)) continue;
@@ -127,7 +135,7 @@ absl::Status RpcServer::StartHealth(const std::string& address) {
 
 absl::Status RpcServer::StartMain(const Options& options) {
   grpc::EnableDefaultHealthCheckService(true);
-  if (options.reflection) grpc::reflection::InitProtoReflectionServerBuilderPlugin();
+  if (options.reflection) KEYLOAD_RETURN_IF_ERROR(LoadReflection());
   grpc::ServerBuilder builder;
   builder.AddChannelArgument(GRPC_ARG_ALLOW_REUSEPORT, 0);
   builder.AddChannelArgument(GRPC_ARG_HTTP2_MIN_RECV_PING_INTERVAL_WITHOUT_DATA_MS, kMinPingIntervalMs);

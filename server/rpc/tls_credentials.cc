@@ -9,8 +9,8 @@
 namespace keyload {
 namespace {
 
-// gRPC 1.51's C++ credentials either hold one certificate for ever, or read files themselves and then serve nobody while
-// the files do not fit together. Its C interface asks before every handshake instead, which is what this uses.
+// gRPC 1.51's C++ credentials either hold one certificate for ever, or read files themselves and then serve nobody
+// while the files do not fit together. Its C interface asks before every handshake instead, which is what this uses.
 class TlsCredentials : public grpc::ServerCredentials {
  public:
   explicit TlsCredentials(const Reloading<TlsMaterial>& tls) : tls_(tls) {}
@@ -25,9 +25,8 @@ class TlsCredentials : public grpc::ServerCredentials {
 
   int AddPortToServer(const std::string& address, grpc_server* server) override {
     Port& port = *ports_.emplace_back(std::make_unique<Port>(Port{.tls = tls_, .given = nullptr}));
-    const auto request = tls_.get()->client_ca.empty()
-                             ? GRPC_SSL_DONT_REQUEST_CLIENT_CERTIFICATE
-                             : GRPC_SSL_REQUEST_AND_REQUIRE_CLIENT_CERTIFICATE_AND_VERIFY;
+    const auto request = tls_.get()->client_ca.empty() ? GRPC_SSL_DONT_REQUEST_CLIENT_CERTIFICATE
+                                                       : GRPC_SSL_REQUEST_AND_REQUIRE_CLIENT_CERTIFICATE_AND_VERIFY;
     grpc_server_credentials* const credentials = grpc_ssl_server_credentials_create_with_options(
         grpc_ssl_server_credentials_create_options_using_config_fetcher(request, Fetch, &port));
     const int bound = grpc_server_add_http2_port(server, address.c_str(), credentials);

@@ -68,8 +68,7 @@ absl::StatusOr<std::unique_ptr<UnixListener>> UnixListener::Bind(const std::stri
   UniqueFd wake(eventfd(0, EFD_CLOEXEC));
   if (!socket || !wake) return CannotBind(path, std::strerror(errno));
   KEYLOAD_RETURN_IF_ERROR(BindAndListen(socket.get(), path, mode));
-  return std::unique_ptr<UnixListener>(
-      new UnixListener(path, std::move(lock), std::move(socket), std::move(wake)));
+  return std::unique_ptr<UnixListener>(new UnixListener(path, std::move(lock), std::move(socket), std::move(wake)));
 }
 
 UnixListener::~UnixListener() {

@@ -16,8 +16,8 @@ class UnixListener {
  public:
   using OnConnection = std::function<void(UniqueFd)>;
 
-  // Locks PATH.lock, so that a second daemon is told from a socket that the last one left behind, and binds: from then on
-  // connections wait. The directory is made where it is absent. BAD_REQUEST names the path.
+  // Locks PATH.lock, so that a second daemon is told from a socket that the last one left behind, and binds: from then
+  // on connections wait. The directory is made where it is absent. BAD_REQUEST names the path.
   static absl::StatusOr<std::unique_ptr<UnixListener>> Bind(const std::string& path, uint32_t mode);
   // Stops and takes the socket away.
   ~UnixListener();

@@ -59,10 +59,9 @@ TEST_F(AccessControlTest, AWrongTokenIsRefusedAlsoOnASocketThatTakesNone) {
 
 TEST_F(AccessControlTest, ASocketMayGiveNoRole) {
   EXPECT_EQ(Refusal(AccessControl(nullptr, Role::kNone), {.on_unix_socket = true}), Reason::kTokenMissing);
-  EXPECT_EQ(AccessControl(tokens_.get(), Role::kNone)
-                .Identify({.on_unix_socket = true, .authorization = {"Bearer r"}})
-                ->name,
-            "token:dash");
+  EXPECT_EQ(
+      AccessControl(tokens_.get(), Role::kNone).Identify({.on_unix_socket = true, .authorization = {"Bearer r"}})->name,
+      "token:dash");
 }
 
 TEST(CheckRole, EachRoleMayWhatThoseBeforeItMay) {

@@ -2,6 +2,8 @@
 
 #include <gtest/gtest.h>
 
+#include <filesystem>
+
 #include "server/access/credential_files.h"
 #include "server/base/error.h"
 #include "tests/support/checkpoint_builder.h"

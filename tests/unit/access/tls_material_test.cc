@@ -54,7 +54,8 @@ TEST_F(ReadTlsTest, TakesAChainAndLooksAtItsFirst) {
 
 TEST_F(ReadTlsTest, RefusesTheKeyOfAnotherCertificate) {
   WriteFile(paths_.key, other_.key);
-  EXPECT_THAT(Refusal(), AllOf(HasSubstr(paths_.key), HasSubstr(StrCat("is not the key of the certificate in ", paths_.cert))));
+  EXPECT_THAT(Refusal(),
+              AllOf(HasSubstr(paths_.key), HasSubstr(StrCat("is not the key of the certificate in ", paths_.cert))));
 }
 
 TEST_F(ReadTlsTest, RefusesWhatDoesNotParseByItsName) {

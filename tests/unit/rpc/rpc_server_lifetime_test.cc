@@ -1,8 +1,6 @@
-// Listening, health, and the way down.
+// Listening, and the way down.
 
 #include <gmock/gmock.h>
-#include <google/protobuf/wrappers.pb.h>
-#include <grpcpp/generic/generic_stub.h>
 #include <gtest/gtest.h>
 
 #include <filesystem>
@@ -14,41 +12,6 @@ namespace keyload {
 namespace {
 
 using testing::HasSubstr;
-
-enum Serving { kUnknown = 0, kServing = 1, kNotServing = 2 };
-
-// HealthCheckRequest{string service = 1} and HealthCheckResponse{enum status = 1} are on the wire what the wrappers
-// are.
-int Health(LoaderServer& server, const std::string& service) {
-  TestContext context;
-  grpc::CompletionQueue queue;
-  google::protobuf::StringValue request;
-  request.set_value(service);
-  google::protobuf::Int32Value response;
-  grpc::Status status;
-  grpc::TemplatedGenericStub<google::protobuf::StringValue, google::protobuf::Int32Value> stub(server.channel());
-  const auto call = stub.PrepareUnaryCall(&context, "/grpc.health.v1.Health/Check", request, &queue);
-  call->StartCall();
-  call->Finish(&response, &status, nullptr);
-  void* tag = nullptr;
-  bool ok = false;
-  queue.Next(&tag, &ok);
-  EXPECT_TRUE(status.ok()) << status.error_message();
-  return response.value();
-}
-
-TEST(RpcServer, IsServingWhenItStarted) {
-  LoaderServer server;
-  EXPECT_EQ(Health(server, ""), kServing);
-  EXPECT_EQ(Health(server, "keyload.v1.ModelLoaderService"), kServing);
-}
-
-TEST(RpcServer, IsNotServingWhileItDrains) {
-  LoaderServer server;
-  server.server().BeginDrain();
-  EXPECT_EQ(Health(server, ""), kNotServing);
-  EXPECT_EQ(Health(server, "keyload.v1.ModelLoaderService"), kNotServing);
-}
 
 TEST(RpcServer, DrainingEndsAnIdleStream) {
   LoaderServer server;
