@@ -86,6 +86,7 @@ class RpcServer {
   const AccessControl open_access_;
   const std::unique_ptr<grpc::Service> service_;
   RefusingService refusing_service_;
+  grpc::CallbackGenericService nothing_else_;  // UNIMPLEMENTED; gRPC starts no server without a service
   std::vector<std::string> addresses_;
   std::string health_address_;
   std::shared_ptr<grpc::ServerCredentials> tls_;
