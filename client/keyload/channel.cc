@@ -46,9 +46,15 @@ class SendTokenFactory : public grpc::experimental::ClientInterceptorFactoryInte
   const std::string authorization_;
 };
 
+// "127.1.2.3:7077", and not "127.example:7077".
+bool IsLoopbackV4(absl::string_view address) {
+  return absl::StartsWith(address, "127.") &&
+         address.substr(0, address.rfind(':')).find_first_not_of("0123456789.") == absl::string_view::npos;
+}
+
 bool StaysOnThisMachine(const std::string& address) {
   return absl::StartsWith(address, "unix:") || absl::StartsWith(address, "localhost:") ||
-         absl::StartsWith(address, "127.") || absl::StartsWith(address, "[::1]:");
+         absl::StartsWith(address, "[::1]:") || IsLoopbackV4(address);
 }
 
 absl::Status Check(const ClientOptions& options) {

@@ -22,7 +22,7 @@ namespace {
 
 constexpr std::string_view kUnixPrefix = "unix:";
 constexpr std::string_view kInUse = "the address is in use or not of this machine";
-constexpr int kMinPingIntervalMs = 10'000;
+constexpr int kMinPingIntervalMs = 5'000;  // half of the shortest that clients are known to use
 
 using ConnectionType = grpc::ServerBuilder::experimental_type::ExternalConnectionType;
 

@@ -200,6 +200,29 @@ class StartTest(unittest.TestCase):
         self.assertIn("/no/tokens", self.refuse("--listen", "127.0.0.1:0", "--token-file", "/no/tokens"))
 
 
+class SecondDaemonTest(AccessTest):
+    """Two daemons on one address: the second ends and the first goes on."""
+
+    def second(self, *flags):
+        process = self.daemon.spawn(*flags)
+        self.assertNotEqual(process.wait(timeout=30), 0)
+        self.assertEqual(self.keyload("list").code, 0)
+        return self.daemon.log.read_text()
+
+    def test_the_same_socket(self):
+        self.assertIn("another keyloadd listens there", self.second("--listen", self.daemon.address))
+
+    def test_the_same_ports(self):
+        self.daemon.stop()
+        self.daemon = self.start("--listen", "127.0.0.1:0", "--health-listen", "127.0.0.1:0")
+        line = self.lines("start")[-1]
+        address = line["listen"].split(",")[1]
+        other = f"unix:{self.directory}/other.sock"
+        self.assertIn(f"cannot listen on {address}", self.second("--listen", other, "--listen", address))
+        health = line["health_listen"]
+        self.assertIn(f"cannot listen on {health}", self.second("--listen", other, "--health-listen", health))
+
+
 @unittest.skipUnless(os.geteuid() == 0, "takes root, to become other users")
 class UserTest(AccessTest):
     """Users and groups of a Unix socket that anybody can reach."""

@@ -31,8 +31,7 @@ class GuardedServiceTest : public testing::Test {
     }
     tokens_ = *Reloading<Tokens>::Open({"unused"}, [text] { return Tokens::Parse("f", text); });
     access_ = std::make_unique<AccessControl>(tokens_.get(), Role::kNone);
-    server_ = *RpcServer::Start(
-        {.listen = {"unix:" + dir_.File("s")}, .access = access_.get(), .rpc = node_.rpc()});
+    server_ = *RpcServer::Start({.listen = {"unix:" + dir_.File("s")}, .access = access_.get(), .rpc = node_.rpc()});
     stub_ = std::make_unique<grpc::GenericStub>(
         grpc::CreateChannel("unix:" + dir_.File("s"), grpc::InsecureChannelCredentials()));
   }
@@ -92,11 +91,11 @@ TEST_F(GuardedServiceTest, EveryCallWithoutATokenIsRefused) {
 // What docs/security.md says. A method that is new has to be put here and there.
 TEST_F(GuardedServiceTest, EveryCallTakesItsRole) {
   const std::map<std::string, int> needs = {
-      {"Load", 1},         {"LoadModel", 1},      {"PlanLoad", 0},        {"GetLoad", 0},      {"ListLoads", 0},
-      {"WatchLoad", 0},    {"CancelLoad", 1},     {"GetModel", 0},        {"ListModels", 0},   {"WatchModels", 0},
-      {"ListKeys", 0},     {"ReadTensors", 1},    {"Materialize", 1},     {"Evict", 1},        {"UnloadModel", 1},
-      {"AcquireLease", 1}, {"RenewLease", 1},     {"ReleaseLease", 1},    {"ListLeases", 0},   {"SetDeviceMap", 2},
-      {"GetDeviceMap", 0}, {"ListDeviceMaps", 0}, {"DeleteDeviceMap", 2}, {"ListDevices", 0},  {"GetServerInfo", 0},
+      {"Load", 1},          {"LoadModel", 1},      {"PlanLoad", 0},        {"GetLoad", 0},     {"ListLoads", 0},
+      {"WatchLoad", 0},     {"CancelLoad", 1},     {"GetModel", 0},        {"ListModels", 0},  {"WatchModels", 0},
+      {"ListKeys", 0},      {"ReadTensors", 1},    {"Materialize", 1},     {"Evict", 1},       {"UnloadModel", 1},
+      {"AcquireLease", 1},  {"RenewLease", 1},     {"ReleaseLease", 1},    {"ListLeases", 0},  {"SetDeviceMap", 2},
+      {"GetDeviceMap", 0},  {"ListDeviceMaps", 0}, {"DeleteDeviceMap", 2}, {"ListDevices", 0}, {"GetServerInfo", 0},
       {"UploadDocument", 1}};
   ASSERT_EQ(needs.size(), static_cast<size_t>(Service().method_count()));
   const std::string tokens[] = {"read", "load", "admin"};
