@@ -18,7 +18,7 @@ RUN mkdir -p /opt/torch && cd .venv/lib/python3*/site-packages \
 FROM ${BASE} AS libraries
 RUN apt-get update -q \
     && DEBIAN_FRONTEND=noninteractive apt-get install -q -y --no-install-recommends \
-       libabsl20220623 libfmt9 libgrpc++1.51 libprotobuf32 libre2-9 libsimdjson14 libspdlog1.10 libssl3 \
+       libabsl20220623 libfmt9 libgrpc++1.51 libprometheus-cpp-pull1.0 libprotobuf32 libre2-9 libsimdjson14 libspdlog1.10 libssl3 \
     && rm -rf /var/lib/apt/lists/* /var/cache/apt/archives/*.deb /var/cache/debconf/*-old /var/log/*
 # Fixed, so that volumes and Kubernetes security contexts can name it. A named volume mounted on /run/keyload,
 # /var/lib/keyload or /work starts as a copy of the directory here, owner included.

@@ -29,11 +29,15 @@
 #include "server/device/host_memory_limit.h"
 #include "server/expected/derive_manifest.h"
 #include "server/io/page_cache_hold.h"
+#include "server/metrics/metrics.h"
+#include "server/metrics/metrics_server.h"
 #include "server/reload.h"
+#include "server/rpc/call_metrics.h"
 #include "server/rpc/convert_manifest.h"
 #include "server/rpc/rpc_server.h"
 #include "server/rpc/state_codec.h"
 #include "server/service/loader_service.h"
+#include "server/tensor/convert.h"
 
 // keyloadd: reads flags, environment and configuration, builds the objects, waits for a signal, and takes everything
 // down again in the order in which it says so below.
@@ -184,6 +188,10 @@ int Run(const Config& config, Reload::Read read_config) {
   const size_t cores = std::max(std::thread::hardware_concurrency(), 1u);
   const size_t io_threads = config.io_threads > 0 ? config.io_threads : std::min<size_t>(cores, 8);
 
+  Metrics metrics({.methods = RpcMethodNames(),
+                   .build = {{"version", KEYLOAD_VERSION},
+                             {"compiler", __VERSION__},
+                             {"dtype_conversion", DTypeConversionAvailable() ? "true" : "false"}}});
   // Taken down in reverse: the server, what runs, the service, the models, the devices last.
   DeviceSet devices(MakeDevices(config, descriptors), DeviceNotes(config));
   CurrentRoots roots(*resolved);
@@ -235,8 +243,25 @@ int Run(const Config& config, Reload::Read read_config) {
                     .workers = io_threads,
                     .scratch = &scratch,
                     .make_reader = [](const Shard& shard) { return MakeFileReader(shard.fd, shard.file); }},
-       .state = state.get()});
+       .state = state.get(),
+       .metrics = &metrics});
+  metrics.SetSampler([&service, tls = (*credentials)->tls()] {
+    Metrics::Sample sample = service.SampleMetrics();
+    if (tls != nullptr) {
+      sample.tls = {.expiry = tls->get()->not_after, .current = tls->current(), .reload_failures = tls->failures()};
+    }
+    return sample;
+  });
 
+  std::unique_ptr<MetricsServer> scrapes;
+  if (!config.metrics_listen.empty()) {
+    absl::StatusOr<std::unique_ptr<MetricsServer>> started = MetricsServer::Start(config.metrics_listen, metrics);
+    if (!started.ok()) {
+      std::fprintf(stderr, "keyloadd: %s\n", std::string(started.status().message()).c_str());
+      return kExitFailed;
+    }
+    scrapes = *std::move(started);
+  }
   absl::StatusOr<std::unique_ptr<RpcServer>> server = RpcServer::Start(
       {.listen = config.listen,
        .health_listen = config.health_listen,
@@ -254,6 +279,7 @@ int Run(const Config& config, Reload::Read read_config) {
       {{"version", std::string(KEYLOAD_VERSION)},
        {"listen", absl::StrJoin((*server)->addresses(), ",")},
        {"health_listen", (*server)->health_address()},
+       {"metrics_listen", scrapes == nullptr ? std::string() : scrapes->address()},
        {"model_roots", absl::StrJoin(resolved->roots(), ":")},
        {"devices", uint64_t{devices.devices().size()}}});
 
@@ -271,6 +297,8 @@ int Run(const Config& config, Reload::Read read_config) {
       {{"signal", std::string(strsignal(signal_number))}, {"active_loads", uint64_t{service.active_loads()}}});
   TakeDown(**server, service, signals.ending, reload.config().grace);
   server->reset();
+  scrapes.reset();
+  metrics.SetSampler(nullptr);  // a scrape that hangs may go on
   reloads.reset();
   queries.reset();
   reads.reset();

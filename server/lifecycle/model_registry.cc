@@ -188,6 +188,16 @@ std::vector<ModelInfo> ModelRegistry::List() {
   return infos;
 }
 
+std::array<uint64_t, kModelStateCount> ModelRegistry::CountStates() {
+  std::array<uint64_t, kModelStateCount> counts = {};
+  MutexLock lock(mutex_);
+  for (auto& [name, entry] : entries_) {
+    Refresh(name, entry);
+    ++counts[static_cast<size_t>(entry.state)];
+  }
+  return counts;
+}
+
 absl::Status ModelRegistry::Unload(std::string_view name, OnUnloaded done, OnWithdrawn withdrawn) {
   ModelHandle model;  // these go at the end, without the lock: that may free the memory here
   std::shared_ptr<void> presence;

@@ -1,5 +1,7 @@
 #pragma once
 
+#include <array>
+#include <cstdint>
 #include <functional>
 #include <map>
 #include <memory>
@@ -68,6 +70,8 @@ class ModelRegistry {
   // State of one name, or of all in order; MODEL_NOT_FOUND.
   absl::StatusOr<ModelInfo> Info(std::string_view name);
   std::vector<ModelInfo> List();
+  // How many models are in each state, by its number. Takes no hold of any.
+  std::array<uint64_t, kModelStateCount> CountStates();
 
   // To be called after keys of the model became resident or lazy: its state follows, and listeners hear of it.
   void UpdateState(std::string_view name);

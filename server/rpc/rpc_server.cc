@@ -13,6 +13,7 @@
 #include "server/base/error.h"
 #include "server/base/log.h"
 #include "server/base/strings.h"
+#include "server/rpc/call_metrics.h"
 #include "server/rpc/grpc_log.h"
 #include "server/rpc/guarded_service.h"
 #include "server/rpc/tls_credentials.h"
@@ -144,6 +145,9 @@ absl::Status RpcServer::StartMain(const Options& options) {
   builder.AddChannelArgument(GRPC_ARG_MAX_CONCURRENT_STREAMS, options.max_streams);
   builder.SetMaxReceiveMessageSize(kMaxMessageBytes);
   builder.RegisterService(service_.get());
+  std::vector<std::unique_ptr<grpc::experimental::ServerInterceptorFactoryInterface>> interceptors;
+  interceptors.push_back(CountCalls(rpc_.service->metrics()));
+  builder.experimental().SetInterceptorCreators(std::move(interceptors));
   served_ =
       builder.experimental().AddExternalConnectionAcceptor(ConnectionType::FROM_FD, grpc::InsecureServerCredentials());
   tls_ = options.tls == nullptr ? grpc::InsecureServerCredentials() : MakeTlsCredentials(*options.tls);

@@ -122,8 +122,10 @@ absl::StatusOr<LoadReport> LoaderService::Reuse(const LoadSpec& spec) const {
 absl::Status LoaderService::Unload(std::string_view model, ModelRegistry::OnUnloaded done) {
   return deps_.registry->Unload(
       model,
-      [model = std::string(model), done = std::move(done)](const ModelRegistry::Unloaded& unloaded) mutable {
+      [metrics = deps_.metrics, model = std::string(model),
+       done = std::move(done)](const ModelRegistry::Unloaded& unloaded) mutable {
         if (unloaded.was_loaded) {
+          metrics->Unloaded(unloaded.freed_bytes);
           Log(LogLevel::kInfo, "unload", {{"model", model}, {"freed_bytes", unloaded.freed_bytes}});
         }
         done(unloaded);
@@ -135,14 +137,38 @@ absl::Status LoaderService::Unload(std::string_view model, ModelRegistry::OnUnlo
 
 absl::StatusOr<NamedDeviceMap> LoaderService::SetDeviceMap(NamedDeviceMap map) {
   KEYLOAD_ASSIGN_OR_RETURN(NamedDeviceMap kept, device_maps_.Set(std::move(map)));
+  deps_.metrics->DeviceMapSet();
   if (deps_.state != nullptr) deps_.state->SyncMap(device_maps_, kept.name);
   return kept;
 }
 
 absl::Status LoaderService::DeleteDeviceMap(std::string_view name, std::string_view etag) {
   KEYLOAD_RETURN_IF_ERROR(device_maps_.Delete(name, etag));
+  deps_.metrics->DeviceMapDeleted();
   if (deps_.state != nullptr) deps_.state->SyncMap(device_maps_, name);
   return absl::OkStatus();
+}
+
+Metrics::Sample LoaderService::SampleMetrics() const {
+  Metrics::Sample sample = {.inflight_loads = active_loads_,
+                            .waiting_for_thread = deps_.loads->queued(),
+                            .waiting_for_memory = deps_.loads->waiting_for_memory()};
+  for (const std::unique_ptr<Device>& device : deps_.transfer.devices->devices()) {
+    const MemoryState memory = device->account().state();
+    sample.devices.push_back({.device = device->info().name,
+                              .capacity = memory.capacity,
+                              .used = memory.used,
+                              .reserved = memory.reserved,
+                              .free = memory.free()});
+  }
+  const std::array<uint64_t, kModelStateCount> counts = deps_.registry->CountStates();
+  for (int state = 0; state < kModelStateCount; ++state) {
+    // A model that is not loaded, or whose load failed, is none.
+    const auto value = static_cast<ModelState>(state);
+    if (value == ModelState::kUnloaded || value == ModelState::kFailed) continue;
+    sample.models.emplace_back(ModelStateName(value), counts[state]);
+  }
+  return sample;
 }
 
 std::vector<std::string> LoaderService::Capabilities() const {

@@ -16,6 +16,7 @@
 #include "server/checkpoint/current_roots.h"
 #include "server/lifecycle/model_registry.h"
 #include "server/load/transfer.h"
+#include "server/metrics/metrics.h"
 #include "server/service/device_map_table.h"
 #include "server/service/document_store.h"
 #include "server/service/kept_state.h"
@@ -51,6 +52,7 @@ class LoaderService {
     TemplateDirectories templates;  // that expected keys come from
     TransferResources transfer;
     KeptState* state = nullptr;  // what outlives the process; null: nothing does
+    Metrics* metrics = nullptr;  // that loads and what is done to models count in
   };
   // Takes over the maps and reports that the run before kept.
   explicit LoaderService(const Dependencies& dependencies);
@@ -121,6 +123,10 @@ class LoaderService {
   // Loads that are queued or running.
   size_t active_loads() const { return active_loads_; }
 
+  Metrics& metrics() { return *deps_.metrics; }
+  // What a scrape shows of loads, models and devices. Never blocks.
+  Metrics::Sample SampleMetrics() const;
+
  private:
   struct Request {
     LoadSpec spec;
@@ -138,6 +144,10 @@ class LoaderService {
   absl::StatusOr<ModelRegistry::Claim> ClaimName(const LoadSpec& spec, ModelHandle& extends);
   void StartValid(Request request);
   void AnswerWithModel(Request request);
+  // Ends a request that becomes no load.
+  void Refuse(LoadObserver& observer, const absl::Status& status);
+  absl::Status MaterializeInto(LoadReport& report, const ModelSelection& selection, const Limits& limits,
+                               const RequestContext& context, PhaseClock& clock);
   void Queue(const std::shared_ptr<Job>& job);
   absl::StatusOr<LoadReport> Reuse(const LoadSpec& spec) const;
   void RunJob(const std::shared_ptr<Job>& job, LoadQueue::Turn turn);

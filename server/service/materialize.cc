@@ -150,15 +150,15 @@ absl::Status MakeResident(const ResidentModel& model, std::span<const uint32_t> 
   }
 }
 
-void CountResident(const ResidentModel& model, SelectedTensors& selected) {
+void CountResident(const ResidentModel& model, std::span<const uint32_t> keys, LoadReport& report) {
   const std::vector<Residency::State> states = model.residency().states();
-  KeyCounts& counts = selected.report.keys;
+  KeyCounts& counts = report.keys;
   counts.loaded = 0;
-  for (const uint32_t key : selected.keys) {
+  for (const uint32_t key : keys) {
     const uint32_t tensor = model.content().tensor_of_key[key];
     counts.loaded += tensor != ResidentModel::kInFile && states[tensor] == Residency::State::kResident;
   }
-  counts.lazy = selected.keys.size() - counts.loaded;
+  counts.lazy = keys.size() - counts.loaded;
 }
 
 }  // namespace keyload

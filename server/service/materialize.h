@@ -35,7 +35,7 @@ absl::Status MakeResident(const ResidentModel& model, std::span<const uint32_t> 
                           const TransferResources& resources, const RequestContext& context, PhaseClock& clock,
                           LoadReport& report);
 
-// Sets `loaded` and `lazy` of the report, as it is now.
-void CountResident(const ResidentModel& model, SelectedTensors& selected);
+// Sets `loaded` and `lazy` of the report to what is resident of `keys`, which have bytes of their own, now.
+void CountResident(const ResidentModel& model, std::span<const uint32_t> keys, LoadReport& report);
 
 }  // namespace keyload

@@ -21,6 +21,17 @@ constexpr uint64_t kReadAheadBytes = 64 << 20;
 
 absl::StatusOr<LoadReport> LoaderService::Materialize(const ModelSelection& selection, const Limits& limits,
                                                       const RequestContext& context, PhaseClock& clock) {
+  deps_.metrics->MaterializationStarted();
+  LoadReport report;
+  const absl::Status status = MaterializeInto(report, selection, limits, context, clock);
+  deps_.metrics->BytesLoaded(report.bytes);
+  absl::StatusOr<LoadReport> result = status.ok() ? absl::StatusOr<LoadReport>(std::move(report)) : status;
+  deps_.metrics->MaterializationEnded(result);
+  return result;
+}
+
+absl::Status LoaderService::MaterializeInto(LoadReport& report, const ModelSelection& selection, const Limits& limits,
+                                            const RequestContext& context, PhaseClock& clock) {
   if (draining_) return Draining();
   const absl::Time start_time = absl::Now();
   clock.Enter("plan");
@@ -28,7 +39,7 @@ absl::StatusOr<LoadReport> LoaderService::Materialize(const ModelSelection& sele
   KEYLOAD_ASSIGN_OR_RETURN(const KeySelection keys,
                            CompileSelection(selection.select, selection.key_list_digest, *deps_.documents));
   KEYLOAD_ASSIGN_OR_RETURN(SelectedTensors selected, SelectTensors(*model, keys, kDefaultNameLimit));
-  LoadReport& report = selected.report;
+  report = std::move(selected.report);
   report.load = table_.NextName();
   report.model = selection.model;
   report.generation = model->report().generation;
@@ -43,7 +54,7 @@ absl::StatusOr<LoadReport> LoaderService::Materialize(const ModelSelection& sele
     report.outcome = report.keys.missing + report.keys.mismatched > 0 ? Outcome::kIncomplete : Outcome::kComplete;
   }
   clock.Enter("publish");
-  CountResident(*model, selected);
+  CountResident(*model, selected.keys, report);
   clock.Write(report);
   LogLoad(report);
   if (deps_.state != nullptr) {
@@ -51,7 +62,7 @@ absl::StatusOr<LoadReport> LoaderService::Materialize(const ModelSelection& sele
   }
   const std::vector<std::string> dropped = table_.AddEnded(report);
   if (deps_.state != nullptr) deps_.state->DropLoads(dropped);
-  return std::move(report);
+  return absl::OkStatus();
 }
 
 absl::StatusOr<Residency::Evicted> LoaderService::Evict(const ModelSelection& selection) {
@@ -61,6 +72,7 @@ absl::StatusOr<Residency::Evicted> LoaderService::Evict(const ModelSelection& se
   KEYLOAD_ASSIGN_OR_RETURN(const SelectedTensors selected, SelectTensors(*model, keys, /*name_limit=*/0));
   const Residency::Evicted evicted = model->residency().Evict(selected.tensors);
   deps_.registry->UpdateState(selection.model);
+  deps_.metrics->Evicted(evicted.bytes);
   Log(LogLevel::kInfo, "evict",
       {{"model", selection.model}, {"tensors", evicted.tensors}, {"freed_bytes", evicted.bytes}});
   return evicted;
@@ -83,6 +95,7 @@ size_t LoaderService::ReadAhead(const ResidentModel& model, std::span<const List
   PhaseClock clock;
   LoadReport report;
   MakeResident(model, tensors, deps_.transfer, context, clock, report).IgnoreError();
+  deps_.metrics->BytesLoaded(report.bytes);
   deps_.registry->UpdateState(model.content().name);
   return count;
 }
@@ -96,6 +109,7 @@ absl::StatusOr<TensorBytes> LoaderService::OpenTensor(const ResidentModel& model
     PhaseClock clock;
     LoadReport report;
     const absl::Status status = MakeResident(model, {&tensor, 1}, deps_.transfer, context, clock, report);
+    deps_.metrics->BytesLoaded(report.bytes);
     deps_.registry->UpdateState(model.content().name);
     KEYLOAD_RETURN_IF_ERROR(status);
   }

@@ -24,9 +24,14 @@ struct LoaderService::Start {
 
 void LoaderService::StartLoad(LoadSpec spec, absl::Time deadline, std::shared_ptr<LoadObserver> observer,
                               std::shared_ptr<LoadTicket> ticket) {
-  if (const absl::Status valid = Validate(spec, /*plan_only=*/false); !valid.ok()) return observer->OnEnd(valid);
+  if (const absl::Status valid = Validate(spec, /*plan_only=*/false); !valid.ok()) return Refuse(*observer, valid);
   if (spec.warms()) spec.device_map.policy = "disk";
   StartValid({.spec = std::move(spec), .deadline = deadline, .observer = std::move(observer), .ticket = ticket});
+}
+
+void LoaderService::Refuse(LoadObserver& observer, const absl::Status& status) {
+  deps_.metrics->LoadRefused();
+  observer.OnEnd(status);
 }
 
 void LoaderService::StartValid(Request request) {
@@ -37,7 +42,7 @@ void LoaderService::StartValid(Request request) {
                                      .priority = spec.priority,
                                      .memory_wait = spec.wait_memory};
   const absl::StatusOr<Start> start = BeginLoad(spec, caller);
-  if (!start.ok()) return request.observer->OnEnd(start.status());
+  if (!start.ok()) return Refuse(*request.observer, start.status());
   if (start->job != nullptr) {
     if (request.ticket != nullptr) request.ticket->Bind(start->job->load, start->waiter);
     return Queue(start->job);
@@ -45,11 +50,12 @@ void LoaderService::StartValid(Request request) {
   if (start->joins == nullptr) return AnswerWithModel(std::move(request));
   const std::optional<SharedLoad::WaiterId> waiter = start->joins->Join(caller);
   if (!waiter) {
-    return request.observer->OnEnd(
-        MakeError(Reason::kModelBusy,
-                  StrCat("model ", spec.model, ": ", start->joins->identity().load, " was cancelled or is too late"),
-                  {{"model", spec.model}, {"load", start->joins->identity().load}}));
+    return Refuse(*request.observer, MakeError(Reason::kModelBusy,
+                                               StrCat("model ", spec.model, ": ", start->joins->identity().load,
+                                                      " was cancelled or is too late"),
+                                               {{"model", spec.model}, {"load", start->joins->identity().load}}));
   }
+  deps_.metrics->LoadJoined();
   deps_.loads->Changed();  // the caller may have a larger priority, or more time
   if (request.ticket != nullptr) request.ticket->Bind(start->joins, *waiter);
 }
@@ -82,6 +88,7 @@ absl::StatusOr<LoaderService::Start> LoaderService::BeginLoad(const LoadSpec& sp
   // Under the lock: whoever joins must not be the only one, or it would stop the load by leaving.
   start.waiter = start.job->load->Begin(caller);
   ++active_loads_;
+  deps_.metrics->LoadStarted();
   return start;
 }
 
@@ -108,10 +115,12 @@ void LoaderService::AnswerWithModel(Request request) {
     const Reason reason = ErrorReason(report.status());
     // It went meanwhile, or is being loaded again.
     if (reason == Reason::kModelNotFound || reason == Reason::kModelBusy) return StartValid(std::move(request));
-    if (report.ok()) request.observer->OnAccepted(report->load, /*joined=*/true);
+    if (!report.ok()) return Refuse(*request.observer, report.status());
+    deps_.metrics->LoadJoined();
+    request.observer->OnAccepted(report->load, /*joined=*/true);
     request.observer->OnEnd(std::move(report));
   });
-  if (!queued) observer->OnEnd(TooManyWaiting());
+  if (!queued) Refuse(*observer, TooManyWaiting());
 }
 
 void LoaderService::Queue(const std::shared_ptr<Job>& job) {
@@ -177,6 +186,7 @@ void LoaderService::EndJob(Job& job, absl::StatusOr<LoadReport> result) {
     job.claim = {};
   }
   if (!job.spec.is_kept) KeepEnd(*load, result);
+  deps_.metrics->LoadEnded(result);
   --active_loads_;
   load->End(std::move(result));
   if (job.spec.is_kept) return table_.Forget(*load);  // nobody asked for it, and it must not push out who did

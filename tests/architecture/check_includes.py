@@ -38,6 +38,7 @@ RESERVED = [
     ("LibTorch", re.compile(r"^(ATen|c10|torch|caffe2)/"), ("server/tensor/",)),
     ("protobuf messages", re.compile(r"\.pb\.h$"), ("server/rpc/", "client/", "tests/", "bench/")),
     ("gRPC", re.compile(r"^grpc(pp)?/"), ("server/rpc/", "client/", "tests/", "bench/")),
+    ("prometheus-cpp", re.compile(r"^prometheus/"), ("server/metrics/",)),
     ("the CUDA driver", re.compile(r"^cuda.*\.h$"), ("server/device/", "tests/")),
 ]
 MAX_LINES = 400

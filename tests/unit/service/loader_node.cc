@@ -97,10 +97,11 @@ LoaderNode::LoaderNode(const Options& options)
           .loads = loads_.get(),
           .queries = queries_.get(),
           .templates = {dir_.File("templates")},
-          .transfer = {
-              .devices = &devices_, .io = io_.get(), .scratch = &scratch_, .make_reader = [this](const Shard& shard) {
-                return MakeReader(shard);
-              }}})) {}
+          .transfer = {.devices = &devices_,
+                       .io = io_.get(),
+                       .scratch = &scratch_,
+                       .make_reader = [this](const Shard& shard) { return MakeReader(shard); }},
+          .metrics = &metrics_})) {}
 
 LoaderNode::~LoaderNode() {
   gpu_->ReleaseCopies();

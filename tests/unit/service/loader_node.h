@@ -67,6 +67,7 @@ class LoaderNode {
   DocumentStore& documents() { return documents_; }
   FakeDevice& gpu() { return *gpu_; }
   LoadQueue& loads() { return *loads_; }
+  Metrics& metrics() { return metrics_; }
   HoldBudget& held() { return held_; }
   // Blocks until a thread that reads for loads has nothing to do. A load whose copies are held keeps all of them
   // waiting for scratch memory, unless it has ended its reading.
@@ -101,6 +102,7 @@ class LoaderNode {
   std::unique_ptr<ShardReader> MakeReader(const Shard& shard);
 
   TempDir dir_;
+  Metrics metrics_{{.methods = {"GetModel", "WatchModels"}, .build = {}}};
   FakeDevice* gpu_;
   DeviceSet devices_;
   ByteBudget scratch_{256ull << 20};
