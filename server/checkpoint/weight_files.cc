@@ -177,6 +177,29 @@ absl::StatusOr<WeightFile> OpenOnly(const ModelRoots& roots, const OpenedPath& d
                    {{"file", path}});
 }
 
+// "model-00002-of-00005.safetensors" is one of five files.
+bool IsPart(std::string_view name) {
+  constexpr std::string_view kDigits = "0123456789";
+  name.remove_suffix(kSafetensorsSuffix.size());
+  const size_t count = name.find_last_not_of(kDigits);
+  if (count == std::string_view::npos || !name.substr(0, count + 1).ends_with("-of-")) return false;
+  const std::string_view numbered = name.substr(0, count + 1 - 4);
+  const size_t dash = numbered.find_last_not_of(kDigits);
+  const bool of_one = name.find_first_not_of('0', count + 1) == name.size() - 1 && name.ends_with('1');
+  return dash != std::string_view::npos && dash + 1 < numbered.size() && numbered[dash] == '-' &&
+         count + 1 < name.size() && !of_one;
+}
+
+absl::Status PartsAlone(const OpenedPath& directory, const std::vector<std::string>& parts) {
+  const auto shown = std::span(parts).first(std::min(parts.size(), kMaxNamed));
+  return MakeError(
+      Reason::kCheckpointNotFound,
+      absl::StrFormat("%s has files of a sharded set of weights (%s%s) and no index file; to read one alone, "
+                      "name it in weights (--weights)",
+                      directory.resolved, absl::StrJoin(shown, ", "), shown.size() < parts.size() ? ", ..." : ""),
+      {{"path", directory.resolved}});
+}
+
 // "unet.fp16.safetensors" for fp16.
 std::vector<std::string> VariantsNamed(const std::vector<std::string>& names, std::string_view variant,
                                        std::string_view suffix) {
@@ -222,6 +245,8 @@ absl::StatusOr<WeightFile> FindWeights(const ModelRoots& roots, const OpenedPath
   if (file) return *std::move(file);
   KEYLOAD_ASSIGN_OR_RETURN(const Listing listing, List(directory));
   if (!listing.indexes.empty()) return OpenOnly(roots, directory, listing.indexes, kIndexFileSuffix);
+  if (!listing.safetensors.empty() && std::all_of(listing.safetensors.begin(), listing.safetensors.end(), IsPart))
+    return PartsAlone(directory, listing.safetensors);
   if (!listing.safetensors.empty()) return OpenOnly(roots, directory, listing.safetensors, kSafetensorsSuffix);
   if (!listing.pickles.empty()) return PickleError(directory, listing.pickles.front());
   if (allow_no_weights) return WeightFile{};

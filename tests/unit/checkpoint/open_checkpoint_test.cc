@@ -191,6 +191,17 @@ TEST_F(OpenCheckpointTest, AVariantIsNoSetBesideThePlainOne) {
   EXPECT_EQ(ErrorReason(Refusal()), Reason::kCheckpointAmbiguous);
 }
 
+TEST_F(OpenCheckpointTest, FilesOfAShardedSetAreNoneWithoutTheirIndex) {
+  WriteSafetensors(dir_.File("best-of-1.safetensors"), {{.name = "a", .shape = {1}}});
+  EXPECT_TRUE(Open(dir_.path()).ok());
+  std::filesystem::rename(dir_.File("best-of-1.safetensors"), dir_.File("model-00001-of-00001.safetensors"));
+  EXPECT_TRUE(Open(dir_.path()).ok()) << "one of one is all of it";
+  std::filesystem::rename(dir_.File("model-00001-of-00001.safetensors"), dir_.File("model-00001-of-00011.safetensors"));
+  const absl::Status status = Open(dir_.path()).status();
+  EXPECT_EQ(ErrorReason(status), Reason::kCheckpointNotFound);
+  EXPECT_THAT(std::string(status.message()), HasSubstr("(model-00001-of-00011.safetensors) and no index file"));
+  EXPECT_TRUE(Open(dir_.path(), "model-00001-of-00011.safetensors").ok());
+}
 TEST_F(OpenCheckpointTest, DirectoriesWithWeightsAreNamed) {
   for (const char* name : {"vae", "unet", "scheduler"}) std::filesystem::create_directory(dir_.File(name));
   EXPECT_EQ(ErrorReason(Refusal()), Reason::kCheckpointNotFound);
