@@ -124,21 +124,31 @@ void FinishUnexpected(const PatternSet& ignore_unexpected, const KeySelection& s
     std::sort(unexpected.begin(), unexpected.end(), before);
 }
 
-// What the index file names, no shard has, and the model does not expect is in no count.
-absl::Status WarnAboutIndexOnly(const CheckpointIndex& index, const RenameRules& renames, ModelNames& names,
-                                const KeyConverter& converter, NameArena& arena, KeyReport& report) {
-  uint64_t count = 0;
-  std::string_view first;
+// The index file's keys that are in no shard and that the model does not expect; they are in no count.
+absl::StatusOr<std::vector<std::string_view>> UnexpectedIndexOnly(const CheckpointIndex& index,
+                                                                  const RenameRules& renames, ModelNames& names,
+                                                                  const KeyConverter& converter, NameArena& arena) {
+  std::vector<std::string_view> unexpected;
   for (const std::string& name : index.index_only_keys()) {
     KEYLOAD_ASSIGN_OR_RETURN(const std::string_view renamed, renames.Apply(name, arena));
     if (names.FindWithPrefix(renamed) >= 0 || names.FindWithPrefix(name) >= 0) continue;
-    if (!converter.Wants(renamed) && count++ == 0) first = name;
+    if (!converter.Wants(renamed)) unexpected.push_back(name);
   }
-  if (count > 0) {
-    report.warnings.push_back(StrCat(
-        count, " keys of the index file are in no shard, and none of them is expected; the first: ", Shortened(first)));
+  return unexpected;
+}
+
+void WarnAboutIndexOnly(const CheckpointIndex& index, const std::vector<std::string_view>& unexpected,
+                        KeyReport& report) {
+  const std::vector<std::string>& all = index.index_only_keys();
+  if (all.empty()) return;
+  std::string warning = StrCat(index.index_file(), ": ", all.size(), " of its keys are in no shard, for example ",
+                               Shortened(unexpected.empty() ? std::string_view(all.front()) : unexpected.front()));
+  if (unexpected.size() == all.size()) {
+    StrAppend(&warning, "; none of them is expected");
+  } else if (!unexpected.empty()) {
+    StrAppend(&warning, ", which is not expected, as ", unexpected.size(), " of them are not");
   }
-  return absl::OkStatus();
+  report.warnings.push_back(std::move(warning));
 }
 
 void WarnAboutSelection(const KeySelection& selection, uint64_t selected, KeyReport& report) {
@@ -208,13 +218,16 @@ absl::StatusOr<std::shared_ptr<const KeyReport>> Reconcile(const ReconcileInput&
     KEYLOAD_ASSIGN_OR_RETURN(report->unexpected,
                              MapStoredKeys(index, rules.renames, names, arena, converter, report->keys));
     KEYLOAD_RETURN_IF_ERROR(converter.Finish());
-    KEYLOAD_RETURN_IF_ERROR(WarnAboutIndexOnly(index, rules.renames, names, converter, arena, *report));
+    KEYLOAD_ASSIGN_OR_RETURN(const std::vector<std::string_view> unexpected,
+                             UnexpectedIndexOnly(index, rules.renames, names, converter, arena));
+    WarnAboutIndexOnly(index, unexpected, *report);
     selected = ClassifyKeys(*input.selection, widened(), *report);
     ResolveTiedGroups(manifest, names, widened(), *report);
     FinishKeys(rules.ignore_missing, *report);
     converter.Explain();
   } else {
     KEYLOAD_ASSIGN_OR_RETURN(report->keys, KeysOfCheckpoint(index, rules.renames, arena));
+    WarnAboutIndexOnly(index, {}, *report);
     selected = ClassifyKeys(*input.selection, widened(), *report);
     FinishKeys(rules.ignore_missing, *report);
   }

@@ -18,15 +18,13 @@ std::vector<std::string> FirstNames(std::vector<std::string_view> names, size_t 
   return {names.begin(), names.begin() + static_cast<ptrdiff_t>(count)};
 }
 
-// Index file and headers should agree; the headers are what is believed.
-void AddIndexWarnings(const CheckpointIndex& index, LoadReport& report) {
-  const auto warn = [&](const std::vector<std::string>& keys, std::string_view what) {
-    if (keys.empty()) return;
-    report.warnings.push_back(
-        StrCat(index.index_file(), ": ", keys.size(), what, ", for example ", keys.front().substr(0, kNameInMessage)));
-  };
-  warn(index.index_only_keys(), " of its keys are in no shard");
-  warn(index.unindexed_keys(), " keys are in a shard, but not in it");
+// Index file and headers should agree; the headers are what is believed. What only the index file has, Reconcile tells.
+void AddIndexWarning(const CheckpointIndex& index, LoadReport& report) {
+  const std::vector<std::string>& keys = index.unindexed_keys();
+  if (keys.empty()) return;
+  report.warnings.push_back(StrCat(index.index_file(), ": ", keys.size(),
+                                   " keys are in a shard, but not in it, for example ",
+                                   keys.front().substr(0, kNameInMessage)));
 }
 
 // Per placed tensor: whether it is the one that its tied group is counted at, or in no group.
@@ -79,7 +77,7 @@ LoadReport MakePlanReport(const LoadSpec& spec, const PreparedKeys& prepared, co
   if (!prepared.warning.empty()) report.warnings.push_back(prepared.warning);
   report.warnings.insert(report.warnings.end(), keys.warnings.begin(), keys.warnings.end());
   report.warnings.insert(report.warnings.end(), placement.warnings.begin(), placement.warnings.end());
-  AddIndexWarnings(*keys.index, report);
+  AddIndexWarning(*keys.index, report);
   AddNames(keys, KeySelection(), spec.name_limit, report);
   report.device_map = placement.device_map;
   AddDevices(keys, input, placement, plan, devices, node, report);

@@ -117,7 +117,9 @@ TEST(LackingSources, WhatOnlyTheIndexFileNamesIsExpected) {
                                     .index_only = {"model.layers.0.mlp.experts.1.down_proj.weight"},
                                     .manifest = ExpertManifest(1)}
                           .Report();
-  EXPECT_THAT(report->warnings, IsEmpty());
+  EXPECT_THAT(
+      report->warnings,
+      ElementsAre(": 1 of its keys are in no shard, for example model.layers.0.mlp.experts.1.down_proj.weight"));
 }
 
 TEST(LackingSources, AKeyThatMayBeMissingIsNotExplained) {
