@@ -1,11 +1,14 @@
 #include "server/keys/conversion.h"
 
+#include <algorithm>
+
 #include "server/base/error.h"
 #include "server/base/strings.h"
 
 namespace keyload {
 namespace {
 
+constexpr size_t kShown = 200;  // bytes of a target in a message
 constexpr size_t kMost = 1024;  // sources, targets or operations of one conversion
 
 bool HasDims(const ConversionOperation& operation) {
@@ -26,6 +29,11 @@ std::string WhyInvalid(const Conversion& conversion) {
   }
   if (conversion.sources.size() > kMost || conversion.targets.size() > kMost || conversion.operations.size() > kMost) {
     return StrCat("over ", kMost, " sources, targets or operations");
+  }
+  std::vector<std::string_view> targets(conversion.targets.begin(), conversion.targets.end());
+  std::sort(targets.begin(), targets.end());
+  if (const auto twice = std::adjacent_find(targets.begin(), targets.end()); twice != targets.end()) {
+    return StrCat("the target ", twice->substr(0, kShown), " comes twice");
   }
   size_t tensors = conversion.sources.size();
   for (const ConversionOperation& operation : conversion.operations) {
@@ -59,7 +67,6 @@ std::string_view OperationName(OperationKind kind) {
 }
 
 std::string ConversionLabel(const Conversion& conversion, size_t number) {
-  constexpr size_t kShown = 200;
   return StrCat("conversion ", number, " (to ",
                 conversion.targets.empty() ? "nothing" : conversion.targets.front().substr(0, kShown), ")");
 }

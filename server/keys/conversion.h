@@ -30,8 +30,8 @@ struct Conversion {
   std::vector<ConversionOperation> operations;
 };
 
-// MANIFEST_INVALID, which names the conversion: no source, target or operation, over 1,024 of one of them, a wrong
-// number of dims, or operations that do not end with one tensor for each target.
+// MANIFEST_INVALID, which names the conversion: no source, target or operation, over 1,024 of one of them, a
+// target that comes twice, a wrong number of dims, or operations that do not end with one tensor for each target.
 absl::Status CheckConversions(std::span<const Conversion> conversions);
 
 // "conversion 2 (to mlp.experts.gate_up_proj)", for messages.

@@ -4,8 +4,10 @@
 #include <string_view>
 
 #include "absl/container/flat_hash_map.h"
+#include "absl/container/flat_hash_set.h"
 #include "absl/strings/str_format.h"
 #include "server/base/error.h"
+#include "server/checkpoint/json_checks.h"
 
 namespace keyload {
 namespace {
@@ -66,6 +68,22 @@ absl::Status CheckTiedGroups(const Manifest& manifest, const TensorsByName& tens
   return absl::OkStatus();
 }
 
+absl::Status CheckModules(const Manifest& manifest) {
+  absl::flat_hash_set<std::string_view> names;
+  names.reserve(manifest.modules.size());
+  for (const ModuleSpec& module : manifest.modules) {
+    const char* problem = module.name.empty() ? "it has no name" : KeyProblem(module.name);
+    if (problem != nullptr) {
+      return Invalid(absl::StrFormat("module %d, \"%s\": %s", names.size(), Shortened(module.name), problem),
+                     module.name);
+    }
+    if (!names.insert(module.name).second) {
+      return Invalid(absl::StrFormat("module %s appears twice", module.name), module.name);
+    }
+  }
+  return absl::OkStatus();
+}
+
 }  // namespace
 
 absl::Status ValidateManifest(Manifest& manifest, size_t max_tensors) {
@@ -79,10 +97,16 @@ absl::Status ValidateManifest(Manifest& manifest, size_t max_tensors) {
     if (tensor.name.empty()) {
       return Invalid(absl::StrFormat("tensor %d has no name", &tensor - manifest.tensors.data()), tensor.name);
     }
+    if (const char* problem = KeyProblem(tensor.name)) {
+      return Invalid(
+          absl::StrFormat("tensor %d, \"%s\": %s", &tensor - manifest.tensors.data(), Shortened(tensor.name), problem),
+          Shortened(tensor.name));
+    }
     if (!tensors.emplace(tensor.name, &tensor).second) {
       return Invalid(absl::StrFormat("tensor %s appears twice", tensor.name), tensor.name);
     }
   }
+  KEYLOAD_RETURN_IF_ERROR(CheckModules(manifest));
   KEYLOAD_RETURN_IF_ERROR(FillSizes(manifest));
   KEYLOAD_RETURN_IF_ERROR(CheckConversions(manifest.conversions));
   return CheckTiedGroups(manifest, tensors);

@@ -48,7 +48,8 @@ struct Manifest {
 
 inline constexpr size_t kMaxManifestTensors = 10'000'000;
 
-// Fills TensorSpec::bytes. MANIFEST_INVALID: duplicate or empty names, sizes that overflow, tied names that are not
+// Fills TensorSpec::bytes. MANIFEST_INVALID: duplicate or empty names of tensors or modules, names that no
+// checkpoint can have, sizes that overflow, tied names that are not
 // tensors, a name in two tied groups, conversions as CheckConversions says, more than `max_tensors`.
 absl::Status ValidateManifest(Manifest& manifest, size_t max_tensors = kMaxManifestTensors);
 

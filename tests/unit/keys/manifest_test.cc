@@ -29,6 +29,16 @@ TEST(Manifest, BoundsItsTensors) {
   EXPECT_EQ(ErrorReason(ValidateManifest(manifest, 2)), Reason::kManifestInvalid);
 }
 TEST(Manifest, RefusesEmptyNames) { ExpectInvalid({.tensors = Parameters({"a", ""})}, ""); }
+TEST(Manifest, RefusesNamesThatNoCheckpointHas) {
+  for (const std::string& name : {std::string("a\0b", 3), std::string("\xff"), std::string(5000, 'x')}) {
+    Manifest manifest = {.tensors = Parameters({name})};
+    EXPECT_EQ(ErrorReason(ValidateManifest(manifest)), Reason::kManifestInvalid);
+  }
+}
+TEST(Manifest, RefusesModulesWithoutANameOfTheirOwn) {
+  ExpectInvalid({.modules = {{.name = "m"}, {.name = "n"}, {.name = "m"}}}, "m");
+  ExpectInvalid({.modules = {{.name = "m"}, {.name = ""}}}, "");
+}
 TEST(Manifest, RefusesAShapeThatOverflows) {
   ExpectInvalid({.tensors = {Parameter("a", {uint64_t{1} << 63, 2})}}, "a");
 }
