@@ -3,6 +3,8 @@
 #include <algorithm>
 #include <filesystem>
 #include <fstream>
+#include <string_view>
+#include <utility>
 #include <vector>
 
 #include "absl/strings/ascii.h"
@@ -16,6 +18,7 @@ namespace {
 namespace fs = std::filesystem;
 
 constexpr size_t kNamesShown = 8;
+constexpr uintmax_t kMaxRevisionBytes = 4096;
 constexpr char kStandardFile[] = "model.safetensors";
 constexpr char kStandardIndex[] = "model.safetensors.index.json";
 constexpr char kFileSuffix[] = ".safetensors";
@@ -36,9 +39,21 @@ std::string Shown(const std::vector<std::string>& names) {
   return absl::StrJoin(names.begin(), end, ", ") + (names.size() > kNamesShown ? ", ..." : "");
 }
 
+std::vector<std::string> DirectoriesIn(const fs::path& directory) {
+  std::vector<std::string> names = NamesIn(directory);
+  std::erase_if(names, [&](const std::string& name) {
+    std::error_code error;
+    return !fs::is_directory(directory / name, error);
+  });
+  return names;
+}
+
 // The first line of refs/main, if it is a plain name.
 std::string MainRevision(const fs::path& repository) {
-  std::ifstream file(repository / "refs" / "main");
+  const fs::path path = repository / "refs" / "main";
+  std::error_code error;
+  if (!fs::is_regular_file(path, error) || fs::file_size(path, error) > kMaxRevisionBytes) return "";
+  std::ifstream file(path);
   std::string line;
   std::getline(file, line);
   absl::StripAsciiWhitespace(&line);
@@ -46,16 +61,56 @@ std::string MainRevision(const fs::path& repository) {
   return plain ? line : "";
 }
 
-// "model-00001-of-00004.safetensors" is a part of a set, not one.
-bool IsPart(const std::string& name) { return name.find("-of-") != std::string::npos && !name.ends_with(".json"); }
+// The sets of weights of a directory: index files and single files, without the files of sharded sets.
+struct Sets {
+  std::vector<std::string> indexes, files;
+};
 
-std::vector<std::string> SetsIn(const fs::path& directory) {
-  std::vector<std::string> sets;
+// "model-00001-of-00004.safetensors" belongs to a set that an index names.
+bool IsPart(const std::string& name) {
+  const size_t of = name.rfind("-of-");
+  return of != std::string::npos && of > 0 && absl::ascii_isdigit(name[of - 1]) && absl::ascii_isdigit(name[of + 4]);
+}
+
+Sets SetsIn(const fs::path& directory) {
+  Sets sets;
+  std::error_code error;
+  std::vector<std::string> parts;
   for (const std::string& name : NamesIn(directory)) {
-    if (name.starts_with('.') || IsPart(name)) continue;
-    if (name.ends_with(kFileSuffix) || name.ends_with(kIndexSuffix)) sets.push_back(name);
+    if (name.starts_with('.') || !fs::exists(directory / name, error)) continue;
+    if (name.ends_with(kIndexSuffix)) sets.indexes.push_back(name);
+    if (name.ends_with(kFileSuffix)) (IsPart(name) ? parts : sets.files).push_back(name);
   }
+  if (sets.indexes.empty()) sets.files.insert(sets.files.end(), parts.begin(), parts.end());
   return sets;
+}
+
+// "x.fp16.safetensors" is a variant of "x.safetensors".
+std::vector<std::string> WithoutVariants(const std::vector<std::string>& names, std::string_view suffix) {
+  std::vector<std::string> plain;
+  for (const std::string& name : names) {
+    const bool variant = std::any_of(names.begin(), names.end(), [&](const std::string& other) {
+      return name.size() > other.size() && name.starts_with(other.substr(0, other.size() - suffix.size()) + ".");
+    });
+    if (!variant) plain.push_back(name);
+  }
+  return plain;
+}
+
+bool Contains(const std::vector<std::string>& names, std::string_view name) {
+  return std::find(names.begin(), names.end(), name) != names.end();
+}
+
+// What the server takes of `sets`, and why; empty where it asks.
+std::pair<std::string, std::string> Taken(const Sets& sets) {
+  if (Contains(sets.files, kStandardFile)) return {kStandardFile, "the standard name"};
+  if (Contains(sets.indexes, kStandardIndex)) return {kStandardIndex, "the standard index"};
+  const bool indexed = !sets.indexes.empty();
+  const std::vector<std::string>& all = indexed ? sets.indexes : sets.files;
+  const std::vector<std::string> plain = WithoutVariants(all, indexed ? kIndexSuffix : kFileSuffix);
+  if (plain.size() != 1 || (IsPart(plain[0]) && !plain[0].ends_with("-00001-of-00001.safetensors"))) return {};
+  if (all.size() > 1) return {plain[0], "the only one that is no variant of another"};
+  return {plain[0], indexed ? "the only index" : "the only one"};
 }
 
 }  // namespace
@@ -67,8 +122,11 @@ absl::StatusOr<CheckSource> FindCheckSource(const std::string& path) {
   if (const std::string revision = MainRevision(path); !revision.empty()) {
     const fs::path snapshot = snapshots / revision;
     if (fs::is_directory(snapshot, error)) return CheckSource{.path = snapshot.string(), .why = "named by refs/main"};
+    return UsageError(
+        absl::StrFormat("refs/main of %s names %s, which is not among its snapshots (%s); name one as %s/NAME", path,
+                        revision, Shown(DirectoriesIn(snapshots)), snapshots.string()));
   }
-  const std::vector<std::string> names = NamesIn(snapshots);
+  const std::vector<std::string> names = DirectoriesIn(snapshots);
   if (names.size() == 1) return CheckSource{.path = (snapshots / names[0]).string(), .why = "the only snapshot"};
   if (names.empty()) return UsageError(absl::StrFormat("%s holds no snapshot", path));
   return UsageError(absl::StrFormat("%s holds %d snapshots (%s), and refs/main names none of them; name one as %s/NAME",
@@ -80,27 +138,16 @@ std::string WeightsText(const CheckSource& source, const std::string& weights) {
   if (!source.why.empty()) out += absl::StrFormat("from    %s (%s)\n", source.path, source.why);
   std::error_code error;
   if (!fs::is_directory(source.path, error)) return out;
-  std::vector<std::string> sets = SetsIn(source.path);
-  const auto has = [&sets](const char* name) { return std::find(sets.begin(), sets.end(), name) != sets.end(); };
-  std::string taken;
-  std::string why;
-  if (!weights.empty()) {
-    return out + absl::StrFormat("weights %s (as --weights says)\n", weights);
-  } else if (has(kStandardFile)) {
-    taken = kStandardFile;
-    why = "the standard name";
-  } else if (has(kStandardIndex)) {
-    taken = kStandardIndex;
-    why = "the standard index";
-  } else if (sets.size() == 1) {
-    taken = sets[0];
-    why = "the only one";
-  } else {
-    return out;  // the server takes the one that is no variant of another, or asks
-  }
-  std::erase(sets, taken);
+  if (!weights.empty()) return out + absl::StrFormat("weights %s (as --weights says)\n", weights);
+  const Sets sets = SetsIn(source.path);
+  const auto [taken, why] = Taken(sets);
+  if (taken.empty()) return out;
   out += absl::StrFormat("weights %s (%s)\n", taken, why);
-  if (!sets.empty()) out += absl::StrFormat("        not taken: %s; --weights NAME takes another\n", Shown(sets));
+  std::vector<std::string> others = sets.files;
+  others.insert(others.end(), sets.indexes.begin(), sets.indexes.end());
+  std::sort(others.begin(), others.end());
+  std::erase(others, taken);
+  if (!others.empty()) out += absl::StrFormat("        not taken: %s; --weights NAME takes another\n", Shown(others));
   return out;
 }
 

@@ -13,7 +13,8 @@ struct CheckSource {
 };
 
 // A repository of the Hugging Face cache (a directory with `snapshots`) stands for the snapshot that its refs/main
-// names, or for its only one; every other path for itself. UsageError if several snapshots are there and none is named.
+// names, or for its only one; every other path for itself. UsageError if refs/main names one that is not there, or
+// names none of several.
 absl::StatusOr<CheckSource> FindCheckSource(const std::string& path);
 
 // One line or more for people: which set of weights of the directory the server takes, why, and which others are there.

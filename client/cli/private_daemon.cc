@@ -75,9 +75,11 @@ absl::Status PrivateDaemon::Spawn(const std::string& program) {
   std::vector<char*> argv;
   for (std::string& argument : arguments) argv.push_back(argument.data());
   argv.push_back(nullptr);
-  std::vector<char*> environment;  // without settings that are meant for another daemon
+  std::vector<char*> environment;  // without settings that are meant for another daemon, but for where templates are
   for (char** entry = environ; *entry != nullptr; ++entry) {
-    if (!std::string_view(*entry).starts_with("KEYLOADD_")) environment.push_back(*entry);
+    const std::string_view setting = *entry;
+    if (!setting.starts_with("KEYLOADD_") || setting.starts_with("KEYLOADD_TEMPLATE_DIR="))
+      environment.push_back(*entry);
   }
   environment.push_back(nullptr);
   const pid_t parent = ::getpid();

@@ -15,9 +15,9 @@
 namespace keyload::cli {
 
 // The daemon that `keyload check` runs for itself: its own socket in its own folder under the system's folder for
-// temporary files, every path allowed (it runs as the caller, who could read them anyway). It ends with this object,
-// and is killed if this program dies. Not thread-safe; Start must be called on the thread that lives longest, the
-// kernel watches that one.
+// temporary files, every path allowed (it runs as the caller, who could read them anyway), and of the settings in the
+// environment KEYLOADD_TEMPLATE_DIR alone. It ends with this object, and is killed if this program dies. Not
+// thread-safe; Start must be called on the thread that lives longest, the kernel watches that one.
 class PrivateDaemon {
  public:
   // Starts `program` and waits until it serves. UsageError if there is no such program; CANCELLED on a stop request,

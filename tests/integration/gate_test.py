@@ -86,6 +86,9 @@ MATRIX = {
     "renamed prefix": (sharded(RENAMED), 1, (1 + 2 * LAYERS, 1 + 2 * LAYERS, 0)),
     "stale index": (write_stale_index, 1, (1, 0, 0)),
     "index and shard disagree": (write_swapped_index, 6, "CHECKPOINT_CORRUPT"),
+    "one of two shards, no index": (
+        lambda directory: checkpoints.write_file(directory / "model-00001-of-00002.safetensors", MODEL), 6,
+        "CHECKPOINT_NOT_FOUND"),
     "truncated shard": (write_truncated, 6, "CHECKPOINT_TRUNCATED"),
     "a shard is not there": (write_without_a_shard, 6, "CHECKPOINT_NOT_FOUND"),
 }
@@ -157,6 +160,22 @@ class GateTest(unittest.TestCase):
             result = self.check("--json", "check", self.model, *arguments)
             self.assertEqual([shard["file"] for shard in json.loads(result.stdout)["shards"]], [f"{key}.safetensors"])
 
+    def test_says_which_of_several_it_takes(self):
+        for name in ("unet", "unet.fp16"):
+            checkpoints.write_file(self.model / f"{name}.safetensors", {name: ("F32", [1])})
+        self.assertIn("weights unet.safetensors (the only one that is no variant of another)\n"
+                      "        not taken: unet.fp16.safetensors;", self.text(self.model))
+        checkpoints.write_file(self.model / "part-00001-of-00001.safetensors", {"w": ("F32", [1])})
+        index = self.model / "consolidated.safetensors.index.json"
+        index.write_text(json.dumps({"weight_map": {"w": "part-00001-of-00001.safetensors"}}))
+        self.assertIn("weights consolidated.safetensors.index.json (the only index)\n"
+                      "        not taken: unet.fp16.safetensors, unet.safetensors;", self.text(self.model))
+
+    def test_a_link_to_nowhere_is_not_what_it_says_it_takes(self):
+        checkpoints.write_sharded(self.model, MODEL, 2)
+        (self.model / "model.safetensors").symlink_to("../../blobs/absent")
+        self.assertIn("weights model.safetensors.index.json (the standard index)\ncheck:", self.text(self.model))
+
     def test_asks_where_several_sets_are_alike(self):
         for name in ("consolidated.safetensors", "adapter_model.safetensors"):
             checkpoints.write_file(self.model / name, {name: ("F32", [1])})
@@ -179,6 +198,13 @@ class GateTest(unittest.TestCase):
         self.assertIn("snapshots/5f1d (named by refs/main)\n", self.text(self.model))
         (self.model / "refs/main").unlink()
         self.assertIn("snapshots/5f1d (the only snapshot)\n", self.text(self.model))
+        (self.model / "snapshots/.DS_Store").touch()
+        self.assertIn("snapshots/5f1d (the only snapshot)\n", self.text(self.model))
+        (self.model / "refs/main").write_text("700")
+        result = self.check("check", self.model)
+        self.assertEqual(result.returncode, 2)
+        self.assertIn("names 700, which is not among its snapshots (5f1d)", result.stderr)
+        (self.model / "refs/main").unlink()
         (self.model / "snapshots/6000").mkdir()
         result = self.check("check", self.model)
         self.assertEqual(result.returncode, 2)

@@ -43,6 +43,17 @@ TEST(PrivateDaemon, TheDaemonIsToldItsSocketAndThatEveryPathIsAllowed) {
   EXPECT_THAT(folder.Read("arguments"), HasSubstr("/keyload.sock --model-root / --log-level error"));
 }
 
+TEST(PrivateDaemon, OfTheSettingsInTheEnvironmentItHasThePlaceOfTemplates) {
+  TemporaryFolder folder;
+  ::setenv("KEYLOADD_TEMPLATE_DIR", "/templates", 1);
+  ::setenv("KEYLOADD_LISTEN", "unix:/elsewhere", 1);
+  PrivateDaemon::Start(Script(folder, "env > " + folder.Path("environment")), {}).status().IgnoreError();
+  ::unsetenv("KEYLOADD_TEMPLATE_DIR");
+  ::unsetenv("KEYLOADD_LISTEN");
+  EXPECT_THAT(folder.Read("environment"), HasSubstr("KEYLOADD_TEMPLATE_DIR=/templates\n"));
+  EXPECT_THAT(folder.Read("environment"), testing::Not(HasSubstr("KEYLOADD_LISTEN")));
+}
+
 TEST(PrivateDaemon, IsFoundOnTheSearchPath) {
   TemporaryFolder folder;
   std::string program = Script(folder, "");
