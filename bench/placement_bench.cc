@@ -68,11 +68,14 @@ void Run(benchmark::State& state, const PlacementModel& model, const DeviceMapSp
 constexpr uint64_t kAmple = 141ull << 30;
 constexpr uint64_t kTight = 20ull << 30;  // most of the model goes to disk
 
-void BM_Auto(benchmark::State& state) {
+void Policy(benchmark::State& state, const char* policy) {
   const BigModel big(state.range(0) != 0);
-  Run(state, big.model, {.policy = "auto"}, state.range(1) != 0 ? kTight : kAmple);
+  Run(state, big.model, {.policy = policy}, state.range(1) != 0 ? kTight : kAmple);
 }
+void BM_Auto(benchmark::State& state) { Policy(state, "auto"); }
+void BM_Packed(benchmark::State& state) { Policy(state, "packed"); }
 BENCHMARK(BM_Auto)->ArgNames({"modules", "tight"})->ArgsProduct({{0, 1}, {0, 1}})->Unit(benchmark::kMillisecond);
+BENCHMARK(BM_Packed)->ArgNames({"modules", "tight"})->ArgsProduct({{0, 1}, {0, 1}})->Unit(benchmark::kMillisecond);
 
 void BM_ExplicitPerExpert(benchmark::State& state) {
   const BigModel big(false);
