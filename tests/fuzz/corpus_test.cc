@@ -7,6 +7,7 @@
 #include <string>
 
 #include "tests/fuzz/checkpoint_fuzz.h"
+#include "tests/fuzz/expected_fuzz.h"
 #include "tests/support/checkpoint_builder.h"
 
 namespace keyload {
@@ -29,6 +30,8 @@ void Replay(const std::string& corpus, void (*fuzz)(std::string_view)) {
 }
 
 TEST(CorpusTest, SafetensorsHeader) { Replay("safetensors_header", FuzzSafetensorsHeader); }
+TEST(CorpusTest, ConfigJson) { Replay("config_json", FuzzConfigJson); }
+TEST(CorpusTest, Template) { Replay("template", FuzzTemplate); }
 TEST(CorpusTest, IndexFile) { Replay("index_file", FuzzIndexFile); }
 
 }  // namespace
