@@ -4,6 +4,7 @@
 
 #include <algorithm>
 
+#include "absl/strings/ascii.h"
 #include "server/base/error.h"
 #include "server/base/strings.h"
 #include "server/checkpoint/json_checks.h"
@@ -14,6 +15,48 @@ namespace {
 namespace dom = simdjson::dom;
 
 constexpr int kMaxConfigDepth = 64;
+constexpr size_t kWholeDigits = 20;          // as many need more than 64 bits, but for a few numbers
+constexpr size_t kNegativeWholeDigits = 19;  // the same behind a minus
+
+// Where the string that begins at `quote` ends.
+size_t StringEnd(std::string_view text, size_t quote) {
+  size_t at = quote + 1;
+  while (at < text.size() && text[at] != '"') at += text[at] == '\\' ? 2 : 1;
+  return std::min(at + 1, text.size());
+}
+
+// `text` with what Python writes and JSON has not in its words: NaN is null, Infinity the largest power of ten, and
+// whole numbers of any length have a fraction.
+std::string InJson(std::string_view text) {
+  constexpr std::string_view kNaN = "NaN", kInfinity = "Infinity";
+  std::string json;
+  json.reserve(text.size());
+  for (size_t at = 0; at < text.size();) {
+    const char before = json.empty() ? ' ' : json.back();
+    const std::string_view rest = text.substr(at);
+    size_t length = 1;
+    if (text[at] == '"') {
+      length = StringEnd(text, at) - at;
+      json += rest.substr(0, length);
+    } else if (absl::ascii_isalnum(before) || before == '.' || before == '+') {
+      json += text[at];
+    } else if (rest.starts_with(kNaN)) {
+      length = kNaN.size();
+      json += before == '-' ? "NaN" : "null";
+    } else if (rest.starts_with(kInfinity)) {
+      length = kInfinity.size();
+      json += "1e308";
+    } else {
+      const size_t digits = std::min(rest.find_first_not_of("0123456789"), rest.size());
+      const bool whole = digits == rest.size() || std::string_view(".eE").find(rest[digits]) == std::string_view::npos;
+      length = std::max<size_t>(digits, 1);
+      json += rest.substr(0, length);
+      if (whole && digits >= (before == '-' ? kNegativeWholeDigits : kWholeDigits)) json += ".0";
+    }
+    at += length;
+  }
+  return json;
+}
 
 class Converter {
  public:
@@ -84,9 +127,10 @@ const ConfigValue* ConfigValue::Find(std::string_view name) const {
   return found != members->end() && found->first == name ? &found->second : nullptr;
 }
 
-absl::StatusOr<ConfigValue> ParseConfigJson(std::string_view json, std::string_view file) {
+absl::StatusOr<ConfigValue> ParseConfigJson(std::string_view text, std::string_view file) {
   Converter converter(file);
-  dom::parser parser(kMaxConfigBytes);
+  const std::string json = InJson(text);
+  dom::parser parser(2 * kMaxConfigBytes);  // what is put in other words may become longer
   dom::element root;
   if (const auto error = parser.parse(json.data(), json.size()).get(root))
     return converter.Invalid(StrCat("not valid JSON: ", simdjson::error_message(error)));

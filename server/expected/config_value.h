@@ -28,8 +28,9 @@ struct ConfigValue {
 // The largest config.json that is read.
 inline constexpr uint64_t kMaxConfigBytes = uint64_t{4} << 20;
 
-// CONFIG_INVALID, with the byte offset where it is known: not JSON, not an object, nested deeper than 64, a name twice
-// in one object. `file` is for the message.
-absl::StatusOr<ConfigValue> ParseConfigJson(std::string_view json, std::string_view file);
+// JSON as Python's json module writes it: NaN (taken for null), Infinity and whole numbers of any length (reals) too.
+// CONFIG_INVALID: not JSON, not an object, nested deeper than 64, a name twice in one object, a number that no real
+// number is near. `file` is for the message.
+absl::StatusOr<ConfigValue> ParseConfigJson(std::string_view text, std::string_view file);
 
 }  // namespace keyload

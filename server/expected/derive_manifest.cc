@@ -116,8 +116,12 @@ class Deriver {
 
   absl::StatusOr<std::string_view> FindHead() {
     const ConfigValue* architectures = config_.Find("architectures");
-    const ConfigValue::List* list = architectures != nullptr ? architectures->list() : nullptr;
-    if (list != nullptr && !list->empty()) architecture_ = TextAt(&list->front());
+    if (architectures != nullptr && !architectures->is_null()) {
+      const ConfigValue::List* list = architectures->list();
+      const bool names = list != nullptr && (list->empty() || !TextAt(&list->front()).empty());
+      if (!names) return Invalid(file_, "architectures is not a list of names");
+      if (!list->empty()) architecture_ = TextAt(&list->front());
+    }
     if (architecture_.empty()) return std::string_view(family_->default_head);
     const auto known = family_->heads.find(architecture_);
     if (known != family_->heads.end()) return std::string_view(known->second);

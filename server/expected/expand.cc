@@ -39,6 +39,11 @@ absl::Status ForEachText(std::span<const NamePart> parts, std::vector<Value>& va
     if (!to.ok()) return walk.range_problem(to.status());
     first = *from;
     last = *to;
+    const bool negative = last < first && first - static_cast<__int128>(last) > 1;
+    if (negative)
+      return walk.range_problem(
+          absl::InvalidArgumentError(StrCat("\"", at.range->first.text(), "..", at.range->last.text(), "\" is ", first,
+                                            "..", last, ", fewer than none")));
   }
   for (int64_t number = first; number <= last; ++number) {
     if (at.range) {
@@ -47,6 +52,7 @@ absl::Status ForEachText(std::span<const NamePart> parts, std::vector<Value>& va
     }
     KEYLOAD_RETURN_IF_ERROR(ForEachText(parts.subspan(1), values, text, walk));
     text.resize(before_number);
+    if (number == last) break;  // what follows may be no number
   }
   text.resize(length);
   return absl::OkStatus();

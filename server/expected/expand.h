@@ -23,8 +23,8 @@ struct ExpandInput {
 };
 
 // Fills modules and tensors of `manifest`, in registration order: the template's lines, each as often as its ranges
-// say. CONFIG_INVALID, with the template's line: more than kMaxExpectedKeys, a negative size, a size beyond 64 bits, a
-// value that is no number. Time and memory are bounded by the limit.
+// say. CONFIG_INVALID, with the template's line: more than kMaxExpectedKeys, a range of fewer numbers than none, a
+// negative size, a size beyond 64 bits, a value that is no number. Time and memory are bounded by the limit.
 absl::Status ExpandTree(ExpandInput input, Manifest& manifest);
 
 // The texts that `names` stand for, added to `texts`. CONFIG_INVALID: a value that is no number, more than 1,000 texts.

@@ -10,6 +10,9 @@
 namespace keyload {
 namespace {
 
+// An expression may be evaluated for each of a million keys.
+constexpr size_t kMaxListSearched = 1000;
+
 absl::Status Problem(std::string_view what) { return absl::InvalidArgumentError(ToAbsl(what)); }
 
 std::string Describe(const Value& value) {
@@ -70,6 +73,7 @@ absl::StatusOr<Value> IsIn(const Value& item, const Value& list) {
   if (config == nullptr || (*config)->list() == nullptr)
     return Problem(StrCat(Describe(list), " where a list is needed"));
   const ConfigValue::List& items = *(*config)->list();
+  if (items.size() > kMaxListSearched) return Problem(StrCat("a list of over ", kMaxListSearched, " values"));
   return Value(int64_t{
       std::any_of(items.begin(), items.end(), [&](const ConfigValue& other) { return Equal(item, ValueOf(other)); })});
 }

@@ -37,9 +37,9 @@ class Symbols {
 };
 
 // An expression over named values, as templates write them: whole numbers, 'texts', true, false, null, + - * // %
-// (floor division, as Python's), == != < <= > >=, "in" a list, and, or, not, and the functions ceil_div(a, b),
-// min(a, b), max(a, b), floor(a), length(list), item(list, position) and choose(condition, a, b). It has no loops, so
-// that evaluating ends; its text is bounded. Immutable, thread-safe.
+// (floor division, as Python's), == != < <= > >=, "in" a list of up to 1,000 values, and, or, not, and the functions
+// ceil_div(a, b), min(a, b), max(a, b), floor(a), length(list), item(list, position) and choose(condition, a, b). It
+// has no loops, so that evaluating ends; its text is bounded. Immutable, thread-safe.
 class Expression {
  public:
   // INVALID_ARGUMENT without a reason, for who knows the place: what is wrong and at which column.

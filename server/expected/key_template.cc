@@ -246,10 +246,17 @@ class TemplateReader {
   KeyTemplate result_;
 };
 
+// The member `name` of an object, "*" of one that has no other.
+const ConfigValue* FindMember(const ConfigValue& config, std::string_view name) {
+  if (name != "*") return config.Find(name);
+  const ConfigValue::Object* members = config.object();
+  return members != nullptr && members->size() == 1 ? &members->front().second : nullptr;
+}
+
 const ConfigValue* FindPath(const ConfigValue& config, const std::vector<std::string>& path) {
   const ConfigValue* value = &config;
   for (const std::string& name : path) {
-    if (value != nullptr) value = value->Find(name);
+    if (value != nullptr) value = FindMember(*value, name);
   }
   return value;
 }

@@ -19,7 +19,7 @@ struct TemplateValue {
   std::string name;
   uint32_t line = 0;
   uint32_t slot = 0;
-  std::vector<std::string> path;         // in config.json; empty: computed
+  std::vector<std::string> path;         // in config.json, "*" for an only member; empty: computed
   bool required = false;                 // absent or null is CONFIG_INVALID
   std::optional<Expression> expression;  // what stands for an absent or null value, or what is computed
 };

@@ -16,7 +16,7 @@ namespace keyload {
 // A text with ranges: "layers.{layer = 0..num_hidden_layers - 1}" is one part with a literal and a range.
 struct NamePart {
   struct Range {
-    Expression first, last;  // both inclusive; nothing where last < first
+    Expression first, last;  // both inclusive; nothing where last is first - 1
     uint32_t slot = 0;       // of the number, for expressions below it
   };
   std::string literal;

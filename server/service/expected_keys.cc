@@ -61,9 +61,8 @@ absl::StatusOr<ExpectedKeys> FindExpectedKeys(const LoadSpec& spec, const Checkp
   absl::StatusOr<std::shared_ptr<const Manifest>> manifest =
       config.ok() ? DeriveManifest(*config, path, templates) : config.status();
   if (manifest.ok()) return ExpectedKeys{.manifest = *std::move(manifest), .from = ExpectedFrom::kConfig};
-  // One that is not JSON, or that no template knows, is for another program; one that contradicts its template is not.
-  const bool for_others = !config.ok() || ErrorReason(manifest.status()) == Reason::kConfigNotSupported;
-  if (demanded || !for_others) return manifest.status();
+  // One that no template knows is for another program; one that is broken, or contradicts its template, is for nobody.
+  if (demanded || ErrorReason(manifest.status()) != Reason::kConfigNotSupported) return manifest.status();
   return ExpectedKeys{.manifest = nullptr, .warning = WarningFrom(manifest.status())};
 }
 

@@ -38,11 +38,26 @@ void ExpectInvalid(std::string_view json, std::string_view problem) {
 }
 
 TEST(ConfigJson, RefusesWhatIsNotJson) {
-  for (const char* json :
-       {"", "{", "{\"a\": 1,}", "{\"a\": Infinity}", "{} {}", "{\"a\": 123456789012345678901234567890}"}) {
+  for (const char* json : {"", "{", "{\"a\": 1,}", "{} {}", "{\"a\": -NaN}", "{\"a\": 1Infinity}",
+                           "{\"a\": InfinityNaN}", "{\"a\": Inf}", "{\"a\": 000000000000000000000}", "{\"a\": 1e999}",
+                           "{\"a\": \"Infinity}", "{NaN: 1}", "{\"a\": +Infinity}", "{\"a\": \"\\"}) {
     ExpectInvalid(json, "not valid JSON");
   }
   ExpectInvalid("\"\xff\"", "not valid JSON");
+}
+TEST(ConfigJson, ReadsWhatPythonWrites) {
+  const auto config = ParseConfigJson(
+      R"({"limit": [0.0, Infinity], "least":-Infinity, "none": NaN, "text": "NaN \"Infinity 123456789012345678901",
+          "long": 1000000000000000019884624838656, "negative": -9223372036854775809, "last": 9223372036854775807})",
+      "config.json");
+  ASSERT_TRUE(config.ok()) << config.status();
+  EXPECT_EQ(std::get<double>((*config->Find("limit")->list())[1].data), 1e308);
+  EXPECT_EQ(std::get<double>(config->Find("least")->data), -1e308);
+  EXPECT_TRUE(config->Find("none")->is_null());
+  EXPECT_EQ(*config->Find("text")->text(), "NaN \"Infinity 123456789012345678901");
+  EXPECT_EQ(std::get<double>(config->Find("long")->data), 1e30);
+  EXPECT_EQ(std::get<double>(config->Find("negative")->data), -0x1p63);
+  EXPECT_EQ(std::get<int64_t>(config->Find("last")->data), INT64_MAX);
 }
 TEST(ConfigJson, RefusesADocumentThatIsNoObject) { ExpectInvalid("[1]", "the document is not an object"); }
 TEST(ConfigJson, RefusesANameTwice) { ExpectInvalid(R"({"x": {"a": 1, "b": 2, "a": 3}})", "\"a\" comes twice"); }

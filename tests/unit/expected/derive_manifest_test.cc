@@ -37,6 +37,14 @@ TEST(DeriveManifest, TakesTheHeadFromTheArchitecture) {
   EXPECT_THAT(base, Contains("norm.weight [8] F32"));
   EXPECT_THAT(base, Not(Contains("lm_head.weight [9, 8] F32")));
 }
+TEST(DeriveManifest, RefusesArchitecturesThatAreNoNames) {
+  for (const char* architectures : {R"("LlamaModel")", "[3]", R"([""])", "{}", "1"}) {
+    const absl::Status status = Derive(Llama(StrCat("\"architectures\": ", architectures))).status();
+    EXPECT_EQ(ErrorReason(status), Reason::kConfigInvalid) << architectures << status;
+    EXPECT_THAT(std::string(status.message()), HasSubstr("architectures is not a list of names"));
+  }
+  EXPECT_THAT(KeysOf(Llama(R"("architectures": [])")), Contains("lm_head.weight [9, 8] F32"));
+}
 TEST(DeriveManifest, TiesOnlyWhereTheConfigDoes) {
   const auto tied = Derive(Llama(R"("tie_word_embeddings": true)"));
   ASSERT_TRUE(tied.ok()) << tied.status();

@@ -86,6 +86,13 @@ TEST_F(Expressions, LookIntoLists) {
   EXPECT_THAT(Problem("1 in name"), HasSubstr("where a list is needed"));
   EXPECT_THAT(Problem("length(a)"), HasSubstr("where a list is needed"));
 }
+TEST_F(Expressions, SearchNoLongLists) {
+  const ConfigValue list{ConfigValue::List(1001, ConfigValue{int64_t{7}})};
+  Symbols symbols;
+  symbols.Define("list");
+  const auto found = Expression::Parse("7 in list", symbols)->Evaluate(std::vector<Value>{ValueOf(list)});
+  EXPECT_THAT(std::string(found.status().message()), HasSubstr("a list of over 1000 values"));
+}
 TEST_F(Expressions, RefuseNumbersBeyond64Bits) {
   for (const char* text :
        {"9223372036854775807 + 1", "-9223372036854775807 - 2", "9223372036854775807 * 2",

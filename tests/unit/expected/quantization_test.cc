@@ -68,6 +68,7 @@ TEST(Quantization, AwqPacksOutputs) {
   EXPECT_THAT(Below("lm_head", config), ElementsAre("weight [96, 128] BF16"));
   EXPECT_THAT(Below(kKey, Config(R"({"quant_method": "awq", "group_size": -1})")),
               ElementsAre("qweight [128, 8] I32", "qzeros [1, 8] I32", "scales [1, 64] F16"));
+  EXPECT_THAT(Below(kKey, Config(R"({"quant_method": "awq", "version": "GEMM"})")), Contains("scales [1, 64] F16"));
 }
 TEST(Quantization, GptqPacksInputs) {
   const std::string config = Config(R"({"quant_method": "gptq", "bits": 8, "group_size": 48})");
@@ -124,6 +125,13 @@ TEST(Quantization, CompressedTensorsMayNameItsTargets) {
   EXPECT_THAT(Below(kKey, config), ElementsAre("weight [64, 128] BF16"));
 }
 
+TEST(Quantization, CompressedTensorsMayGiveTheirGroupAnyName) {
+  const std::string config =
+      Config(R"({"quant_method": "compressed-tensors", "format": "int-quantized", "config_groups":
+      {"W8A8": {"targets": ["Linear"], "weights": {"num_bits": 8, "type": "int", "strategy": "channel"}}}})");
+  EXPECT_THAT(Below(kUp, config), ElementsAre("weight [160, 128] I8", "weight_scale [160, 1] BF16"));
+}
+
 TEST(Quantization, WhatATemplateDoesNotKnowIsNotSupported) {
   for (
       const char* quantization :
@@ -131,7 +139,8 @@ TEST(Quantization, WhatATemplateDoesNotKnowIsNotSupported) {
        R"({"quant_method": "awq", "version": "gemv"})", R"({"quant_method": "gptq", "bits": 4, "dynamic": {"x": 1}})",
        R"({"quant_method": "gptq", "bits": 4, "lm_head": true})",
        R"({"quant_method": "fp8", "weight_block_size": [128]})",
-       R"({"quant_method": "compressed-tensors", "format": "pack-quantized", "config_groups": {"group_0": {"targets": []}, "group_1": {}}})"}) {
+       R"({"quant_method": "compressed-tensors", "format": "pack-quantized", "config_groups": {"group_0": {"targets": []}, "group_1": {}}})",
+       R"({"quant_method": "compressed-tensors", "format": "pack-quantized", "config_groups": {"a": {"targets": []}, "b": {}}})"}) {
     const absl::Status status = Derive(Config(quantization)).status();
     EXPECT_EQ(ErrorReason(status), Reason::kConfigNotSupported) << quantization << ": " << status;
     EXPECT_FALSE(ErrorDetails(status).contains("model_type")) << status;

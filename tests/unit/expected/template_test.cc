@@ -147,6 +147,15 @@ TEST(Template, ConfigsThatDoNotFitAreNamedWithTheLine) {
   ExpectConfigInvalid("a [size // n]\n", R"({"model_type": "toy", "n": 0})", "division by zero");
   ExpectConfigInvalid("{0..n} [1]\n", R"({"model_type": "toy", "n": []})", "a list where a whole number is needed");
 }
+TEST(Template, ARangeHasNoFewerNumbersThanNone) {
+  ExpectConfigInvalid("{0..n - 1} [1]\n", R"({"model_type": "toy", "n": -5})",
+                      "\"0..n - 1\" is 0..-6, fewer than none");
+  EXPECT_THAT(KeysOf("{0..n - 1} [1]\na [1]\n", R"({"model_type": "toy", "n": 0})"), ElementsAre("a [1] F32"));
+}
+TEST(Template, ARangeMayEndWithTheLargestNumber) {
+  EXPECT_THAT(KeysOf("{n..n} [1]\n", R"({"model_type": "toy", "n": 9223372036854775807})"),
+              ElementsAre("9223372036854775807 [1] F32"));
+}
 TEST(Template, SizesMustFitInto64Bits) {
   ExpectConfigInvalid("a [n, n]\n", R"({"model_type": "toy", "n": 5000000000})", "the size of a exceeds 64 bits");
   ExpectConfigInvalid("{0..9} [n]\n", R"({"model_type": "toy", "n": 2305843009213693952})", "exceeds 64 bits");
