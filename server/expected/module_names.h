@@ -17,7 +17,7 @@ namespace keyload {
 // list. Immutable, thread-safe.
 class ModuleNames {
  public:
-  // PATTERN_INVALID for a pattern.
+  // PATTERN_INVALID for a pattern, and where all of them are too large to be searched for in many names.
   static absl::StatusOr<ModuleNames> Create(std::vector<std::string> entries);
 
   bool Matches(std::string_view name) const;

@@ -176,6 +176,12 @@ TEST(ModuleNames, MatchWholeComponentsAndPatternsFromTheStart) {
   }
   EXPECT_FALSE(ModuleNames::Create({})->Matches("a"));
 }
+TEST(ModuleNames, BoundTheirPatterns) {
+  EXPECT_TRUE(ModuleNames::Create(std::vector<std::string>(50, "re:.*self_attn\\.[qv]_proj")).ok());
+  const absl::Status status = ModuleNames::Create(std::vector<std::string>(9, "re:((x?.){30}){30}")).status();
+  EXPECT_EQ(ErrorReason(status), Reason::kPatternInvalid);
+  EXPECT_THAT(std::string(status.message()), HasSubstr("too large together"));
+}
 
 }  // namespace
 }  // namespace keyload
