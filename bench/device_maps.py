@@ -52,7 +52,7 @@ MODELS = {
 def write_manifest(config, directory):
     """The manifest of the model as its checkpoints store it."""
     (directory / "config.json").write_text(json.dumps(config))
-    manifest = directory / "manifest.bin"
+    manifest = directory / "model.manifest"  # a name in .bin would be that of weights
     subprocess.run([sys.executable, "-m", "keyload.manifest", directory, "--as-stored", "--dtype", "BF16", "--binary",
                     "--out", manifest], check=True)
     (directory / "config.json").unlink()  # what is planned is an empty checkpoint
