@@ -9,6 +9,39 @@
 #include "client/cli/exit_code.h"
 
 namespace keyload::cli {
+namespace {
+
+void WriteToOutput(std::string_view text) {
+  std::fwrite(text.data(), 1, text.size(), stdout);
+  std::fflush(stdout);
+}
+
+// The length of the control character that `text` begins with, 0 if it begins with none. Colours and line ends are
+// ours.
+size_t ControlLength(std::string_view text) {
+  const auto byte = [&](size_t i) { return i < text.size() ? static_cast<unsigned char>(text[i]) : 0u; };
+  if (byte(0) == 0xC2 && byte(1) >= 0x80 && byte(1) < 0xA0) return 2;  // U+0080 to U+009F
+  if (text[0] == '\n' || text[0] == '\t') return 0;
+  for (const std::string_view own : {"\x1b[0m", "\x1b[1;31m", "\x1b[1;32m", "\x1b[1;33m"}) {
+    if (text.starts_with(own)) return 0;
+  }
+  return byte(0) < 0x20 || byte(0) == 0x7F ? 1 : 0;
+}
+
+// Names of keys and files come from checkpoints that nobody has to trust, and terminals obey control characters.
+std::string WithoutControls(std::string_view text) {
+  std::string out;
+  out.reserve(text.size());
+  while (!text.empty()) {
+    const size_t controls = ControlLength(text);
+    if (controls == 0) out += text[0];
+    for (size_t i = 0; i < controls; ++i) absl::StrAppendFormat(&out, "\\x%02x", static_cast<unsigned char>(text[i]));
+    text.remove_prefix(std::max<size_t>(controls, 1));
+  }
+  return out;
+}
+
+}  // namespace
 
 CallOptions CommandContext::Options() const {
   return {.timeout = std::max(deadline - absl::Now(), absl::ZeroDuration()), .stop = stop};
@@ -33,16 +66,13 @@ int Fail(const CommandContext& context, const absl::Status& status) {
     message = absl::StrFormat("no server answers at %s: %s", context.connection.server, message);
   std::string reason = GetErrorInfo(status).reason;
   if (reason.empty()) reason = absl::StatusCodeToString(status.code());
-  std::fprintf(stderr, "keyload: %s: %s\n", reason.c_str(), message.c_str());
+  std::fprintf(stderr, "keyload: %s: %s\n", reason.c_str(), WithoutControls(message).c_str());
   return code;
 }
 
-void PrintJson(const Json& document) { PrintText(Dump(document)); }
+void PrintJson(const Json& document) { WriteToOutput(Dump(document)); }
 
-void PrintText(const std::string& text) {
-  std::fwrite(text.data(), 1, text.size(), stdout);
-  std::fflush(stdout);
-}
+void PrintText(const std::string& text) { WriteToOutput(WithoutControls(text)); }
 
 int FinishWithReport(const CommandContext& context, const v1::LoadReport& report) {
   if (context.json) {

@@ -38,7 +38,7 @@ using Action = std::function<int(const CommandContext&)>;
 // Prints the error, as JSON on standard output or as text on standard error, and returns its exit code.
 int Fail(const CommandContext& context, const absl::Status& status);
 
-// Prints one document or one text on standard output.
+// Prints one document or one text on standard output; control characters of a text, but for colours, as "\x1b".
 void PrintJson(const Json& document);
 void PrintText(const std::string& text);
 
