@@ -132,6 +132,7 @@ class Deriver {
   absl::Status FindQuantization() {
     const ConfigValue* given = config_.Find("quantization_config");
     if (given == nullptr || given->is_null()) return absl::OkStatus();
+    if (given->object() == nullptr) return Invalid(file_, "quantization_config is not an object");
     const std::string_view method = TextAt(given->Find("quant_method"));
     KEYLOAD_ASSIGN_OR_RETURN(method_, FindTemplate(method, TemplateKind::kQuantization, directories_));
     if (!method_) {

@@ -33,6 +33,8 @@ TEST(DeriveManifest, TakesTheHeadFromTheArchitecture) {
   EXPECT_THAT(KeysOf(Llama(R"("architectures": null)")), Contains("lm_head.weight [9, 8] F32"));
   EXPECT_THAT(KeysOf(Llama(R"("architectures": ["LlamaForSequenceClassification"])")),
               Contains("score.weight [2, 8] F32"));
+  EXPECT_THAT(KeysOf(Llama(R"("architectures": ["LlamaForSequenceClassification"], "num_labels": 5)")),
+              Contains("score.weight [5, 8] F32"));
   const auto base = KeysOf(Llama(R"("architectures": ["LlamaModel"])"));
   EXPECT_THAT(base, Contains("norm.weight [8] F32"));
   EXPECT_THAT(base, Not(Contains("lm_head.weight [9, 8] F32")));

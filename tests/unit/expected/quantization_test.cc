@@ -147,11 +147,12 @@ TEST(Quantization, WhatATemplateDoesNotKnowIsNotSupported) {
   }
 }
 TEST(Quantization, WrongValuesAreInvalid) {
-  for (const char* quantization : {R"({"quant_method": "gptq"})", R"({"quant_method": "gptq", "bits": "4"})",
-                                   R"({"quant_method": "fp8", "weight_block_size": [128, 0]})",
-                                   R"({"quant_method": "fp8", "modules_to_not_convert": "x"})",
-                                   R"({"quant_method": "fp8", "modules_to_not_convert": [1]})",
-                                   R"({"quant_method": "fp8", "modules_to_not_convert": ["re:("]})"}) {
+  for (const char* quantization :
+       {R"("fp8")", "[1]", "4", R"({"quant_method": "gptq"})", R"({"quant_method": "gptq", "bits": "4"})",
+        R"({"quant_method": "fp8", "weight_block_size": [128, 0]})",
+        R"({"quant_method": "fp8", "modules_to_not_convert": "x"})",
+        R"({"quant_method": "fp8", "modules_to_not_convert": [1]})",
+        R"({"quant_method": "fp8", "modules_to_not_convert": ["re:("]})"}) {
     const absl::Status status = Derive(Config(quantization)).status();
     EXPECT_EQ(ErrorReason(status), Reason::kConfigInvalid) << quantization << ": " << status;
   }
