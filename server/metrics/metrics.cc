@@ -3,6 +3,7 @@
 #include <prometheus/text_serializer.h>
 
 #include <algorithm>
+#include <iterator>
 #include <utility>
 
 #include "absl/strings/ascii.h"
@@ -45,6 +46,14 @@ End EndOf(const absl::StatusOr<LoadReport>& result) {
 }
 
 size_t Index(auto value) { return static_cast<size_t>(value); }
+
+constexpr Reason kRefusals[] = {Reason::kTokenMissing, Reason::kTokenInvalid, Reason::kRoleInsufficient};
+
+std::vector<std::string> RefusalLabels() {
+  std::vector<std::string> labels;
+  for (const Reason reason : kRefusals) labels.push_back(absl::AsciiStrToLower(ToAbsl(ReasonName(reason))));
+  return labels;
+}
 
 enum class BytePath { kRead, kCached, kMapped };
 enum class MapChange { kSet, kDelete };
@@ -130,11 +139,9 @@ class Metrics::Page : public prometheus::Collectable {
   CallFamilies calls;
   prometheus::Gauge& open_calls = MakeGauge(registry, "keyload_open_calls", "Calls that are open now.");
 
-  LabelledCounters authentication_failures{registry,
-                                           "keyload_authentication_failures_total",
-                                           "Calls that were refused for who called, by reason.",
-                                           "reason",
-                                           {"token_missing", "token_invalid", "role_insufficient"}};
+  LabelledCounters authentication_failures{registry, "keyload_authentication_failures_total",
+                                           "Calls that were refused for who called, by reason.", "reason",
+                                           RefusalLabels()};
   prometheus::Counter& connections_refused = MakeCounter(
       registry, "keyload_connections_refused_total", "Connections to a Unix socket that were refused for their user.");
 
@@ -256,8 +263,9 @@ void Metrics::CallEnded(std::string_view method, absl::StatusCode code, absl::Du
   page_->open_calls.Decrement();
 }
 
-void Metrics::AuthenticationFailed(AuthenticationFailure reason) {
-  page_->authentication_failures[Index(reason)].Increment();
+void Metrics::AuthenticationFailed(Reason reason) {
+  const auto it = std::find(std::begin(kRefusals), std::end(kRefusals), reason);
+  if (it != std::end(kRefusals)) page_->authentication_failures[it - std::begin(kRefusals)].Increment();
 }
 
 void Metrics::ConnectionRefused() { page_->connections_refused.Increment(); }

@@ -12,6 +12,7 @@
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
 #include "absl/time/time.h"
+#include "server/base/error.h"
 #include "server/report/load_report.h"
 
 namespace prometheus {
@@ -19,9 +20,6 @@ class Collectable;
 }
 
 namespace keyload {
-
-// Why a caller is told UNAUTHENTICATED or, for a role that may not do what it asks for, PERMISSION_DENIED.
-enum class AuthenticationFailure { kTokenMissing, kTokenInvalid, kRoleInsufficient };
 
 // What the daemon counts and shows to Prometheus; docs/metrics.md has the table. Every family, and every label value
 // that is known beforehand, is there from the start with 0. No label holds a model's name, a path or a key.
@@ -57,7 +55,9 @@ class Metrics {
   void CallStarted(std::string_view method);
   void CallEnded(std::string_view method, absl::StatusCode code, absl::Duration duration);
 
-  void AuthenticationFailed(AuthenticationFailure reason);
+  // A call is refused for who makes it: TOKEN_MISSING, TOKEN_INVALID or ROLE_INSUFFICIENT. Other reasons are not
+  // counted.
+  void AuthenticationFailed(Reason reason);
   void ConnectionRefused();  // a peer that may not connect to the Unix socket
 
   // What is looked up at each scrape.

@@ -27,7 +27,8 @@ class GuardedService final : public v1::ModelLoaderService::CallbackService {
   using Loader = ModelLoaderServiceImpl;
 
  public:
-  GuardedService(const RpcContext& rpc, const AccessControl& access) : loader_(rpc), access_(access) {}
+  GuardedService(const RpcContext& rpc, const AccessControl& access)
+      : loader_(rpc), access_(access), metrics_(rpc.service->metrics()) {}
 
   grpc::ServerBidiReactor<v1::LoadRequest, v1::LoadResponse>* Load(Context* context) override {
     return Guard<&Loader::Load>(Role::kLoad, "Load", context);
@@ -142,6 +143,7 @@ class GuardedService final : public v1::ModelLoaderService::CallbackService {
     const absl::StatusOr<Principal> principal = Identify(access_, *context);
     const absl::Status status = principal.ok() ? CheckRole(*principal, needed, method) : principal.status();
     if (status.ok()) return (loader_.*kMethod)(context, args...);
+    metrics_.AuthenticationFailed(ErrorReason(status));
     Log(LogLevel::kWarning, "call refused",
         {{"method", std::string(method)},
          {"reason", std::string(ReasonName(ErrorReason(status)))},
@@ -152,6 +154,7 @@ class GuardedService final : public v1::ModelLoaderService::CallbackService {
 
   Loader loader_;
   const AccessControl& access_;
+  Metrics& metrics_;
 };
 
 }  // namespace

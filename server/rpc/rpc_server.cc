@@ -169,6 +169,7 @@ void RpcServer::OnConnection(const CurrentPeerRules* peers, UniqueFd connection)
   const absl::StatusOr<PeerProcess> peer = ReadPeer(connection.get());
   const bool allowed = peers == nullptr || (peer.ok() && peers->Allows(*peer));
   if (!allowed) {
+    rpc_.service->metrics().ConnectionRefused();
     Log(LogLevel::kWarning, "connection refused",
         {{"pid", int64_t{peer.ok() ? peer->pid : 0}}, {"uid", uint64_t{peer.ok() ? peer->uid : 0}}});
   }

@@ -1,5 +1,7 @@
 """What --metrics-listen shows: exact values after loads of every outcome, a page that promtool accepts, and no trouble."""
 
+import hashlib
+import os
 import pathlib
 import re
 import signal
@@ -16,6 +18,7 @@ import metrics_page
 TENSOR = ("F32", [256, 256])
 TENSOR_BYTES = 256 * 256 * 4
 KEYS = 4
+NOBODY = 65534
 DOCS = daemon.SOURCE_DIR / "docs" / "metrics.md"
 
 
@@ -229,6 +232,40 @@ class CredentialsTest(MetricsTest):
             pass  # each turn is a scrape
         self.assertEqual(now["keyload_tls_certificate_current"], value)
         return now
+
+
+class RefusedTest(MetricsTest):
+    def start(self, *flags, **options):
+        tokens = self.directory / "tokens"
+        tokens.write_text(f"reader read {hashlib.sha256(b'known').hexdigest()}\n")
+        self.directory.chmod(0o755)
+        return super().start("--token-file", tokens, "--listen", "127.0.0.1:0", "--socket-mode", "0666", "--allow-uid", "0",
+                             *flags, **options)
+
+    def at(self, address, *arguments, token=None, user=None):
+        if token:
+            path = self.directory / "token"
+            path.write_text(token)
+            arguments = ("--token-file", path, *arguments)
+        command = [daemon.BIN_DIR / "keyload", "--json", "--server", address, *map(str, arguments)]
+        return subprocess.run(command, user=user, group=user, extra_groups=() if user else None, capture_output=True,
+                              text=True, timeout=daemon.COMMAND_SECONDS).returncode
+
+    def test_refused_callers_count_by_reason(self):
+        address = re.search(r"\blisten=\S*?(127\.0\.0\.1:\d+)", self.daemon.log.read_text()).group(1)
+        self.assertEqual(self.at(address, "list"), 4)
+        self.assertEqual(self.at(address, "list", token="guess"), 4)
+        self.assertEqual(self.at(address, "list", token="known"), 0)
+        self.assertEqual(self.at(address, "unload", "m", token="known"), 4)
+        self.assert_grew({f'keyload_authentication_failures_total{{reason="{reason}"}}': 1
+                          for reason in ("token_missing", "token_invalid", "role_insufficient")},
+                         "keyload_authentication_failures")
+        self.assertEqual(self.series()['keyload_grpc_server_calls_total{code="UNAUTHENTICATED",method="ListModels"}'], 2)
+
+    @unittest.skipUnless(os.geteuid() == 0, "takes root, to become another user")
+    def test_refused_connections_count(self):
+        self.assertEqual(self.at(self.daemon.address, "list", user=NOBODY), 4)
+        self.assertGreaterEqual(self.series()["keyload_connections_refused_total"], 1)
 
 
 class PageTest(MetricsTest):

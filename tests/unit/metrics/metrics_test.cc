@@ -165,9 +165,10 @@ TEST(Metrics, AMethodThatIsNotRegisteredIsOther) {
 
 TEST(Metrics, WhoIsRefusedCounts) {
   Metrics metrics(TwoMethods());
-  metrics.AuthenticationFailed(AuthenticationFailure::kTokenMissing);
-  metrics.AuthenticationFailed(AuthenticationFailure::kTokenInvalid);
-  metrics.AuthenticationFailed(AuthenticationFailure::kRoleInsufficient);
+  metrics.AuthenticationFailed(Reason::kTokenMissing);
+  metrics.AuthenticationFailed(Reason::kTokenInvalid);
+  metrics.AuthenticationFailed(Reason::kRoleInsufficient);
+  metrics.AuthenticationFailed(Reason::kInternal);
   metrics.ConnectionRefused();
   for (const char* reason : {"token_missing", "token_invalid", "role_insufficient"}) {
     EXPECT_EQ(ValueOf(metrics, std::string("keyload_authentication_failures_total{reason=\"") + reason + "\"}"), "1");

@@ -59,7 +59,8 @@ TEST(CallMetrics, AMethodThatNobodyRegisteredHasNoSeriesOfItsOwn) {
   LoaderServer server;
   grpc::GenericStub stub(server.channel());
   TestContext context;
-  const grpc::ByteBuffer request;
+  const grpc::Slice bytes("");
+  const grpc::ByteBuffer request(&bytes, 1);
   grpc::ByteBuffer response;
   std::promise<grpc::Status> ended;
   stub.UnaryCall(&context, "/keyload.v1.ModelLoaderService/Telltale", {}, &request, &response,
