@@ -2,11 +2,14 @@
 
 #include <algorithm>
 #include <cmath>
+#include <cstdio>
+#include <string>
 
 #include "absl/strings/numbers.h"
 #include "absl/strings/str_format.h"
 #include "absl/time/clock.h"
 #include "client/cli/exit_code.h"
+#include "client/cli/trace_file.h"
 
 namespace keyload::cli {
 namespace {
@@ -44,7 +47,7 @@ std::string WithoutControls(std::string_view text) {
 }  // namespace
 
 CallOptions CommandContext::Options() const {
-  return {.timeout = std::max(deadline - absl::Now(), absl::ZeroDuration()), .stop = stop};
+  return {.timeout = std::max(deadline - absl::Now(), absl::ZeroDuration()), .stop = stop, .traceparent = traceparent};
 }
 
 absl::StatusOr<std::unique_ptr<Client>> CommandContext::Connect() const {
@@ -74,13 +77,18 @@ void PrintJson(const Json& document) { WriteToOutput(Dump(document)); }
 
 void PrintText(const std::string& text) { WriteToOutput(WithoutControls(text)); }
 
-int FinishWithReport(const CommandContext& context, const v1::LoadReport& report) {
+int FinishWithReport(const CommandContext& context, const v1::LoadReport& report, const std::string& trace) {
   if (context.json) {
     PrintJson(ToJson(report));
   } else {
     PrintText(ReportText(report, context.style));
   }
-  return ExitCodeFor(report);
+  const int code = ExitCodeFor(report);
+  if (trace.empty()) return code;
+  const absl::Status written = WriteTraceFile(trace, report);
+  if (written.ok()) return code;
+  std::fprintf(stderr, "keyload: --trace: %s\n", std::string(written.message()).c_str());
+  return code == kExitDone ? kExitFailed : code;
 }
 
 absl::StatusOr<absl::Duration> ParseTimeout(const std::string& text, std::string_view flag) {

@@ -26,6 +26,7 @@ struct CommandContext {
   TextStyle style;
   std::FILE* progress = nullptr;  // terminal for the progress bar, if there is one
   std::string search_path;        // PATH
+  std::string traceparent;        // TRACEPARENT
 
   // The time that is left for the whole command.
   CallOptions Options() const;
@@ -42,8 +43,9 @@ int Fail(const CommandContext& context, const absl::Status& status);
 void PrintJson(const Json& document);
 void PrintText(const std::string& text);
 
-// The report and its exit code.
-int FinishWithReport(const CommandContext& context, const v1::LoadReport& report);
+// The report and its exit code; the report as a trace too, if `trace` names a file. One that cannot be written is said
+// on standard error, and is the exit code where there would be none.
+int FinishWithReport(const CommandContext& context, const v1::LoadReport& report, const std::string& trace = "");
 
 // "5m", "1.5s", or a bare number of seconds; UsageError on anything else and on what is not above 0.
 absl::StatusOr<absl::Duration> ParseTimeout(const std::string& text, std::string_view flag = "--timeout");

@@ -58,7 +58,7 @@ int RunLoad(const CommandContext& context, const LoadOptions& options) {
     return 0;
   }
   auto report = LoadWithProgress(context, **client, *spec);
-  return report.ok() ? FinishWithReport(context, *report) : Fail(context, report.status());
+  return report.ok() ? FinishWithReport(context, *report, options.trace) : Fail(context, report.status());
 }
 
 // The report without its lists of devices, and the map as a picture behind it.
@@ -127,6 +127,7 @@ void AddLoadCommands(CLI::App& app, Action& chosen) {
   auto load = std::make_shared<LoadOptions>();
   CLI::App* command = AddLoadCommand(app, chosen, "load", "Load a checkpoint, or some of its keys", load, RunLoad);
   AddModelAndPath(*command, *load);
+  AddTraceOption(*command, load->trace);
   auto plan = std::make_shared<LoadOptions>();
   command = AddLoadCommand(app, chosen, "plan", "Say what a load would do", plan, RunPlan);
   AddModelAndPath(*command, *plan);

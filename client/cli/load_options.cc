@@ -119,11 +119,16 @@ void AddLoadOptions(CLI::App& app, LoadOptions& options) {
   app.add_option("--wait-memory", options.wait_memory,
                  "Wait that long for device memory that others use, as in 90s or 5m")
       ->type_name("D");
-  app.add_option("--trace", options.trace, "Not in this release")->type_name("FILE");
+}
+
+void AddTraceOption(CLI::App& app, std::string& trace) {
+  app.add_option("--trace", trace, "Write the report's times as a trace for Perfetto")->type_name("FILE.json");
 }
 
 absl::StatusOr<LoadInput> BuildLoadInput(const LoadOptions& options, const std::filesystem::path& directory) {
-  if (!options.trace.empty()) return UsageError("--trace is not in this release");
+  if (options.detach && !options.trace.empty()) {
+    return UsageError("--trace writes the report, which --detach does not wait for: keyload wait has --trace too");
+  }
   if (options.from.empty()) return UsageError("the path of the checkpoint is empty");
   LoadInput input;
   v1::LoadSpec& spec = input.spec;

@@ -54,6 +54,9 @@ struct LoadInput {
 // Adds the flags to `app`; `options` must outlive its parsing. Not the model and the path, which differ by command.
 void AddLoadOptions(CLI::App& app, LoadOptions& options);
 
+// Adds --trace, the file that FinishWithReport writes.
+void AddTraceOption(CLI::App& app, std::string& trace);
+
 // Reads the files that the flags name; a relative `from` is made absolute against `directory`. UsageError on anything
 // that the request could not express.
 absl::StatusOr<LoadInput> BuildLoadInput(const LoadOptions& options, const std::filesystem::path& directory);

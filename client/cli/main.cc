@@ -67,6 +67,8 @@ int Main(int argc, char** argv) {
   context.progress = ::isatty(STDERR_FILENO) == 1 ? stderr : nullptr;
   const char* path = std::getenv("PATH");
   context.search_path = path == nullptr ? "" : path;
+  const char* traceparent = std::getenv("TRACEPARENT");
+  context.traceparent = traceparent == nullptr ? "" : traceparent;
   const int code = chosen(context);
   if (std::fflush(stdout) != 0 || std::ferror(stdout) != 0) {
     std::fputs("keyload: standard output cannot be written\n", stderr);

@@ -6,6 +6,7 @@
 #include "absl/strings/str_format.h"
 #include "client/cli/commands.h"
 #include "client/cli/enum_words.h"
+#include "client/cli/load_options.h"
 #include "client/cli/model_text.h"
 #include "client/cli/safetensors_writer.h"
 #include "client/cli/selection_options.h"
@@ -22,6 +23,7 @@ struct ModelOptions {
   std::vector<std::string> states;
   std::vector<std::string> keys;
   std::string out;
+  std::string trace;
 };
 
 int RunUnload(const CommandContext& context, Client& client, const ModelOptions& options) {
@@ -115,7 +117,7 @@ int RunMaterialize(const CommandContext& context, Client& client, const ModelOpt
   *request.mutable_select() = *std::move(select);
   if (auto limits = BuildLimits(options.limits)) *request.mutable_limits() = *std::move(limits);
   auto report = client.Materialize(request, context.Options());
-  return report.ok() ? FinishWithReport(context, *report) : Fail(context, report.status());
+  return report.ok() ? FinishWithReport(context, *report, options.trace) : Fail(context, report.status());
 }
 
 std::string EvictText(const std::string& model, const v1::EvictResponse& evicted) {
@@ -184,6 +186,7 @@ void AddModelCommands(CLI::App& app, Action& chosen) {
                                       "Bring lazy keys onto their devices, and print the report", RunMaterialize);
   AddSelectionOptions(*materialize.command, materialize.options->select);
   AddLimitOptions(*materialize.command, materialize.options->limits);
+  AddTraceOption(*materialize.command, materialize.options->trace);
   Added evict = AddModelCommand(app, chosen, "evict", "Free the memory of keys, which become lazy again", RunEvict);
   AddSelectionOptions(*evict.command, evict.options->select);
 }

@@ -1,19 +1,15 @@
 #include "client/cli/safetensors_writer.h"
 
-#include <fcntl.h>
-#include <sys/stat.h>
 #include <unistd.h>
 
 #include <algorithm>
 #include <cerrno>
-#include <cstdio>
-#include <cstring>
 #include <string_view>
 #include <utility>
 
 #include "absl/strings/str_format.h"
-#include "client/cli/exit_code.h"
 #include "client/cli/json_output.h"
+#include "client/cli/output_file.h"
 #include "server/base/error.h"
 
 namespace keyload::cli {
@@ -21,20 +17,6 @@ namespace {
 
 constexpr size_t kHeaderAlignment = 8;
 constexpr size_t kCopyBytes = 1 << 20;
-
-absl::Status DiskError(const std::string& path, const char* operation) {
-  return absl::InternalError(absl::StrFormat("%s: %s: %s", path, operation, std::strerror(errno)));
-}
-
-absl::Status WriteAll(int fd, std::string_view bytes, const std::string& path) {
-  while (!bytes.empty()) {
-    ssize_t written = ::write(fd, bytes.data(), bytes.size());
-    if (written < 0 && errno == EINTR) continue;
-    if (written < 0) return DiskError(path, "write");
-    bytes.remove_prefix(static_cast<size_t>(written));
-  }
-  return absl::OkStatus();
-}
 
 // Appends all of `from` to `to`, by copy_file_range where the file system has it.
 absl::Status AppendFile(int from, uint64_t bytes, int to, const std::string& path) {
@@ -63,22 +45,10 @@ std::string LittleEndian(uint64_t value) {
   return bytes;
 }
 
-// A new file beside `path`, and its name.
-absl::StatusOr<std::pair<UniqueFd, std::string>> MakeTemporary(const std::string& path) {
-  std::string name = path + ".XXXXXX";
-  UniqueFd fd(::mkostemp(name.data(), O_CLOEXEC));
-  if (!fd) return UsageError(absl::StrFormat("%s: no file can be made there: %s", path, std::strerror(errno)));
-  return std::make_pair(std::move(fd), std::move(name));
-}
-
 }  // namespace
 
 absl::StatusOr<std::unique_ptr<SafetensorsWriter>> SafetensorsWriter::Create(const std::string& path) {
-  // The finished file is renamed over `path`, which must not take away a device, a directory or a link.
-  struct stat there = {};
-  if (::lstat(path.c_str(), &there) == 0 && !S_ISREG(there.st_mode)) {
-    return UsageError(absl::StrFormat("%s: exists and is no regular file", path));
-  }
+  KEYLOAD_RETURN_IF_ERROR(CheckReplaceable(path));
   KEYLOAD_ASSIGN_OR_RETURN(auto data, MakeTemporary(path));
   ::unlink(data.second.c_str());
   return std::unique_ptr<SafetensorsWriter>(new SafetensorsWriter(path, std::move(data.first)));
@@ -130,15 +100,10 @@ std::string SafetensorsWriter::Header() const {
 
 absl::Status SafetensorsWriter::Finish() {
   KEYLOAD_RETURN_IF_ERROR(CheckLastIsWhole());
-  KEYLOAD_ASSIGN_OR_RETURN(auto temporary, MakeTemporary(path_));
-  auto& [fd, name] = temporary;
-  absl::Status status = WriteAll(fd.get(), Header(), path_);
-  if (status.ok()) status = AppendFile(data_.get(), data_bytes_, fd.get(), path_);
-  if (status.ok() && ::fchmod(fd.get(), 0644) != 0) status = DiskError(path_, "chmod");
-  if (status.ok() && ::fsync(fd.get()) != 0) status = DiskError(path_, "sync");
-  if (status.ok() && ::rename(name.c_str(), path_.c_str()) != 0) status = DiskError(path_, "rename");
-  if (!status.ok()) ::unlink(name.c_str());
-  return status;
+  return ReplaceFile(path_, [this](int fd) -> absl::Status {
+    KEYLOAD_RETURN_IF_ERROR(WriteAll(fd, Header(), path_));
+    return AppendFile(data_.get(), data_bytes_, fd, path_);
+  });
 }
 
 }  // namespace keyload::cli

@@ -1,6 +1,8 @@
 #pragma once
 
+#include <algorithm>
 #include <stop_token>
+#include <string_view>
 
 #include "absl/time/clock.h"
 #include "absl/time/time.h"
@@ -14,17 +16,27 @@ namespace keyload::client_internal {
 class CallContext {
  public:
   explicit CallContext(const CallOptions& options) : on_stop_(options.stop, CancelCall{&context_}) {
-    SetDeadline(context_, options.timeout);
+    Apply(options, context_);
   }
 
   grpc::ClientContext* get() { return &context_; }
 
-  static void SetDeadline(grpc::ClientContext& context, absl::Duration timeout) {
-    if (timeout == absl::InfiniteDuration()) return;
-    context.set_deadline(absl::ToChronoTime(absl::Now() + timeout));
+  // The timeout from now, and the metadata. Before the call begins.
+  static void Apply(const CallOptions& options, grpc::ClientContext& context) {
+    if (options.timeout != absl::InfiniteDuration()) {
+      context.set_deadline(absl::ToChronoTime(absl::Now() + options.timeout));
+    }
+    if (IsMetadata(options.traceparent)) context.AddMetadata("traceparent", options.traceparent);
   }
 
  private:
+  // gRPC aborts the process on other values.
+  static bool IsMetadata(std::string_view text) {
+    constexpr size_t kMost = 256;
+    return !text.empty() && text.size() <= kMost &&
+           std::all_of(text.begin(), text.end(), [](char c) { return c > ' ' && c <= '~'; });
+  }
+
   struct CancelCall {
     grpc::ClientContext* context;
     void operator()() const { context->TryCancel(); }

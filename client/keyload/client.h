@@ -48,10 +48,13 @@ struct ClientOptions {
   std::string token;              // sent with every call as a bearer token; empty: none
 };
 
-// Bounds of one call. Both are optional.
+// Bounds of one call, and what it belongs to. All are optional.
 struct CallOptions {
   absl::Duration timeout = absl::InfiniteDuration();  // from the call's start; then DEADLINE_EXCEEDED
   std::stop_token stop;                               // a stop request ends the call with CANCELLED
+  // W3C trace context, which the server writes into its log beside what the call did. Sent as it is; the server ignores
+  // one that is not valid. What cannot be metadata (over 256 bytes, not printable ASCII) is not sent.
+  std::string traceparent;
 };
 
 // Called on the thread that called Load, in the order of the server's messages. Each may be empty.

@@ -18,7 +18,7 @@ constexpr char kLoadId[] = "1";  // one load per stream: any name is unique
 LoadCall::LoadCall(v1::ModelLoaderService::Stub& stub, const LoadCallbacks& callbacks, const CallOptions& options,
                    Until until, absl::Duration cancel_grace)
     : stub_(stub), callbacks_(callbacks), options_(options), until_(until), cancel_grace_(cancel_grace) {
-  CallContext::SetDeadline(context_, options.timeout);
+  CallContext::Apply(options, context_);
   start_.set_load_id(kLoadId);
   cancel_.set_load_id(kLoadId);
   cancel_.mutable_cancel();

@@ -11,6 +11,7 @@
 #include "absl/time/clock.h"
 #include "absl/time/time.h"
 
+#include "server/base/error.h"
 #include "server/base/strings.h"
 
 namespace keyload {
@@ -57,19 +58,9 @@ struct Render {
   }
 };
 
-}  // namespace
-
-std::string JsonString(std::string_view text) {
-  return nlohmann::json(text).dump(-1, ' ', /*ensure_ascii=*/false, nlohmann::json::error_handler_t::replace);
-}
-
-void ConfigureLog(LogFormat format, LogLevel level) {
-  log_format = format;
-  Logger().set_level(SpdlogLevel(level));
-}
-
-void Log(LogLevel level, std::string_view event, const std::vector<LogField>& fields) {
-  if (!Logger().should_log(SpdlogLevel(level))) return;
+void Write(spdlog::level::level_enum severity, LogLevel level, std::string_view event,
+           const std::vector<LogField>& fields) {
+  if (!Logger().should_log(severity)) return;
   const bool json = log_format == LogFormat::kJson;
   const std::string now = absl::FormatTime("%Y-%m-%dT%H:%M:%E3SZ", absl::Now(), absl::UTCTimeZone());
   std::string line =
@@ -84,7 +75,55 @@ void Log(LogLevel level, std::string_view event, const std::vector<LogField>& fi
     }
   }
   if (json) line += "}";
-  Logger().log(SpdlogLevel(level), spdlog::string_view_t(line.data(), line.size()));
+  Logger().log(severity, spdlog::string_view_t(line.data(), line.size()));
+}
+
+std::string Bounded(std::string_view text) {
+  constexpr std::string_view kCut = "...";
+  constexpr size_t kMost = 256;
+  if (text.size() <= kMost) return std::string(text);
+  return StrCat(text.substr(0, kMost - kCut.size()), kCut);
+}
+
+}  // namespace
+
+std::string JsonString(std::string_view text) {
+  return nlohmann::json(text).dump(-1, ' ', /*ensure_ascii=*/false, nlohmann::json::error_handler_t::replace);
+}
+
+void ConfigureLog(LogFormat format, LogLevel level) {
+  log_format = format;
+  Logger().set_level(SpdlogLevel(level));
+}
+
+void Log(LogLevel level, std::string_view event, const std::vector<LogField>& fields) {
+  Write(SpdlogLevel(level), level, event, fields);
+}
+
+void Log(LogLevel level, std::string_view event, std::vector<LogField> fields, const Caller* caller) {
+  if (caller != nullptr && !caller->traceparent.empty()) fields.push_back({"traceparent", caller->traceparent});
+  Log(level, event, fields);
+}
+
+void Audit(const AuditEntry& entry, const Caller& caller) {
+  std::vector<LogField> fields;
+  const auto add = [&fields](std::string_view name, std::string_view text) {
+    if (!text.empty()) fields.push_back({name, Bounded(text)});
+  };
+  add("action", entry.action);
+  add("model", entry.model);
+  add("map", entry.map);
+  add("load", entry.load);
+  add("caller", caller.name);
+  add("peer", caller.peer);
+  add("outcome", entry.outcome.empty() && entry.status.ok() ? "OK" : entry.outcome);
+  if (!entry.status.ok()) {
+    add("code", absl::StatusCodeToString(entry.status.code()));
+    const Reason reason = ErrorReason(entry.status);
+    if (ReasonCode(reason) == entry.status.code()) add("reason", ReasonName(reason));  // else it was made elsewhere
+  }
+  add("traceparent", caller.traceparent);
+  Write(spdlog::level::critical, LogLevel::kInfo, "audit", fields);  // critical: no level of the log is above it
 }
 
 }  // namespace keyload

@@ -7,6 +7,7 @@
 #include <vector>
 
 #include "absl/status/status.h"
+#include "server/base/request_context.h"
 
 namespace keyload {
 
@@ -25,6 +26,20 @@ enum class LogFormat { kText, kJson };
 
 void ConfigureLog(LogFormat format, LogLevel level);
 void Log(LogLevel level, std::string_view event, const std::vector<LogField>& fields);
+// The same for what `caller` has asked for: `traceparent` follows the fields, if it has one. Null: nobody asked.
+void Log(LogLevel level, std::string_view event, std::vector<LogField> fields, const Caller* caller);
+
+// What was asked and what came of it. Empty fields are left out of the line.
+struct AuditEntry {
+  std::string_view action;  // "load", "unload", "materialize", "evict", "cancel", "set_device_map", "delete_device_map"
+  std::string model;
+  std::string map;      // the name of a device map
+  std::string load;     // as the server calls it
+  std::string outcome;  // empty: "OK", or nothing with an error
+  absl::Status status;  // an error adds `code` and `reason`
+};
+// The line `audit` of one request, at level info and whatever level the log has. Every text in it is cut at 256 bytes.
+void Audit(const AuditEntry& entry, const Caller& caller);
 
 // `text` as a JSON string with its quotes; what is not UTF-8 becomes U+FFFD.
 std::string JsonString(std::string_view text);

@@ -4,6 +4,7 @@
 #include <cstdint>
 #include <memory>
 #include <stop_token>
+#include <string>
 
 #include "absl/status/status.h"
 #include "absl/time/time.h"
@@ -21,11 +22,20 @@ class SharedDeadline {
   std::atomic<int64_t> unix_nanos_;
 };
 
+// Who asked for something, for the log. A value; its strings are bounded and may be anything.
+struct Caller {
+  std::string name;         // whom the server took them for, "token:ci"; empty: it did not ask
+  std::string peer;         // "unix:", "ipv4:127.0.0.1:40312"
+  std::string traceparent;  // a valid W3C one; empty: none was sent
+};
+
 // Passed by const reference to every call that can take long; such calls check it at least once per I/O block.
 struct RequestContext {
   std::stop_token stop;                                   // the caller went away or cancelled
   absl::Time deadline = absl::InfiniteFuture();           // the caller's, by the wall clock
   std::shared_ptr<const SharedDeadline> shared_deadline;  // of all callers of one load, instead of `deadline`
+
+  std::shared_ptr<const Caller> caller;  // who asked, or of a shared load who started it; null: nobody
 
   // OK, or LOAD_CANCELLED, or DEADLINE_EXCEEDED. Thread-safe, never blocks.
   absl::Status Check() const;

@@ -1,5 +1,7 @@
 #include "server/report/load_report.h"
 
+#include <utility>
+
 #include "server/base/error.h"
 #include "server/base/log.h"
 #include "server/base/strings.h"
@@ -11,7 +13,7 @@ std::string_view OutcomeName(Outcome outcome) {
   return kNames[static_cast<int>(outcome)];
 }
 
-void LogLoad(const LoadReport& report) {
+void LogLoad(const LoadReport& report, const Caller* caller) {
   std::vector<LogField> fields = {
       {"load", report.load},
       {"model", report.model},
@@ -40,7 +42,7 @@ void LogLoad(const LoadReport& report) {
     fields.push_back({"reason", std::string(ReasonName(ErrorReason(report.error)))});
     fields.push_back({"message", std::string(report.error.message())});
   }
-  Log(level, "load", fields);
+  Log(level, "load", std::move(fields), caller);
 }
 
 }  // namespace keyload

@@ -6,6 +6,7 @@
 
 #include "absl/status/status.h"
 #include "absl/time/time.h"
+#include "server/base/request_context.h"
 #include "server/keys/reconcile.h"
 #include "server/placement/placement.h"
 
@@ -85,7 +86,8 @@ struct LoadReport {
   absl::Time start_time;
 };
 
-// Writes the one log line of a finished load: outcome, counts, bytes and the time of every phase.
-void LogLoad(const LoadReport& report);
+// Writes the one log line of a finished load: outcome, counts, bytes, the time of every phase, and the traceparent of
+// `caller`, who started it; null: nobody did.
+void LogLoad(const LoadReport& report, const Caller* caller = nullptr);
 
 }  // namespace keyload

@@ -34,7 +34,8 @@ class ChunkStream : public grpc::ServerWriteReactor<Response>, public LiveCall {
   void CancelIfUnread(Clock::time_point time) override {
     if (sending_since_.load() >= time) return;
     sending_since_ = kNotSending;
-    Log(LogLevel::kWarning, "cancel", {{"message", std::string("the client takes nothing of its stream")}});
+    Log(LogLevel::kWarning, "cancel", {{"message", std::string("the client takes nothing of its stream")}},
+        request_context_.caller.get());
     Cancel();
   }
 
@@ -43,7 +44,7 @@ class ChunkStream : public grpc::ServerWriteReactor<Response>, public LiveCall {
       : rpc_(rpc),
         executor_(executor),
         context_(context),
-        request_context_(ToRequestContext(context, stop_.get_token())) {
+        request_context_(ToRequestContext(rpc, context, stop_.get_token())) {
     rpc_.calls->Add(this);
   }
   ~ChunkStream() override { rpc_.calls->Remove(this); }

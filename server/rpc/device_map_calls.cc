@@ -1,5 +1,5 @@
 #include "server/base/error.h"
-#include "server/base/log.h"
+#include "server/rpc/audited_request.h"
 #include "server/rpc/convert_device_map.h"
 #include "server/rpc/model_loader_service.h"
 #include "server/rpc/unary_call.h"
@@ -11,14 +11,13 @@ namespace keyload {
 grpc::ServerUnaryReactor* ModelLoaderServiceImpl::SetDeviceMap(grpc::CallbackServerContext* context,
                                                                const v1::SetDeviceMapRequest* request,
                                                                v1::SetDeviceMapResponse* response) {
-  return UnaryCall::Start(
-      rpc_, *rpc_.queries, context, [this, request, response](const RequestContext&) -> absl::Status {
-        KEYLOAD_ASSIGN_OR_RETURN(NamedDeviceMap map, FromProto(request->device_map()));
-        KEYLOAD_ASSIGN_OR_RETURN(const NamedDeviceMap kept, rpc_.service->SetDeviceMap(std::move(map)));
-        Log(LogLevel::kInfo, "set device map", {{"name", kept.name}, {"etag", kept.etag}});
-        *response->mutable_device_map() = ToProto(kept);
-        return absl::OkStatus();
-      });
+  const auto set = [this, request, response](const RequestContext& call) -> absl::Status {
+    KEYLOAD_ASSIGN_OR_RETURN(NamedDeviceMap map, FromProto(request->device_map()));
+    KEYLOAD_ASSIGN_OR_RETURN(const NamedDeviceMap kept, rpc_.service->SetDeviceMap(std::move(map), call.caller.get()));
+    *response->mutable_device_map() = ToProto(kept);
+    return absl::OkStatus();
+  };
+  return UnaryCall::Start(rpc_, *rpc_.queries, context, set, std::make_shared<AuditEntry>(AuditOf(*request)));
 }
 
 grpc::ServerUnaryReactor* ModelLoaderServiceImpl::GetDeviceMap(grpc::CallbackServerContext* context,
@@ -39,11 +38,10 @@ grpc::ServerUnaryReactor* ModelLoaderServiceImpl::ListDeviceMaps(grpc::CallbackS
 grpc::ServerUnaryReactor* ModelLoaderServiceImpl::DeleteDeviceMap(grpc::CallbackServerContext* context,
                                                                   const v1::DeleteDeviceMapRequest* request,
                                                                   v1::DeleteDeviceMapResponse* /*response*/) {
-  return UnaryCall::Start(rpc_, *rpc_.queries, context, [this, request](const RequestContext&) -> absl::Status {
-    KEYLOAD_RETURN_IF_ERROR(rpc_.service->DeleteDeviceMap(request->name(), request->etag()));
-    Log(LogLevel::kInfo, "delete device map", {{"name", request->name()}});
-    return absl::OkStatus();
-  });
+  const auto remove = [this, request](const RequestContext& call) {
+    return rpc_.service->DeleteDeviceMap(request->name(), request->etag(), call.caller.get());
+  };
+  return UnaryCall::Start(rpc_, *rpc_.queries, context, remove, std::make_shared<AuditEntry>(AuditOf(*request)));
 }
 
 }  // namespace keyload

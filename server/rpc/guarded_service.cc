@@ -1,5 +1,6 @@
 #include "server/rpc/guarded_service.h"
 
+#include <memory>
 #include <string>
 #include <string_view>
 #include <type_traits>
@@ -7,7 +8,9 @@
 
 #include "server/base/error.h"
 #include "server/base/log.h"
+#include "server/rpc/audited_request.h"
 #include "server/rpc/authorize.h"
+#include "server/rpc/caller.h"
 #include "server/rpc/grpc_status.h"
 #include "server/rpc/model_loader_service.h"
 
@@ -144,12 +147,27 @@ class GuardedService final : public v1::ModelLoaderService::CallbackService {
     const absl::Status status = principal.ok() ? CheckRole(*principal, needed, method) : principal.status();
     if (status.ok()) return (loader_.*kMethod)(context, args...);
     metrics_.AuthenticationFailed(ErrorReason(status));
+    const std::shared_ptr<const Caller> caller = CallerOf(&access_, *context);
+    AuditRefusal<kMethod>(*caller, status, args...);
     Log(LogLevel::kWarning, "call refused",
         {{"method", std::string(method)},
          {"reason", std::string(ReasonName(ErrorReason(status)))},
-         {"caller", principal.ok() ? principal->name : std::string()},
-         {"peer", context->peer()}});
+         {"caller", caller->name},
+         {"peer", caller->peer}},
+        caller.get());
     return new RefusedCall<std::remove_pointer_t<Result<kMethod, Args...>>>(ToGrpcStatus(status));
+  }
+
+  // The audit line of a call that would have had one.
+  template <auto kMethod, typename Request = void, typename... Response>
+  void AuditRefusal(const Caller& caller, const absl::Status& status, const Request* request = nullptr,
+                    Response*... /*response*/) const {
+    AuditEntry entry;
+    if constexpr (AuditedRequest<Request>) entry = AuditOf(*request);
+    if constexpr (std::is_same_v<decltype(kMethod), decltype(&Loader::Load)>) entry.action = "load";
+    if (entry.action.empty()) return;
+    entry.status = status;
+    Audit(entry, caller);
   }
 
   Loader loader_;

@@ -5,6 +5,7 @@
 
 #include "server/base/error.h"
 #include "server/base/mutex.h"
+#include "server/rpc/audited_request.h"
 #include "server/rpc/convert_report.h"
 #include "server/rpc/model_loader_service.h"
 #include "server/rpc/page.h"
@@ -152,8 +153,12 @@ grpc::ServerUnaryReactor* ModelLoaderServiceImpl::CancelLoad(grpc::CallbackServe
                                                              const v1::CancelLoadRequest* request,
                                                              v1::CancelLoadResponse* /*response*/) {
   const absl::StatusOr<std::shared_ptr<SharedLoad>> load = rpc_.service->FindLoad(request->load());
-  if (load.ok()) (*load)->Stop();
-  return FinishNow(context, load.status());
+  AuditEntry audit = AuditOf(*request);
+  if (load.ok()) {
+    audit.model = (*load)->identity().model;
+    (*load)->Stop();
+  }
+  return FinishNow(rpc_, context, load.status(), std::move(audit));
 }
 
 grpc::ServerWriteReactor<v1::WatchLoadResponse>* ModelLoaderServiceImpl::WatchLoad(

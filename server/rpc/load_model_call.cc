@@ -7,20 +7,24 @@
 #include "server/rpc/convert_report.h"
 #include "server/rpc/convert_spec.h"
 #include "server/rpc/grpc_status.h"
+#include "server/rpc/load_audit.h"
 
 namespace keyload {
 namespace {
 
 class LoadModelCall : public grpc::ServerUnaryReactor, public LiveCall {
  public:
-  LoadModelCall(const RpcContext& rpc, v1::LoadModelResponse* response) : calls_(*rpc.calls), response_(*response) {
+  LoadModelCall(const RpcContext& rpc, const grpc::CallbackServerContext& context, const std::string& model,
+                v1::LoadModelResponse* response)
+      : calls_(*rpc.calls), response_(*response), caller_(CallerOf(rpc.access, context)), audit_(model, caller_) {
     calls_.Add(this);
   }
 
   void Start(const RpcContext& rpc, const grpc::CallbackServerContext& context, const v1::LoadSpec& spec) {
     absl::StatusOr<LoadSpec> converted = FromProto(spec, &rpc.service->device_maps());
-    if (!converted.ok()) return Finish(ToGrpcStatus(converted.status()));
-    rpc.service->StartLoad(*std::move(converted), DeadlineOf(context), std::make_shared<Observer>(*this), ticket_);
+    if (!converted.ok()) return End(converted.status());
+    rpc.service->StartLoad(*std::move(converted), DeadlineOf(context), std::make_shared<Observer>(*this), ticket_,
+                           caller_);
   }
 
   void OnCancel() override { ticket_->Leave(); }
@@ -32,7 +36,7 @@ class LoadModelCall : public grpc::ServerUnaryReactor, public LiveCall {
   class Observer : public LoadObserver {
    public:
     explicit Observer(LoadModelCall& call) : call_(call) {}
-    void OnAccepted(const std::string& /*load*/, bool /*joined*/) override {}
+    void OnAccepted(const std::string& load, bool /*joined*/) override { call_.audit_.Accepted(load); }
     void OnPlanned(const LoadReport& /*report*/) override {}
     void OnProgress(const LoadProgress& /*progress*/) override {}
     void OnEnd(absl::StatusOr<LoadReport> result) override { call_.End(std::move(result)); }
@@ -49,11 +53,14 @@ class LoadModelCall : public grpc::ServerUnaryReactor, public LiveCall {
       *response_.mutable_report() = ToProto(*result);
       status = Annotate(result->error, result->load, {{"load", result->load}});
     }
+    audit_.End(result);
     Finish(ToGrpcStatus(status));
   }
 
   LiveCalls& calls_;
   v1::LoadModelResponse& response_;
+  const std::shared_ptr<const Caller> caller_;
+  LoadAudit audit_;
   const std::shared_ptr<LoadTicket> ticket_ = std::make_shared<LoadTicket>();
 };
 
@@ -61,7 +68,7 @@ class LoadModelCall : public grpc::ServerUnaryReactor, public LiveCall {
 
 grpc::ServerUnaryReactor* StartLoadModel(const RpcContext& rpc, grpc::CallbackServerContext* context,
                                          const v1::LoadModelRequest* request, v1::LoadModelResponse* response) {
-  auto* const call = new LoadModelCall(rpc, response);
+  auto* const call = new LoadModelCall(rpc, *context, request->spec().model(), response);
   call->Start(rpc, *context, request->spec());
   return call;
 }

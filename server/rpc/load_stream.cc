@@ -11,13 +11,14 @@
 #include "server/rpc/convert_spec.h"
 #include "server/rpc/grpc_status.h"
 #include "server/rpc/limits.h"
+#include "server/rpc/load_audit.h"
 
 namespace keyload {
 
 // One load's side of the stream. The stream outlives it: a stream finishes only after its loads have ended.
 class LoadStream::Load : public LoadObserver {
  public:
-  explicit Load(LoadStream& stream) : stream_(stream) {}
+  Load(LoadStream& stream, const std::string& model) : model_(model), stream_(stream), audit_(model, stream.caller_) {}
 
   const std::shared_ptr<LoadTicket> ticket = std::make_shared<LoadTicket>();
 
@@ -25,7 +26,11 @@ class LoadStream::Load : public LoadObserver {
     v1::LoadAccepted event;
     event.set_load(load);
     event.set_joined(joined);
-    Set([&](Slots& slots) { slots.accepted = std::move(event); });
+    audit_.Accepted(load);
+    Set([&](Slots& slots) {
+      slots.accepted = std::move(event);
+      slots.load = load;
+    });
   }
   void OnPlanned(const LoadReport& report) override {
     v1::LoadReport event = ToProto(report);
@@ -42,6 +47,7 @@ class LoadStream::Load : public LoadObserver {
     } else {
       *event.mutable_error() = ToLoadError(result.status());
     }
+    audit_.End(result);
     Set([&](Slots& slots) {
       slots.progress.reset();
       slots.end = std::move(event);
@@ -64,6 +70,8 @@ class LoadStream::Load : public LoadObserver {
     }
     return true;
   }
+  // A request to cancel it, for the audit; `load` is empty before it was accepted. REQUIRES: the stream's lock.
+  AuditEntry cancel() const { return {.action = "cancel", .model = model_, .load = slots_.load}; }
   // REQUIRES: the stream's lock.
   bool ended() const { return slots_.ended; }
   bool empty() const { return !slots_.accepted && !slots_.planned && !slots_.progress && !slots_.end; }
@@ -74,6 +82,7 @@ class LoadStream::Load : public LoadObserver {
     std::optional<v1::LoadReport> planned;
     std::optional<v1::LoadProgress> progress;
     std::optional<v1::LoadResponse> end;
+    std::string load;  // what the server calls it
     bool ended = false;
   };
   template <typename Change>
@@ -81,12 +90,14 @@ class LoadStream::Load : public LoadObserver {
     stream_.Advance([&] { change(slots_); });
   }
 
+  const std::string model_;
   LoadStream& stream_;
+  LoadAudit audit_;
   Slots slots_;  // guarded by stream_.mutex_
 };
 
 LoadStream::LoadStream(const RpcContext& rpc, const grpc::CallbackServerContext& context)
-    : rpc_(rpc), deadline_(DeadlineOf(context)) {
+    : rpc_(rpc), deadline_(DeadlineOf(context)), caller_(CallerOf(rpc.access, context)) {
   rpc_.calls->Add(this);
   StartRead(&request_);
   if (rpc_.service->draining()) Drain();  // those that were there have been told
@@ -117,16 +128,21 @@ void LoadStream::OnReadDone(bool ok) {
 
 absl::Status LoadStream::Handle(const v1::LoadRequest& request) {
   if (request.load_id().empty() || request.load_id().size() > 128) {
-    return MakeError(Reason::kBadRequest, "load_id must have 1 to 128 bytes", {{"field", "load_id"}});
+    return Refuse(request, MakeError(Reason::kBadRequest, "load_id must have 1 to 128 bytes", {{"field", "load_id"}}));
   }
-  if (request.has_start()) return Start(request.load_id(), request.start());
+  if (request.has_start()) return Start(request);
   if (!request.has_cancel())
     return MakeError(Reason::kBadRequest, "a load request must start or cancel", {{"field", "request"}});
   std::shared_ptr<LoadTicket> ticket;
+  AuditEntry audit = {.action = "cancel"};
   {
     MutexLock lock(mutex_);
-    if (const auto it = loads_.find(request.load_id()); it != loads_.end()) ticket = it->second->ticket;
+    if (const auto it = loads_.find(request.load_id()); it != loads_.end()) {
+      ticket = it->second->ticket;
+      audit = it->second->cancel();
+    }
   }
+  Audit(audit, *caller_);
   if (ticket != nullptr) ticket->Cancel();  // an unknown one has just ended
   return absl::OkStatus();
 }
@@ -137,27 +153,39 @@ std::vector<std::shared_ptr<LoadTicket>> LoadStream::Tickets() {
   return tickets;
 }
 
-absl::Status LoadStream::Start(const std::string& load_id, const v1::LoadSpec& spec) {
-  auto load = std::make_shared<Load>(*this);
-  {
-    MutexLock lock(mutex_);
-    // The read was under way when the stream ended: a load would outlive it.
-    if (broken_ || finished_) return absl::CancelledError("the stream has ended");
-    if (loads_.size() >= kMaxLoadsPerStream) {
-      return MakeError(Reason::kBadRequest, StrCat("over ", kMaxLoadsPerStream, " unfinished loads on one stream"));
-    }
-    if (!loads_.emplace(load_id, load).second) {
-      return MakeError(Reason::kBadRequest, StrCat("load_id ", load_id, " is in use on this stream"),
-                       {{"field", "load_id"}});
-    }
-    order_.push_back(load_id);
+absl::Status LoadStream::Add(const std::string& load_id, const std::shared_ptr<Load>& load) {
+  MutexLock lock(mutex_);
+  // The read was under way when the stream ended: a load would outlive it.
+  if (broken_ || finished_) return MakeError(Reason::kLoadCancelled, "the stream has ended");
+  if (loads_.size() >= kMaxLoadsPerStream) {
+    return MakeError(Reason::kBadRequest, StrCat("over ", kMaxLoadsPerStream, " unfinished loads on one stream"));
   }
+  if (!loads_.emplace(load_id, load).second) {
+    return MakeError(Reason::kBadRequest, StrCat("load_id ", load_id, " is in use on this stream"),
+                     {{"field", "load_id"}});
+  }
+  order_.push_back(load_id);
+  return absl::OkStatus();
+}
+
+absl::Status LoadStream::Refuse(const v1::LoadRequest& request, const absl::Status& status) {
+  const bool cancels = request.has_cancel();
+  if (cancels || request.has_start()) {
+    Audit({.action = cancels ? "cancel" : "load", .model = request.start().model(), .status = status}, *caller_);
+  }
+  return status;
+}
+
+absl::Status LoadStream::Start(const v1::LoadRequest& request) {
+  const v1::LoadSpec& spec = request.start();
+  auto load = std::make_shared<Load>(*this, spec.model());
+  if (const absl::Status added = Add(request.load_id(), load); !added.ok()) return Refuse(request, added);
   absl::StatusOr<LoadSpec> converted = FromProto(spec, &rpc_.service->device_maps());
   if (!converted.ok()) {
     load->OnEnd(converted.status());
     return absl::OkStatus();
   }
-  rpc_.service->StartLoad(*std::move(converted), deadline_, load, load->ticket);
+  rpc_.service->StartLoad(*std::move(converted), deadline_, load, load->ticket, caller_);
   return absl::OkStatus();
 }
 

@@ -37,7 +37,10 @@ class LoadStream : public grpc::ServerBidiReactor<v1::LoadRequest, v1::LoadRespo
   // Ends the stream with `status` once its loads, which are cancelled, have ended.
   void Abort(const absl::Status& status);
   absl::Status Handle(const v1::LoadRequest& request);
-  absl::Status Start(const std::string& load_id, const v1::LoadSpec& spec);
+  absl::Status Start(const v1::LoadRequest& request);
+  // Writes the audit line of a request that no load was made for; returns `status`.
+  absl::Status Refuse(const v1::LoadRequest& request, const absl::Status& status);
+  absl::Status Add(const std::string& load_id, const std::shared_ptr<Load>& load);
   // Makes `change` and, under the same lock, looks whether it is time to write the next event or to finish. Under one
   // lock, because the stream may be gone as soon as the end of its last load can be seen.
   void Advance(absl::FunctionRef<void()> change = [] {});
@@ -47,6 +50,7 @@ class LoadStream : public grpc::ServerBidiReactor<v1::LoadRequest, v1::LoadRespo
 
   const RpcContext rpc_;
   const absl::Time deadline_;
+  const std::shared_ptr<const Caller> caller_;
   v1::LoadRequest request_;    // the read in flight
   v1::LoadResponse response_;  // the write in flight
 

@@ -96,12 +96,7 @@ grpc::ServerWriteReactor<v1::ReadTensorsResponse>* ModelLoaderServiceImpl::ReadT
 grpc::ServerUnaryReactor* ModelLoaderServiceImpl::UnloadModel(grpc::CallbackServerContext* context,
                                                               const v1::UnloadModelRequest* request,
                                                               v1::UnloadModelResponse* response) {
-  if (request->leased() != v1::UnloadModelRequest::LEASED_UNSPECIFIED &&
-      request->leased() != v1::UnloadModelRequest::LEASED_REFUSE) {
-    return FinishNow(
-        context, MakeError(Reason::kFieldNotSupported, "leased: leases are not supported yet", {{"field", "leased"}}));
-  }
-  return StartUnloadModel(rpc_, request, response);
+  return StartUnloadModel(rpc_, context, request, response);
 }
 
 grpc::ServerReadReactor<v1::UploadDocumentRequest>* ModelLoaderServiceImpl::UploadDocument(

@@ -6,6 +6,7 @@
 
 #include "server/base/executor.h"
 #include "server/base/request_context.h"
+#include "server/rpc/caller.h"
 #include "server/rpc/live_calls.h"
 #include "server/service/loader_service.h"
 
@@ -18,6 +19,7 @@ struct RpcContext {
   Executor* reads = nullptr;    // tensor bytes, which may wait for lazy keys to be loaded
   Executor* unloads = nullptr;  // gives memory back
   LiveCalls* calls = nullptr;
+  const AccessControl* access = nullptr;  // that calls have passed; null: callers have no names
 };
 
 inline absl::Time DeadlineOf(const grpc::CallbackServerContext& context) {
@@ -25,8 +27,9 @@ inline absl::Time DeadlineOf(const grpc::CallbackServerContext& context) {
   return deadline == std::chrono::system_clock::time_point::max() ? absl::InfiniteFuture() : absl::FromChrono(deadline);
 }
 
-inline RequestContext ToRequestContext(const grpc::CallbackServerContext& context, std::stop_token stop) {
-  return {.stop = std::move(stop), .deadline = DeadlineOf(context)};
+inline RequestContext ToRequestContext(const RpcContext& rpc, const grpc::CallbackServerContext& context,
+                                       std::stop_token stop) {
+  return {.stop = std::move(stop), .deadline = DeadlineOf(context), .caller = CallerOf(rpc.access, context)};
 }
 
 }  // namespace keyload

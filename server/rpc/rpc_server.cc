@@ -58,9 +58,10 @@ RpcServer::RpcServer(const Options& options)
            .queries = options.rpc.queries,
            .reads = options.rpc.reads,
            .unloads = options.rpc.unloads,
-           .calls = &calls_},
+           .calls = &calls_,
+           .access = options.access == nullptr ? &open_access_ : options.access},
       open_access_(nullptr, Role::kAdmin),
-      service_(MakeGuardedService(rpc_, options.access == nullptr ? open_access_ : *options.access)),
+      service_(MakeGuardedService(rpc_, *rpc_.access)),
       refusing_service_(NotAllowed()) {}
 
 RpcServer::~RpcServer() {

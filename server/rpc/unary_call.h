@@ -7,6 +7,7 @@
 
 #include "absl/functional/any_invocable.h"
 #include "server/base/error.h"
+#include "server/base/log.h"
 #include "server/rpc/grpc_status.h"
 #include "server/rpc/rpc_context.h"
 
@@ -17,26 +18,27 @@ class UnaryCall : public grpc::ServerUnaryReactor, public LiveCall {
  public:
   using Handler = absl::AnyInvocable<absl::Status(const RequestContext&)>;
 
-  // `handler` fills the response; request and response live until the call is done.
+  // `handler` fills the response; request and response live until the call is done. `audit`, if there is one, is
+  // written when the call is answered; the handler may add to it.
   static grpc::ServerUnaryReactor* Start(const RpcContext& rpc, Executor& executor,
-                                         grpc::CallbackServerContext* context, Handler handler) {
-    auto* const call = new UnaryCall(rpc);
-    const RequestContext request = ToRequestContext(*context, call->stop_.get_token());
+                                         grpc::CallbackServerContext* context, Handler handler,
+                                         std::shared_ptr<AuditEntry> audit = nullptr) {
+    auto* const call = new UnaryCall(rpc, *context, std::move(audit));
     const bool queued = executor.TrySubmit(
-        [call, request, handler = std::move(handler)]() mutable { call->Answer(request.Check(), request, handler); });
-    if (!queued) call->Finish(ToGrpcStatus(TooManyWaiting()));
+        [call, handler = std::move(handler)]() mutable { call->Answer(call->request_context_.Check(), handler); });
+    if (!queued) call->End(TooManyWaiting());
     return call;
   }
   // The same in the queue of loads: cancelled, or too late, it leaves that at once.
   static grpc::ServerUnaryReactor* Start(const RpcContext& rpc, LoadQueue& loads, grpc::CallbackServerContext* context,
-                                         Handler handler) {
-    auto* const call = new UnaryCall(rpc);
-    const RequestContext request = ToRequestContext(*context, call->stop_.get_token());
+                                         Handler handler, std::shared_ptr<AuditEntry> audit = nullptr) {
+    auto* const call = new UnaryCall(rpc, *context, std::move(audit));
+    const RequestContext& request = call->request_context_;
     const absl::Status queued = loads.Submit(
-        {.context = request, .load = nullptr, .run = [call, request, handler = std::move(handler)](auto turn) mutable {
-           call->Answer(turn.status.ok() ? request.Check() : turn.status, request, handler);
+        {.context = request, .load = nullptr, .run = [call, handler = std::move(handler)](auto turn) mutable {
+           call->Answer(turn.status.ok() ? call->request_context_.Check() : turn.status, handler);
          }});
-    if (!queued.ok()) call->Finish(ToGrpcStatus(queued));
+    if (!queued.ok()) call->End(queued);
     return call;
   }
 
@@ -46,16 +48,31 @@ class UnaryCall : public grpc::ServerUnaryReactor, public LiveCall {
   void Cancel() override { stop_.request_stop(); }
 
  private:
-  explicit UnaryCall(const RpcContext& rpc) : calls_(*rpc.calls) { calls_.Add(this); }
+  UnaryCall(const RpcContext& rpc, const grpc::CallbackServerContext& context, std::shared_ptr<AuditEntry> audit)
+      : calls_(*rpc.calls),
+        request_context_(ToRequestContext(rpc, context, stop_.get_token())),
+        audit_(std::move(audit)) {
+    calls_.Add(this);
+  }
   ~UnaryCall() override { calls_.Remove(this); }
 
-  void Answer(absl::Status status, const RequestContext& request, Handler& handler) {
-    if (status.ok()) status = handler(request);
+  void Answer(absl::Status status, Handler& handler) {
+    if (status.ok()) status = handler(request_context_);
+    End(status);
+  }
+
+  void End(const absl::Status& status) {
+    if (audit_ != nullptr) {
+      audit_->status = status;
+      Audit(*audit_, *request_context_.caller);
+    }
     Finish(ToGrpcStatus(status));
   }
 
   LiveCalls& calls_;
-  std::stop_source stop_;
+  std::stop_source stop_;  // before request_context_, which holds its token
+  const RequestContext request_context_;
+  const std::shared_ptr<AuditEntry> audit_;
 };
 
 // Answers at once, on gRPC's thread.
@@ -63,6 +80,14 @@ inline grpc::ServerUnaryReactor* FinishNow(grpc::CallbackServerContext* context,
   grpc::ServerUnaryReactor* const reactor = context->DefaultReactor();
   reactor->Finish(ToGrpcStatus(status));
   return reactor;
+}
+
+// The same, with the audit line of the call.
+inline grpc::ServerUnaryReactor* FinishNow(const RpcContext& rpc, grpc::CallbackServerContext* context,
+                                           const absl::Status& status, AuditEntry audit) {
+  audit.status = status;
+  Audit(audit, *CallerOf(rpc.access, *context));
+  return FinishNow(context, status);
 }
 
 }  // namespace keyload

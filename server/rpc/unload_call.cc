@@ -2,25 +2,32 @@
 
 #include <atomic>
 #include <memory>
+#include <utility>
 
 #include "server/base/error.h"
+#include "server/base/log.h"
+#include "server/rpc/audited_request.h"
 #include "server/rpc/grpc_status.h"
+#include "server/rpc/unary_call.h"
 
 namespace keyload {
 namespace {
 
 class UnloadCall : public grpc::ServerUnaryReactor, public LiveCall {
  public:
-  UnloadCall(const RpcContext& rpc, v1::UnloadModelResponse* response) : calls_(*rpc.calls), response_(*response) {
+  UnloadCall(const RpcContext& rpc, AuditEntry audit, std::shared_ptr<const Caller> caller,
+             v1::UnloadModelResponse* response)
+      : calls_(*rpc.calls), audit_(std::move(audit)), caller_(std::move(caller)), response_(*response) {
     calls_.Add(this);
   }
 
-  void Start(const RpcContext& rpc, const v1::UnloadModelRequest& request) {
-    const bool queued = rpc.unloads->TrySubmit([service = rpc.service, model = request.model(), waiting = waiting_]() {
-      const absl::Status status =
-          service->Unload(model, [waiting](const ModelRegistry::Unloaded& unloaded) { End(*waiting, unloaded); });
+  void Start(const RpcContext& rpc) {
+    const auto unload = [service = rpc.service, model = audit_.model, caller = caller_, waiting = waiting_]() {
+      const absl::Status status = service->Unload(
+          model, [waiting](const ModelRegistry::Unloaded& unloaded) { End(*waiting, unloaded); }, caller);
       if (!status.ok()) End(*waiting, status);
-    });
+    };
+    const bool queued = rpc.unloads->TrySubmit(unload);
     if (!queued) End(*waiting_, TooManyWaiting());
   }
 
@@ -44,21 +51,33 @@ class UnloadCall : public grpc::ServerUnaryReactor, public LiveCall {
     if (result.ok()) {
       call->response_.set_was_loaded(result->was_loaded);
       call->response_.set_freed_bytes(result->freed_bytes);
+      call->audit_.outcome = result->was_loaded ? "UNLOADED" : "NOT_LOADED";
     }
+    call->audit_.status = result.status();
+    Audit(call->audit_, *call->caller_);
     call->Finish(ToGrpcStatus(result.status()));
   }
 
   LiveCalls& calls_;
+  AuditEntry audit_;
+  const std::shared_ptr<const Caller> caller_;
   v1::UnloadModelResponse& response_;
   const std::shared_ptr<Waiting> waiting_ = std::make_shared<Waiting>(this);
 };
 
 }  // namespace
 
-grpc::ServerUnaryReactor* StartUnloadModel(const RpcContext& rpc, const v1::UnloadModelRequest* request,
-                                           v1::UnloadModelResponse* response) {
-  auto* const call = new UnloadCall(rpc, response);
-  call->Start(rpc, *request);
+grpc::ServerUnaryReactor* StartUnloadModel(const RpcContext& rpc, grpc::CallbackServerContext* context,
+                                           const v1::UnloadModelRequest* request, v1::UnloadModelResponse* response) {
+  const AuditEntry audit = AuditOf(*request);
+  if (request->leased() != v1::UnloadModelRequest::LEASED_UNSPECIFIED &&
+      request->leased() != v1::UnloadModelRequest::LEASED_REFUSE) {
+    return FinishNow(
+        rpc, context,
+        MakeError(Reason::kFieldNotSupported, "leased: leases are not supported yet", {{"field", "leased"}}), audit);
+  }
+  auto* const call = new UnloadCall(rpc, audit, CallerOf(rpc.access, *context), response);
+  call->Start(rpc);
   return call;
 }
 

@@ -25,8 +25,8 @@ constexpr std::string_view kFirstNumber = "first_number";
 constexpr uint64_t kNumbersOfARun = 1'000'000;
 
 // Errors of the disk cost no request.
-void LogFailure(const absl::Status& status) {
-  if (!status.ok()) Log(LogLevel::kError, "state not kept", {{"reason", std::string(status.message())}});
+void LogFailure(const absl::Status& status, const Caller* caller = nullptr) {
+  if (!status.ok()) Log(LogLevel::kError, "state not kept", {{"reason", std::string(status.message())}}, caller);
 }
 
 }  // namespace
@@ -102,33 +102,33 @@ absl::Status KeptState::BeginRun() {
 }
 
 // What is not as it should be is better not there: a record of before would bring back what is no more.
-void KeptState::Put(std::string_view kind, std::string_view name, std::string_view bytes) {
+void KeptState::Put(std::string_view kind, std::string_view name, std::string_view bytes, const Caller* caller) {
   const absl::Status written = directory_.Write(kind, name, bytes);
   if (written.ok()) return;
-  LogFailure(written);
-  LogFailure(directory_.Remove(kind, name));
+  LogFailure(written, caller);
+  LogFailure(directory_.Remove(kind, name), caller);
 }
 
-void KeptState::KeepModel(const LoadSpec& spec, uint64_t generation, bool extends) {
+void KeptState::KeepModel(const LoadSpec& spec, uint64_t generation, bool extends, const Caller* caller) {
   std::string record;
   MutexLock lock(models_mutex_);
   if (extends) {
     const absl::StatusOr<std::string> before = directory_.Read(kModels, spec.model);
     // Without the first request the others make no model.
-    if (!before.ok()) return LogFailure(before.status());
+    if (!before.ok()) return LogFailure(before.status(), caller);
     record = *before;
   }
   record += codec_.WriteModel(spec, generation, extends);
   generations_[spec.model] = generation;
-  Put(kModels, spec.model, record);
+  Put(kModels, spec.model, record, caller);
 }
 
-void KeptState::DropModel(std::string_view name, uint64_t generation) {
+void KeptState::DropModel(std::string_view name, uint64_t generation, const Caller* caller) {
   if (!IsModelName(name)) return;  // of no file either
   MutexLock lock(models_mutex_);
   const auto written = generations_.find(ToAbsl(name));
   if (written != generations_.end() && written->second > generation) return;
-  LogFailure(directory_.Remove(kModels, name));
+  LogFailure(directory_.Remove(kModels, name), caller);
   generations_.erase(ToAbsl(name));
 }
 
@@ -144,19 +144,19 @@ absl::StatusOr<KeptModel> KeptState::ReadModel(std::string_view name) const {
   return model;
 }
 
-void KeptState::KeepLoad(const KeptLoad& load) {
-  LogFailure(directory_.Write(kLoads, load.identity.load, codec_.WriteLoad(load)));
+void KeptState::KeepLoad(const KeptLoad& load, const Caller* caller) {
+  LogFailure(directory_.Write(kLoads, load.identity.load, codec_.WriteLoad(load)), caller);
 }
 
 void KeptState::DropLoads(const std::vector<std::string>& names) {
   for (const std::string& name : names) LogFailure(directory_.Remove(kLoads, name));
 }
 
-void KeptState::SyncMap(const DeviceMapTable& maps, std::string_view name) {
+void KeptState::SyncMap(const DeviceMapTable& maps, std::string_view name, const Caller* caller) {
   MutexLock lock(maps_mutex_);  // so that of two changes the later one is what is left
   const absl::StatusOr<NamedDeviceMap> map = maps.Get(name);
-  if (map.ok()) return Put(kMaps, name, codec_.WriteMap(*map));
-  LogFailure(directory_.Remove(kMaps, name));
+  if (map.ok()) return Put(kMaps, name, codec_.WriteMap(*map), caller);
+  LogFailure(directory_.Remove(kMaps, name), caller);
 }
 
 absl::StatusOr<LoadSpec> WithDocuments(LoadSpec spec, DocumentStore& documents) {

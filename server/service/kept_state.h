@@ -49,7 +49,7 @@ class StateCodec {
 
 // What a daemon remembers over a restart, in files. Every change is on the disk when its call returns. A change that
 // cannot be written is logged and no error of the request that made it: the daemon serves from memory. Blocks on files,
-// and holds its locks meanwhile. Thread-safe.
+// and holds its locks meanwhile. `caller` is named in the log; null: nobody asked. Thread-safe.
 class KeptState {
  public:
   // A record that makes no sense is set aside and logged, one that cannot be read is logged. BAD_REQUEST or IO_ERROR:
@@ -70,22 +70,22 @@ class KeptState {
 
   // The model that `spec` makes, or makes wider, is `generation` from now on. To be called by who holds the claim on
   // its name, before it is published.
-  void KeepModel(const LoadSpec& spec, uint64_t generation, bool extends);
+  void KeepModel(const LoadSpec& spec, uint64_t generation, bool extends, const Caller* caller = nullptr);
   // The model was withdrawn; nothing if the record is of a later generation. Generation 0: the model was not known, and
   // the record goes if it is of a run before.
-  void DropModel(std::string_view name, uint64_t generation);
+  void DropModel(std::string_view name, uint64_t generation, const Caller* caller = nullptr);
   // The requests that make a model. CHECKPOINT_NOT_FOUND when it was dropped, or what else the file says.
   absl::StatusOr<KeptModel> ReadModel(std::string_view name) const;
-  void KeepLoad(const KeptLoad& load);
+  void KeepLoad(const KeptLoad& load, const Caller* caller = nullptr);
   void DropLoads(const std::vector<std::string>& names);
   // Makes the record of a map what `maps` says.
-  void SyncMap(const DeviceMapTable& maps, std::string_view name);
+  void SyncMap(const DeviceMapTable& maps, std::string_view name, const Caller* caller = nullptr);
 
  private:
   KeptState(StateDirectory directory, const StateCodec& codec) : directory_(std::move(directory)), codec_(codec) {}
   absl::Status ReadAll();
   absl::Status BeginRun();
-  void Put(std::string_view kind, std::string_view name, std::string_view bytes);
+  void Put(std::string_view kind, std::string_view name, std::string_view bytes, const Caller* caller);
 
   const StateDirectory directory_;
   const StateCodec& codec_;

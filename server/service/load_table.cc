@@ -39,11 +39,11 @@ uint64_t LoadTable::NumberOf(std::string_view load) {
   return NameOf(number) == load ? number : 0;
 }
 
-std::shared_ptr<SharedLoad> LoadTable::Add(LoadIdentity identity) {
+std::shared_ptr<SharedLoad> LoadTable::Add(LoadIdentity identity, std::shared_ptr<const Caller> caller) {
   MutexLock lock(mutex_);
   const uint64_t number = ++last_number_;
   identity.load = NameOf(number);
-  auto load = std::make_shared<SharedLoad>(identity);
+  auto load = std::make_shared<SharedLoad>(identity, std::move(caller));
   const auto entry = entries_.emplace(number, Entry{.load = load}).first;
   Bind(entry, identity);
   return load;

@@ -30,7 +30,7 @@ class LoadTable {
   static uint64_t NumberOf(std::string_view load);
 
   // A new load that runs, with a name of its own; `identity.load` is ignored.
-  std::shared_ptr<SharedLoad> Add(LoadIdentity identity);
+  std::shared_ptr<SharedLoad> Add(LoadIdentity identity, std::shared_ptr<const Caller> caller = nullptr);
   // `load` answers this request too: its id stands for it.
   void AddRequest(const SharedLoad& load, const LoadIdentity& identity);
   // A name for what is no SharedLoad.

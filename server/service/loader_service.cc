@@ -119,33 +119,34 @@ absl::StatusOr<LoadReport> LoaderService::Reuse(const LoadSpec& spec) const {
   return report;
 }
 
-absl::Status LoaderService::Unload(std::string_view model, ModelRegistry::OnUnloaded done) {
+absl::Status LoaderService::Unload(std::string_view model, ModelRegistry::OnUnloaded done,
+                                   std::shared_ptr<const Caller> caller) {
   return deps_.registry->Unload(
       model,
-      [metrics = deps_.metrics, model = std::string(model),
-       done = std::move(done)](const ModelRegistry::Unloaded& unloaded) mutable {
+      [metrics = deps_.metrics, model = std::string(model), done = std::move(done),
+       caller](const ModelRegistry::Unloaded& unloaded) mutable {
         if (unloaded.was_loaded) {
           metrics->Unloaded(unloaded.freed_bytes);
-          Log(LogLevel::kInfo, "unload", {{"model", model}, {"freed_bytes", unloaded.freed_bytes}});
+          Log(LogLevel::kInfo, "unload", {{"model", model}, {"freed_bytes", unloaded.freed_bytes}}, caller.get());
         }
         done(unloaded);
       },
-      [&](uint64_t generation) {
-        if (deps_.state != nullptr) deps_.state->DropModel(model, generation);
+      [&, caller](uint64_t generation) {
+        if (deps_.state != nullptr) deps_.state->DropModel(model, generation, caller.get());
       });
 }
 
-absl::StatusOr<NamedDeviceMap> LoaderService::SetDeviceMap(NamedDeviceMap map) {
+absl::StatusOr<NamedDeviceMap> LoaderService::SetDeviceMap(NamedDeviceMap map, const Caller* caller) {
   KEYLOAD_ASSIGN_OR_RETURN(NamedDeviceMap kept, device_maps_.Set(std::move(map)));
   deps_.metrics->DeviceMapSet();
-  if (deps_.state != nullptr) deps_.state->SyncMap(device_maps_, kept.name);
+  if (deps_.state != nullptr) deps_.state->SyncMap(device_maps_, kept.name, caller);
   return kept;
 }
 
-absl::Status LoaderService::DeleteDeviceMap(std::string_view name, std::string_view etag) {
+absl::Status LoaderService::DeleteDeviceMap(std::string_view name, std::string_view etag, const Caller* caller) {
   KEYLOAD_RETURN_IF_ERROR(device_maps_.Delete(name, etag));
   deps_.metrics->DeviceMapDeleted();
-  if (deps_.state != nullptr) deps_.state->SyncMap(device_maps_, name);
+  if (deps_.state != nullptr) deps_.state->SyncMap(device_maps_, name, caller);
   return absl::OkStatus();
 }
 
@@ -348,7 +349,7 @@ absl::Status LoaderService::LoadAndPublish(Job& job, const PreparedKeys& keys, P
           : MakeExtendedContent(job.spec, keys, plan, *job.extends, *std::move(loaded), report);
   // Before anybody can unload it.
   if (deps_.state != nullptr && !job.spec.is_kept)
-    deps_.state->KeepModel(job.spec, report.generation, job.extends != nullptr);
+    deps_.state->KeepModel(job.spec, report.generation, job.extends != nullptr, job.load->context().caller.get());
   job.clock.Write(report);
   content.report = report;
   Publish(job, std::move(content));

@@ -66,9 +66,9 @@ class LoaderService {
   // cancels; null: it never does. A request joins the load that it repeats: one with its request id, or one that runs
   // and was asked for the same but for request id and detach. Never blocks on files or devices. Errors without a
   // plan: BAD_REQUEST, REQUEST_ID_REUSED, MODEL_EXISTS, MODEL_BUSY, LOAD_QUEUE_FULL, DRAINING, and all that
-  // PrepareKeys and PreparePlan name.
+  // PrepareKeys and PreparePlan name. `caller` is named in the log of a load that it starts; null: nobody asked.
   void StartLoad(LoadSpec spec, absl::Time deadline, std::shared_ptr<LoadObserver> observer,
-                 std::shared_ptr<LoadTicket> ticket = nullptr);
+                 std::shared_ptr<LoadTicket> ticket = nullptr, std::shared_ptr<const Caller> caller = nullptr);
   // Loads that run or ended lately; LOAD_NOT_FOUND. Those that materialised keys are among them once they have ended.
   absl::StatusOr<std::shared_ptr<SharedLoad>> FindLoad(std::string_view load) const { return table_.Find(load); }
   absl::StatusOr<std::shared_ptr<SharedLoad>> FindLoadByRequestId(std::string_view request_id) const {
@@ -90,7 +90,7 @@ class LoaderService {
                                          const RequestContext& context, PhaseClock& clock);
   // Makes the selected keys lazy again; see Residency::Evict. The model's generation stays. Blocks while memory is
   // given back. MODEL_NOT_FOUND, MODEL_BUSY and what SelectTensors returns.
-  absl::StatusOr<Residency::Evicted> Evict(const ModelSelection& selection);
+  absl::StatusOr<Residency::Evicted> Evict(const ModelSelection& selection, const Caller* caller = nullptr);
   // For who is about to open `keys` one after the other: makes the lazy ones of the first few resident with one call,
   // so that neighbours are read together. Returns how many keys those are, lazy or not; at least one unless there are
   // none. Blocks. What fails is left to OpenTensor, which knows the key that it was asked for.
@@ -100,7 +100,8 @@ class LoaderService {
   absl::StatusOr<TensorBytes> OpenTensor(const ResidentModel& model, uint32_t key, const RequestContext& context);
 
   // Frees a model; see ModelRegistry::Unload. Blocks while memory is given back: call it from an executor.
-  absl::Status Unload(std::string_view model, ModelRegistry::OnUnloaded done);
+  absl::Status Unload(std::string_view model, ModelRegistry::OnUnloaded done,
+                      std::shared_ptr<const Caller> caller = nullptr);
 
   // What this server can do, for clients newer or older than it: "dtype_conversion", "simulated_gpus" ...
   std::vector<std::string> Capabilities() const;
@@ -112,8 +113,8 @@ class LoaderService {
   DocumentStore& documents() { return *deps_.documents; }
   const DeviceMapTable& device_maps() const { return device_maps_; }
   // As the table's, and kept over a restart. Block on files.
-  absl::StatusOr<NamedDeviceMap> SetDeviceMap(NamedDeviceMap map);
-  absl::Status DeleteDeviceMap(std::string_view name, std::string_view etag);
+  absl::StatusOr<NamedDeviceMap> SetDeviceMap(NamedDeviceMap map, const Caller* caller = nullptr);
+  absl::Status DeleteDeviceMap(std::string_view name, std::string_view etag, const Caller* caller = nullptr);
   DeviceSet& devices() { return *deps_.transfer.devices; }
   std::shared_ptr<const ModelRoots> roots() const { return deps_.roots->get(); }
 
@@ -132,14 +133,15 @@ class LoaderService {
     LoadSpec spec;
     absl::Time deadline;
     std::shared_ptr<LoadObserver> observer;
-    std::shared_ptr<LoadTicket> ticket;  // null: the caller never leaves
+    std::shared_ptr<LoadTicket> ticket;    // null: the caller never leaves
+    std::shared_ptr<const Caller> caller;  // null: nobody
   };
   struct Job;
   struct Start;
   class Restoring;
 
   absl::Status Validate(const LoadSpec& spec, bool plan_only) const;
-  absl::StatusOr<Start> BeginLoad(const LoadSpec& spec, const SharedLoad::Waiter& caller);
+  absl::StatusOr<Start> BeginLoad(const Request& request, const SharedLoad::Waiter& waiter);
   absl::StatusOr<ModelRegistry::Claim> BeginExtend(const LoadSpec& spec, ModelHandle& model);
   absl::StatusOr<ModelRegistry::Claim> ClaimName(const LoadSpec& spec, ModelHandle& extends);
   void StartValid(Request request);

@@ -56,16 +56,17 @@ absl::Status LoaderService::MaterializeInto(LoadReport& report, const ModelSelec
   clock.Enter("publish");
   CountResident(*model, selected.keys, report);
   clock.Write(report);
-  LogLoad(report);
+  LogLoad(report, context.caller.get());
   if (deps_.state != nullptr) {
-    deps_.state->KeepLoad({.identity = {.load = report.load, .model = report.model}, .result = report});
+    deps_.state->KeepLoad({.identity = {.load = report.load, .model = report.model}, .result = report},
+                          context.caller.get());
   }
   const std::vector<std::string> dropped = table_.AddEnded(report);
   if (deps_.state != nullptr) deps_.state->DropLoads(dropped);
   return absl::OkStatus();
 }
 
-absl::StatusOr<Residency::Evicted> LoaderService::Evict(const ModelSelection& selection) {
+absl::StatusOr<Residency::Evicted> LoaderService::Evict(const ModelSelection& selection, const Caller* caller) {
   KEYLOAD_ASSIGN_OR_RETURN(const ModelHandle model, deps_.registry->Use(selection.model));
   KEYLOAD_ASSIGN_OR_RETURN(const KeySelection keys,
                            CompileSelection(selection.select, selection.key_list_digest, *deps_.documents));
@@ -74,7 +75,7 @@ absl::StatusOr<Residency::Evicted> LoaderService::Evict(const ModelSelection& se
   deps_.registry->UpdateState(selection.model);
   deps_.metrics->Evicted(evicted.bytes);
   Log(LogLevel::kInfo, "evict",
-      {{"model", selection.model}, {"tensors", evicted.tensors}, {"freed_bytes", evicted.bytes}});
+      {{"model", selection.model}, {"tensors", evicted.tensors}, {"freed_bytes", evicted.bytes}}, caller);
   return evicted;
 }
 

@@ -13,6 +13,10 @@ bool IsAnswer(const absl::StatusOr<LoadReport>& result) {
                          result->outcome == Outcome::kRejected);
 }
 
+bool GoesOn(const absl::Status& end) {
+  return ErrorReason(end) == Reason::kLoadCancelled && ErrorDetails(end).contains("goes_on");
+}
+
 namespace {
 
 bool IsCancelled(const absl::StatusOr<LoadReport>& result) {
@@ -22,10 +26,10 @@ bool IsCancelled(const absl::StatusOr<LoadReport>& result) {
 
 }  // namespace
 
-SharedLoad::SharedLoad(LoadIdentity identity)
+SharedLoad::SharedLoad(LoadIdentity identity, std::shared_ptr<const Caller> caller)
     : identity_(std::move(identity)),
       deadline_(std::make_shared<SharedDeadline>(absl::InfinitePast())),
-      context_{.stop = stop_.get_token(), .shared_deadline = deadline_},
+      context_{.stop = stop_.get_token(), .shared_deadline = deadline_, .caller = std::move(caller)},
       status_{.identity = identity_} {}
 
 LoadStatus SharedLoad::status() const {
@@ -111,7 +115,7 @@ void SharedLoad::Remove(WaiterId waiter, bool cancels) {
     waiters_.erase(it);
   }
   gone->OnEnd(MakeError(Reason::kLoadCancelled, StrCat(identity_.load, " goes on without this caller"),
-                        {{"load", identity_.load}}));
+                        {{"load", identity_.load}, {"goes_on", "true"}}));
 }
 
 void SharedLoad::Stop() {

@@ -21,6 +21,9 @@ namespace keyload {
 // Whether a request that comes again gets this end as its answer: it was done, or decided.
 bool IsAnswer(const absl::StatusOr<LoadReport>& result);
 
+// Whether a caller who hears `end` has only left: its load goes on.
+bool GoesOn(const absl::Status& end);
+
 // What a load is called, and what was asked for.
 struct LoadIdentity {
   std::string load;  // the name that the server gave it: "load-000007"
@@ -51,11 +54,12 @@ class SharedLoad {
   using WaiterId = uint64_t;
   static constexpr WaiterId kNobody = 0;  // has heard the end already
 
-  explicit SharedLoad(LoadIdentity identity);
+  // `caller`: who started it; null: nobody.
+  explicit SharedLoad(LoadIdentity identity, std::shared_ptr<const Caller> caller = nullptr);
 
   const LoadIdentity& identity() const { return identity_; }
   LoadStatus status() const;
-  // What the load itself runs under.
+  // What the load itself runs under, with who started it.
   const RequestContext& context() const { return context_; }
   // Which of the loads that wait goes first: the larger one.
   int32_t priority() const { return priority_; }

@@ -23,10 +23,14 @@ struct LoaderService::Start {
 };
 
 void LoaderService::StartLoad(LoadSpec spec, absl::Time deadline, std::shared_ptr<LoadObserver> observer,
-                              std::shared_ptr<LoadTicket> ticket) {
+                              std::shared_ptr<LoadTicket> ticket, std::shared_ptr<const Caller> caller) {
   if (const absl::Status valid = Validate(spec, /*plan_only=*/false); !valid.ok()) return Refuse(*observer, valid);
   if (spec.warms()) spec.device_map.policy = "disk";
-  StartValid({.spec = std::move(spec), .deadline = deadline, .observer = std::move(observer), .ticket = ticket});
+  StartValid({.spec = std::move(spec),
+              .deadline = deadline,
+              .observer = std::move(observer),
+              .ticket = std::move(ticket),
+              .caller = std::move(caller)});
 }
 
 void LoaderService::Refuse(LoadObserver& observer, const absl::Status& status) {
@@ -36,20 +40,20 @@ void LoaderService::Refuse(LoadObserver& observer, const absl::Status& status) {
 
 void LoaderService::StartValid(Request request) {
   const LoadSpec& spec = request.spec;
-  const SharedLoad::Waiter caller = {.observer = request.observer,
+  const SharedLoad::Waiter waiter = {.observer = request.observer,
                                      .deadline = request.deadline,
                                      .detach = spec.detach,
                                      .priority = spec.priority,
                                      .memory_wait = spec.wait_memory};
-  const absl::StatusOr<Start> start = BeginLoad(spec, caller);
+  const absl::StatusOr<Start> start = BeginLoad(request, waiter);
   if (!start.ok()) return Refuse(*request.observer, start.status());
   if (start->job != nullptr) {
     if (request.ticket != nullptr) request.ticket->Bind(start->job->load, start->waiter);
     return Queue(start->job);
   }
   if (start->joins == nullptr) return AnswerWithModel(std::move(request));
-  const std::optional<SharedLoad::WaiterId> waiter = start->joins->Join(caller);
-  if (!waiter) {
+  const std::optional<SharedLoad::WaiterId> joined = start->joins->Join(waiter);
+  if (!joined) {
     return Refuse(*request.observer, MakeError(Reason::kModelBusy,
                                                StrCat("model ", spec.model, ": ", start->joins->identity().load,
                                                       " was cancelled or is too late"),
@@ -57,10 +61,12 @@ void LoaderService::StartValid(Request request) {
   }
   deps_.metrics->LoadJoined();
   deps_.loads->Changed();  // the caller may have a larger priority, or more time
-  if (request.ticket != nullptr) request.ticket->Bind(start->joins, *waiter);
+  if (request.ticket != nullptr) request.ticket->Bind(start->joins, *joined);
 }
 
-absl::StatusOr<LoaderService::Start> LoaderService::BeginLoad(const LoadSpec& spec, const SharedLoad::Waiter& caller) {
+absl::StatusOr<LoaderService::Start> LoaderService::BeginLoad(const Request& request,
+                                                              const SharedLoad::Waiter& waiter) {
+  const LoadSpec& spec = request.spec;
   LoadIdentity identity = {.model = spec.model, .request_id = spec.request_id, .digest = spec.digest};
   ModelHandle extends;  // goes after the lock: this may be its last use
   Start start;
@@ -80,13 +86,13 @@ absl::StatusOr<LoaderService::Start> LoaderService::BeginLoad(const LoadSpec& sp
   KEYLOAD_RETURN_IF_ERROR(claim.status());
   if (!spec.is_kept) KEYLOAD_RETURN_IF_ERROR(deps_.loads->CheckRoom());  // before it is told that it is accepted
   start.job = std::make_shared<Job>(Job{.spec = spec,
-                                        .load = table_.Add(std::move(identity)),
+                                        .load = table_.Add(std::move(identity), request.caller),
                                         .claim = *std::move(claim),
                                         .extends = extends,
                                         .start_time = absl::Now(),
                                         .clock = PhaseClock()});
   // Under the lock: whoever joins must not be the only one, or it would stop the load by leaving.
-  start.waiter = start.job->load->Begin(caller);
+  start.waiter = start.job->load->Begin(waiter);
   ++active_loads_;
   deps_.metrics->LoadStarted();
   return start;
@@ -163,15 +169,17 @@ void LoaderService::WaitOrFinish(const std::shared_ptr<Job>& job, absl::Status p
 }
 
 void LoaderService::FinishJob(Job& job, absl::StatusOr<LoadReport> result) {
+  const Caller* const caller = job.load->context().caller.get();
   if (result.ok()) {
-    LogLoad(*result);
+    LogLoad(*result, caller);
   } else {
     Log(LogLevel::kWarning, "load",
         {{"load", job.load->identity().load},
-         {"model", job.spec.model},
+         {"model", job.load->identity().model},
          {"outcome", std::string("ERROR")},
          {"reason", std::string(ReasonName(ErrorReason(result.status())))},
-         {"message", std::string(result.status().message())}});
+         {"message", std::string(result.status().message())}},
+        caller);
   }
   EndJob(job, std::move(result));
 }
@@ -197,7 +205,8 @@ void LoaderService::EndJob(Job& job, absl::StatusOr<LoadReport> result) {
 void LoaderService::KeepEnd(const SharedLoad& load, const absl::StatusOr<LoadReport>& result) {
   // A load that was not even queued is forgotten at once.
   if (deps_.state == nullptr || ErrorReason(result.status()) == Reason::kLoadQueueFull) return;
-  deps_.state->KeepLoad({.identity = load.identity(), .request_ids = table_.RequestIds(load), .result = result});
+  deps_.state->KeepLoad({.identity = load.identity(), .request_ids = table_.RequestIds(load), .result = result},
+                        load.context().caller.get());
 }
 
 void LoaderService::Publish(Job& job, ResidentModel::Content content) {

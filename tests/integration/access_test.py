@@ -121,7 +121,12 @@ class TlsTest(AccessTest):
         self.assertEqual(self.call("plan", *source, role="read").code, 0)
         for command in (("load", *source), ("unload", "m"), ("map", "set", "x", "--device-map", "cpu"), ("map", "rm", "x")):
             self.assert_refused(self.call(*command, role="read"), 4, "ROLE_INSUFFICIENT", "PERMISSION_DENIED")
+        audited = [(line["action"], line.get("model", line.get("map")), line["caller"], line["code"], line["reason"])
+                   for line in self.lines("audit")]
+        self.assertEqual(audited, [(action, name, "token:reader", "PERMISSION_DENIED", "ROLE_INSUFFICIENT") for action, name in (
+            ("load", None), ("unload", "m"), ("set_device_map", "x"), ("delete_device_map", "x"))])
         self.assertEqual(self.call("load", *source).code, 0)
+        self.assertEqual(self.lines("audit")[-1]["caller"], "token:loader")
         self.assert_refused(self.call("read", *source[:1], "a", "--out", self.directory / "o", role="read"), 4,
                             "ROLE_INSUFFICIENT", "PERMISSION_DENIED")
         self.assert_refused(self.call("map", "set", "x", "--device-map", "cpu"), 4, "ROLE_INSUFFICIENT", "PERMISSION_DENIED")

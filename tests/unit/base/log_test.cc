@@ -4,6 +4,8 @@
 
 #include <nlohmann/json.hpp>
 
+#include "server/base/error.h"
+
 namespace keyload {
 namespace {
 
@@ -29,6 +31,65 @@ TEST(Log, TextQuotesWhatWouldBreakTheLine) {
 }
 
 TEST(Log, LinesBelowTheLevelAreDropped) { EXPECT_EQ(Logged(LogFormat::kText, LogLevel::kError, LogLevel::kInfo), ""); }
+
+std::string Audited(LogFormat format, const AuditEntry& entry, const Caller& caller) {
+  ConfigureLog(format, LogLevel::kError);
+  testing::internal::CaptureStderr();
+  Audit(entry, caller);
+  return testing::internal::GetCapturedStderr();
+}
+
+TEST(Log, NamesTheTraceOfTheCaller) {
+  ConfigureLog(LogFormat::kText, LogLevel::kInfo);
+  const Caller caller = {.name = "", .peer = "unix:", .traceparent = "00-1-2-03"};
+  testing::internal::CaptureStderr();
+  Log(LogLevel::kInfo, "load", {{"model", std::string("m")}}, &caller);
+  Log(LogLevel::kInfo, "load", {{"model", std::string("m")}}, nullptr);
+  const std::string lines = testing::internal::GetCapturedStderr();
+  EXPECT_NE(lines.find(" info load model=m traceparent=00-1-2-03\n"), std::string::npos) << lines;
+  EXPECT_NE(lines.find(" info load model=m\n"), std::string::npos) << lines;
+}
+
+TEST(Audit, SaysWhatIsKnownAtEveryLevelOfTheLog) {
+  const std::string done =
+      Audited(LogFormat::kText, {.action = "evict", .model = "m"}, {.name = "token:ci", .peer = "unix:"});
+  EXPECT_NE(done.find(" info audit action=evict model=m caller=token:ci peer=unix: outcome=OK\n"), std::string::npos)
+      << done;
+  const std::string failed = Audited(LogFormat::kText,
+                                     {.action = "load",
+                                      .model = "m",
+                                      .load = "load-000001",
+                                      .outcome = "FAILED",
+                                      .status = MakeError(Reason::kIoError, "no disk")},
+                                     {.peer = "unix:", .traceparent = "00-1-2-03"});
+  EXPECT_NE(failed.find(" info audit action=load model=m load=load-000001 peer=unix: outcome=FAILED code=UNAVAILABLE "
+                        "reason=IO_ERROR traceparent=00-1-2-03\n"),
+            std::string::npos)
+      << failed;
+}
+
+TEST(Audit, AnErrorHasNoOutcomeUnlessItIsSaid) {
+  const std::string refused =
+      Audited(LogFormat::kText, {.action = "cancel", .status = absl::CancelledError("gone")}, {.peer = "unix:"});
+  EXPECT_NE(refused.find(" info audit action=cancel peer=unix: code=CANCELLED\n"), std::string::npos) << refused;
+}
+
+TEST(Audit, WhatCallersWriteBreaksNoLineAndIsCut) {
+  const std::string evil =
+      "a\n2026-01-01T00:00:00.000Z info audit action=load\r\x1b[2J \"=\xff" + std::string(5000, 'x');
+  for (const LogFormat format : {LogFormat::kText, LogFormat::kJson}) {
+    const std::string line = Audited(format, {.action = "unload", .model = evil}, {.peer = evil});
+    EXPECT_EQ(line.find_first_of("\n\r\x1b"), line.size() - 1) << line;
+    EXPECT_EQ(line.find('\xff'), std::string::npos) << line;
+    EXPECT_LT(line.size(), 1000);
+  }
+  const auto json =
+      nlohmann::json::parse(Audited(LogFormat::kJson, {.action = "unload", .model = evil}, {.peer = "unix:"}));
+  EXPECT_EQ(json["event"], "audit");
+  const std::string model = json["model"];
+  EXPECT_EQ(model.substr(0, 3), "a\n2");
+  EXPECT_EQ(model.substr(model.size() - 4), "x...");
+}
 
 TEST(JsonString, ReplacesWhatIsNotUtf8) {
   EXPECT_EQ(JsonString("a\"\n"), "\"a\\\"\\n\"");

@@ -42,6 +42,21 @@ TEST_F(ClientTest, ListModelsFollowsThePages) {
   EXPECT_EQ((*models)[1].name(), "model-2");
 }
 
+TEST_F(ClientTest, SendsTheTraceparentThatCanBeMetadata) {
+  std::vector<std::string> got;
+  server_.service().list_models = [&](grpc::ServerContext* context, const v1::ListModelsRequest&, auto*) {
+    const auto& metadata = context->client_metadata();
+    const auto found = metadata.find("traceparent");
+    got.push_back(found == metadata.end() ? "" : std::string(found->second.data(), found->second.size()));
+    return grpc::Status::OK;
+  };
+  for (const std::string& text : {std::string("00-1-2-03"), std::string(), std::string("a\nb"), std::string("a b"),
+                                  std::string("\xff"), std::string(257, 'x')}) {
+    EXPECT_TRUE(client_->ListModels({.traceparent = text}).ok()) << text;
+  }
+  EXPECT_THAT(got, testing::ElementsAre("00-1-2-03", "", "", "", "", ""));
+}
+
 TEST_F(ClientTest, UploadSendsChunksOfOneMebibyteAndTheKindOnce) {
   std::string document(2'500'000, 'x');
   auto uploaded = client_->UploadDocument(v1::UploadDocumentRequest::KIND_MANIFEST, document);

@@ -49,14 +49,17 @@ TEST(ConnectWithCredentials, ATokenStaysOnThisMachineOrGoesEncrypted) {
   for (const char* const address : {"unix:/s", "localhost:1", "127.0.0.1:1", "[::1]:1"}) {
     EXPECT_TRUE(Connect({.address = address, .token = "t"}).ok()) << address;
   }
-  for (const char* const address : {"node:1", "10.0.0.1:1", "localhost.example:1", "127.example:1", "dns:///localhost:1"}) {
-    EXPECT_THAT(std::string(Connect({.address = address, .token = "t"}).message()), HasSubstr("unencrypted")) << address;
+  for (const char* const address :
+       {"node:1", "10.0.0.1:1", "localhost.example:1", "127.example:1", "dns:///localhost:1"}) {
+    EXPECT_THAT(std::string(Connect({.address = address, .token = "t"}).message()), HasSubstr("unencrypted"))
+        << address;
   }
   EXPECT_TRUE(Connect({.address = "node:1", .tls = TlsOptions{.ca = "c"}, .token = "t"}).ok());
 }
 
 TEST(ConnectWithCredentials, RefusesATokenThatIsNoHeader) {
-  for (const char* const token : {"a b", "a\nb", "\x80"}) EXPECT_FALSE(Connect({.address = "unix:/s", .token = token}).ok());
+  for (const char* const token : {"a b", "a\nb", "\x80"})
+    EXPECT_FALSE(Connect({.address = "unix:/s", .token = token}).ok());
   EXPECT_FALSE(Connect({.address = "node:1", .tls = TlsOptions{.ca = "c", .cert = "x"}}).ok());
 }
 

@@ -53,6 +53,16 @@ TEST_F(LoadOptionsTest, WithoutFlagsOnlyTheModelAndThePathAreSet) {
   EXPECT_FALSE(input->manifest || input->selection.key_list);
 }
 
+TEST_F(LoadOptionsTest, ATraceNeedsTheReport) {
+  LoadOptions options;
+  options.model = "m";
+  options.from = "dir";
+  options.trace = "trace.json";
+  EXPECT_TRUE(BuildLoadInput(options, "/work").ok());
+  options.detach = true;
+  EXPECT_EQ(ExitCodeFor(BuildLoadInput(options, "/work").status()), kExitUsage);
+}
+
 TEST_F(LoadOptionsTest, HowALoadWaits) {
   auto input = Build({"--priority", "-3", "--wait-memory", "1m30s"});
   ASSERT_TRUE(input.ok()) << input.status();
@@ -169,8 +179,6 @@ TEST_F(LoadOptionsTest, ReserveIsForALazyLoad) {
   EXPECT_EQ(Build({"--reserve", "now", "--lazy"})->spec.reserve(), v1::RESERVE_NOW);
   ExpectUsageError({"--lazy", "--reserve", "later"}, "on_demand, now");
 }
-
-TEST_F(LoadOptionsTest, TraceIsRefused) { ExpectUsageError({"--trace", "f"}, "--trace is not in this release"); }
 
 }  // namespace
 }  // namespace keyload::cli
