@@ -54,8 +54,10 @@ absl::StatusOr<UniqueFd> ConnectTcp(const std::string& address) {
 
 std::shared_ptr<grpc::ChannelCredentials> Credentials(const Server& server) {
   if (server.tls_ca.empty()) return grpc::InsecureChannelCredentials();
-  return grpc::SslCredentials(
+  auto tls = grpc::SslCredentials(
       {.pem_root_certs = server.tls_ca, .pem_private_key = server.tls_key, .pem_cert_chain = server.tls_cert});
+  if (server.token.empty()) return tls;
+  return grpc::CompositeChannelCredentials(tls, grpc::AccessTokenCredentials(server.token));
 }
 
 }  // namespace

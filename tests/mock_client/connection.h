@@ -9,12 +9,14 @@
 
 namespace keyload::mock {
 
-// Where the daemon is and how to prove who calls; PEM text. Without `tls_ca` there is no TLS.
+// Where the daemon is and how to prove who calls; PEM text. Without `tls_ca` there is no TLS, and the token is not
+// shown.
 struct Server {
   std::string address;  // "unix:PATH" or "HOST:PORT"
   std::string tls_ca;
   std::string tls_cert;
   std::string tls_key;
+  std::string token;
 };
 
 std::shared_ptr<grpc::Channel> MakeChannel(const Server& server);

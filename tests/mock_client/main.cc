@@ -3,12 +3,14 @@
 #include <fstream>
 #include <iostream>
 #include <iterator>
+#include <set>
 #include <stdexcept>
 #include <string>
 #include <vector>
 
 #include "CLI/CLI.hpp"
 #include "absl/status/statusor.h"
+#include "absl/strings/ascii.h"
 #include "absl/strings/str_format.h"
 #include "absl/time/clock.h"
 #include "tests/mock_client/connection.h"
@@ -57,18 +59,22 @@ int main(int argc, char** argv) {
   std::string work_dir;
   int daemon_pid = 0;
   bool list = false;
+  std::set<std::string> skipped;
   std::vector<std::string> arguments{"tests/integration/scenarios"};
   CLI::App app("Plays scripted scenarios against a running keyload daemon and checks what it answers.", "keyload-mock");
   app.add_option("--server", server.address, "unix:PATH or HOST:PORT")->envname("KEYLOAD_SERVER");
   std::string tls_ca;
   std::string tls_cert;
   std::string tls_key;
-  app.add_option("--tls-ca", tls_ca, "reach HOST:PORT over TLS, trusting these authorities (PEM)");
+  std::string token_file;
+  auto* ca_option = app.add_option("--tls-ca", tls_ca, "reach HOST:PORT over TLS, trusting these authorities (PEM)");
   app.add_option("--tls-cert", tls_cert, "the client's certificate (PEM)");
   app.add_option("--tls-key", tls_key, "its private key (PEM)");
+  app.add_option("--token-file", token_file, "the token that every call shows; over TLS only")->needs(ca_option);
   app.add_option("--work-dir", work_dir, "where to make checkpoints; in one of the daemon's model roots");
   app.add_option("--daemon-pid", daemon_pid, "the daemon's process, for scenarios that end it");
   app.add_flag("--list", list, "name the scenarios and end");
+  app.add_option("--skip", skipped, "do not play the scenario of this name; may be repeated")->allow_extra_args(false);
   app.add_option("SCENARIO", arguments, "scenario files, or directories of them")->capture_default_str();
   CLI11_PARSE(app, argc, argv);
 
@@ -79,7 +85,11 @@ int main(int argc, char** argv) {
       std::cerr << scenario.status().message() << "\n";
       return 2;
     }
-    scenarios.push_back(*std::move(scenario));
+    if (skipped.erase(scenario->name) == 0) scenarios.push_back(*std::move(scenario));
+  }
+  if (!skipped.empty()) {
+    std::cerr << "--skip: there is no scenario " << *skipped.begin() << "\n";
+    return 2;
   }
   if (list) {
     for (const auto& scenario : scenarios) std::cout << scenario.name << ": " << scenario.about << "\n";
@@ -92,6 +102,7 @@ int main(int argc, char** argv) {
   server.tls_ca = ReadFile(tls_ca);
   server.tls_cert = ReadFile(tls_cert);
   server.tls_key = ReadFile(tls_key);
+  server.token = std::string(absl::StripAsciiWhitespace(ReadFile(token_file)));
   if (const auto socket = keyload::mock::ConnectSocket(server.address); !socket.ok()) {
     std::cerr << socket.status().message() << "\n";
     return 1;
