@@ -25,7 +25,7 @@ RUN apt-get update -q \
 RUN groupadd --gid 10001 keyload \
     && useradd --uid 10001 --gid 10001 --no-create-home --home-dir /nonexistent --shell /usr/sbin/nologin keyload \
     && install -d -o keyload -g keyload -m 0770 /run/keyload \
-    && install -d -o keyload -g keyload -m 0750 /work \
+    && install -d -o keyload -g keyload -m 0770 /work \
     && install -d -o keyload -g keyload -m 0700 /var/lib/keyload \
     && install -d -m 0755 /models
 COPY --from=torch /opt/torch/ /usr/local/lib/keyload/

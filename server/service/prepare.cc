@@ -52,8 +52,7 @@ absl::StatusOr<PreparedKeys> PrepareKeys(const LoadSpec& spec, const KeySources&
                                                      .manifest = expected.manifest,
                                                      .rules = spec.rules,
                                                      .selection = &selection,
-                                                     .widened = widened,
-                                                     .context = &context}));
+                                                     .widened = widened}));
   return prepared;
 }
 

@@ -83,6 +83,15 @@ class DashboardTest(daemon.DaemonTest):
         lacking = list(dashboard_queries.without_data(url, dashboard, "30s"))
         self.assertEqual(len(lacking), 1, "a query without data is found")
 
+    def test_the_alerts_of_compose_are_those_of_the_documentation(self):
+        documentation = (daemon.SOURCE_DIR / "docs" / "metrics.md").read_text().split("## Alerts")[1]
+        documented = [(name, expression.replace("\\|", "|"), "" if wait == "0m" else wait)
+                      for name, expression, wait in re.findall(r"^\| (\w+) \| `([^`]+)` \| (\w+) \|", documentation, re.MULTILINE)]
+        rules = (daemon.SOURCE_DIR / "deploy" / "prometheus" / "alerts.yml").read_text()
+        alerts = re.findall(r"- alert: (\w+)\n +expr: (.+)\n(?: +for: (\w+)\n)?", rules)
+        self.assertEqual(alerts, documented)
+        self.assertGreater(len(alerts), 5)
+
     def test_the_dashboard_is_one_that_grafana_imports(self):
         dashboard = json.loads(DASHBOARD.read_text())
         panels = list(dashboard_queries.panels(dashboard["panels"]))
