@@ -14,7 +14,7 @@ else
 fi
 
 # No command takes longer unless something hangs.
-compose() { timeout -k 10 180 "${compose_command[@]}" -p "$project" -f "$file" "$@"; }
+compose() { timeout -k 10 300 "${compose_command[@]}" -p "$project" -f "$file" "$@"; }
 
 clean_up() {
   COMPOSE_PROFILES=$every_profile compose down -v --remove-orphans >/dev/null 2>&1 || true

@@ -30,7 +30,8 @@ COMPOSE_PROFILES=test compose up --no-build --exit-code-from mock || fail "the m
 times=$(docker inspect --format '{{.State.StartedAt}} {{.State.FinishedAt}}' "$(container_of mock)")
 took=$(($(date -d "${times#* }" +%s) - $(date -d "${times% *}" +%s)))
 say "the mock client's job took $took s"
-((took < 60)) || fail "which is too long"
+read -r load _ </proc/loadavg
+((took < 60)) || ((${load%.*} >= $(nproc))) || fail "which is too long on a machine that has nothing else to do"
 check_confined keyloadd-test
 check_confined mock
 COMPOSE_PROFILES=test expect 4 PEER_NOT_ALLOWED compose run --rm -T --user 10004:10001 --entrypoint keyload mock list
