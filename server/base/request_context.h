@@ -43,4 +43,15 @@ struct RequestContext {
   absl::Time end() const { return shared_deadline == nullptr ? deadline : shared_deadline->time(); }
 };
 
+// Check() of a context at every 64th call, for loops over short steps. Confine to one thread.
+class PeriodicCheck {
+ public:
+  explicit PeriodicCheck(const RequestContext* context) : context_(context) {}  // null: always OK
+  absl::Status Check() { return context_ == nullptr || ++calls_ % 64 != 0 ? absl::OkStatus() : context_->Check(); }
+
+ private:
+  const RequestContext* const context_;
+  uint32_t calls_ = 0;
+};
+
 }  // namespace keyload

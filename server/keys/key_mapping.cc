@@ -24,7 +24,7 @@ ModelKey StoredAsExpected(const CheckpointIndex& index, const NamedTensor& named
 
 // What the index file names and no shard has, without names that a stored key has after the renames.
 absl::Status AppendIndexOnly(const CheckpointIndex& index, const RenameRules& renames, NameArena& arena,
-                             std::vector<NamedTensor>& entries) {
+                             PeriodicCheck& check, std::vector<NamedTensor>& entries) {
   if (renames.empty()) {
     for (const std::string& name : index.index_only_keys()) entries.push_back({.name = name});
     return absl::OkStatus();
@@ -32,6 +32,7 @@ absl::Status AppendIndexOnly(const CheckpointIndex& index, const RenameRules& re
   absl::flat_hash_set<std::string_view> taken;
   for (const NamedTensor& entry : entries) taken.insert(entry.name);
   for (const std::string& name : index.index_only_keys()) {
+    KEYLOAD_RETURN_IF_ERROR(check.Check());
     KEYLOAD_ASSIGN_OR_RETURN(const std::string_view renamed, renames.Apply(name, arena));
     if (taken.insert(renamed).second) entries.push_back({.name = renamed});
   }
@@ -78,9 +79,10 @@ absl::Status KeyConflict(const CheckpointIndex& index, std::string_view model_ke
 
 absl::StatusOr<std::vector<UnexpectedKey>> MapStoredKeys(const CheckpointIndex& index, const RenameRules& renames,
                                                          ModelNames& names, NameArena& arena, KeyConverter& converter,
-                                                         std::vector<ModelKey>& keys) {
+                                                         PeriodicCheck& check, std::vector<ModelKey>& keys) {
   std::vector<UnexpectedKey> unexpected;
   for (int64_t stored = 0; stored < static_cast<int64_t>(index.tensors().size()); ++stored) {
+    KEYLOAD_RETURN_IF_ERROR(check.Check());
     const std::string_view original = index.tensors()[stored].name;
     KEYLOAD_ASSIGN_OR_RETURN(const std::string_view renamed, renames.Apply(original, arena));
     KEYLOAD_ASSIGN_OR_RETURN(const bool taken, converter.Take(static_cast<uint32_t>(stored), renamed));
@@ -105,12 +107,13 @@ namespace {
 
 // The names after `renames`, in natural order.
 absl::StatusOr<std::vector<NamedTensor>> RenamedTensors(const CheckpointIndex& index, const RenameRules& renames,
-                                                        NameArena& arena) {
+                                                        NameArena& arena, PeriodicCheck& check) {
   std::vector<NamedTensor> entries;
   entries.reserve(index.tensors().size() + index.index_only_keys().size());
   absl::flat_hash_map<std::string_view, int64_t> stored_as;
   if (!renames.empty()) stored_as.reserve(index.tensors().size());
   for (int64_t stored = 0; stored < static_cast<int64_t>(index.tensors().size()); ++stored) {
+    KEYLOAD_RETURN_IF_ERROR(check.Check());
     KEYLOAD_ASSIGN_OR_RETURN(const std::string_view name, renames.Apply(index.tensors()[stored].name, arena));
     if (!renames.empty()) {  // names are unique until something renames them
       const auto [entry, inserted] = stored_as.emplace(name, stored);
@@ -118,7 +121,7 @@ absl::StatusOr<std::vector<NamedTensor>> RenamedTensors(const CheckpointIndex& i
     }
     entries.push_back({.name = name, .stored = stored});
   }
-  KEYLOAD_RETURN_IF_ERROR(AppendIndexOnly(index, renames, arena, entries));
+  KEYLOAD_RETURN_IF_ERROR(AppendIndexOnly(index, renames, arena, check, entries));
 
   std::vector<std::string_view> names;
   names.reserve(entries.size());
@@ -132,7 +135,7 @@ absl::StatusOr<std::vector<NamedTensor>> RenamedTensors(const CheckpointIndex& i
 }  // namespace
 
 absl::StatusOr<std::vector<ModelKey>> KeysOfCheckpoint(const CheckpointIndex& index, const RenameRules& renames,
-                                                       NameArena& arena) {
+                                                       NameArena& arena, PeriodicCheck& check) {
   std::vector<ModelKey> keys;
   if (renames.empty() && index.index_only_keys().empty()) {
     keys.reserve(index.tensors().size());
@@ -141,7 +144,7 @@ absl::StatusOr<std::vector<ModelKey>> KeysOfCheckpoint(const CheckpointIndex& in
     }
     return keys;
   }
-  KEYLOAD_ASSIGN_OR_RETURN(const std::vector<NamedTensor> entries, RenamedTensors(index, renames, arena));
+  KEYLOAD_ASSIGN_OR_RETURN(const std::vector<NamedTensor> entries, RenamedTensors(index, renames, arena, check));
   keys.reserve(entries.size());
   for (const NamedTensor& entry : entries) keys.push_back(StoredAsExpected(index, entry));
   return keys;

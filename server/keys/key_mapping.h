@@ -40,14 +40,14 @@ class KeyConverter;
 
 // Sets ModelKey::stored of every key of `keys` (those of the manifest, in its order) that `index` has after `renames`
 // and the prefix rule and that `converter` does not take, and returns what no expected key takes: in stored order, with
-// `ignored` set where it is a non-persistent buffer. KEY_CONFLICT; PATTERN_INVALID from the renames.
+// `ignored` set where it is a non-persistent buffer. KEY_CONFLICT; PATTERN_INVALID from the renames; what `check` says.
 absl::StatusOr<std::vector<UnexpectedKey>> MapStoredKeys(const CheckpointIndex& index, const RenameRules& renames,
                                                          ModelNames& names, NameArena& arena, KeyConverter& converter,
-                                                         std::vector<ModelKey>& keys);
+                                                         PeriodicCheck& check, std::vector<ModelKey>& keys);
 
 // What the checkpoint itself has, as expected keys in natural order; those that only the index file names have no
-// stored tensor. KEY_CONFLICT; PATTERN_INVALID from the renames.
+// stored tensor. KEY_CONFLICT; PATTERN_INVALID from the renames; what `check` says.
 absl::StatusOr<std::vector<ModelKey>> KeysOfCheckpoint(const CheckpointIndex& index, const RenameRules& renames,
-                                                       NameArena& arena);
+                                                       NameArena& arena, PeriodicCheck& check);
 
 }  // namespace keyload

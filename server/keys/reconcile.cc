@@ -63,13 +63,15 @@ std::vector<ModelKey> KeysOfManifest(const Manifest& manifest) {
 
 // The state of each key by itself; ties and ignore patterns come later. Returns how many keys `selection` selects,
 // without those that only `widened` does.
-uint64_t ClassifyKeys(const KeySelection& selection, const KeyReport* widened, KeyReport& report) {
+absl::StatusOr<uint64_t> ClassifyKeys(const KeySelection& selection, const KeyReport* widened, PeriodicCheck& check,
+                                      KeyReport& report) {
   std::vector<ModelKey>& keys = report.keys;
   const bool selects_all = selection.selects_all();
   uint64_t selected = 0;
   for (size_t i = 0; i < keys.size(); ++i) {
     ModelKey& key = keys[i];
     if (key.state == KeyState::kNonPersistent) continue;
+    KEYLOAD_RETURN_IF_ERROR(check.Check());
     const bool selects = selects_all || selection.Selects(key.name);
     selected += selects;
     if (!selects && (widened == nullptr || widened->keys[i].state == KeyState::kNotSelected)) {
@@ -83,10 +85,11 @@ uint64_t ClassifyKeys(const KeySelection& selection, const KeyReport* widened, K
   return selected;
 }
 
-void FinishKeys(const PatternSet& ignore_missing, KeyReport& report) {
+absl::Status FinishKeys(const PatternSet& ignore_missing, PeriodicCheck& check, KeyReport& report) {
   KeyCounts& counts = report.counts;
   for (ModelKey& key : report.keys) {
     if (key.state == KeyState::kNonPersistent) continue;
+    KEYLOAD_RETURN_IF_ERROR(check.Check());
     if (key.state == KeyState::kMissing && ignore_missing.Matches(key.name)) key.state = KeyState::kMissingIgnored;
     if (key.state == KeyState::kNotSelected) key.stored = key.made = -1;
     ++counts.expected;
@@ -97,10 +100,11 @@ void FinishKeys(const PatternSet& ignore_missing, KeyReport& report) {
     counts.mismatched += key.state == KeyState::kMismatched;
   }
   counts.selected = counts.expected - counts.not_selected;
+  return absl::OkStatus();
 }
 
-void FinishUnexpected(const PatternSet& ignore_unexpected, const KeySelection& selection, const KeyReport* widened,
-                      KeyReport& report) {
+absl::Status FinishUnexpected(const PatternSet& ignore_unexpected, const KeySelection& selection,
+                              const KeyReport* widened, PeriodicCheck& check, KeyReport& report) {
   std::vector<UnexpectedKey>& unexpected = report.unexpected;
   if (!selection.selects_all()) {
     absl::flat_hash_set<int64_t> listed;
@@ -112,6 +116,7 @@ void FinishUnexpected(const PatternSet& ignore_unexpected, const KeySelection& s
     });
   }
   for (UnexpectedKey& key : unexpected) {
+    KEYLOAD_RETURN_IF_ERROR(check.Check());
     key.ignored = key.ignored || ignore_unexpected.Matches(key.name);
     ++(key.ignored ? report.counts.unexpected_ignored : report.counts.unexpected);
   }
@@ -122,14 +127,17 @@ void FinishUnexpected(const PatternSet& ignore_unexpected, const KeySelection& s
   };
   if (!std::is_sorted(unexpected.begin(), unexpected.end(), before))
     std::sort(unexpected.begin(), unexpected.end(), before);
+  return absl::OkStatus();
 }
 
 // The index file's keys that are in no shard and that the model does not expect; they are in no count.
 absl::StatusOr<std::vector<std::string_view>> UnexpectedIndexOnly(const CheckpointIndex& index,
                                                                   const RenameRules& renames, ModelNames& names,
-                                                                  const KeyConverter& converter, NameArena& arena) {
+                                                                  const KeyConverter& converter, NameArena& arena,
+                                                                  PeriodicCheck& check) {
   std::vector<std::string_view> unexpected;
   for (const std::string& name : index.index_only_keys()) {
+    KEYLOAD_RETURN_IF_ERROR(check.Check());
     KEYLOAD_ASSIGN_OR_RETURN(const std::string_view renamed, renames.Apply(name, arena));
     if (names.FindWithPrefix(renamed) >= 0 || names.FindWithPrefix(name) >= 0) continue;
     if (!converter.Wants(renamed)) unexpected.push_back(name);
@@ -205,6 +213,7 @@ absl::StatusOr<std::shared_ptr<const KeyReport>> Reconcile(const ReconcileInput&
   report->manifest = input.manifest;
   const CheckpointIndex& index = *input.index;
   NameArena arena;
+  PeriodicCheck check(input.context);
   uint64_t selected = 0;
   const auto widened = [&] {
     const bool counts = input.widened != nullptr && input.widened->keys.size() == report->keys.size();
@@ -216,22 +225,22 @@ absl::StatusOr<std::shared_ptr<const KeyReport>> Reconcile(const ReconcileInput&
     report->keys = KeysOfManifest(manifest);
     KeyConverter converter(index, rules.conversions, names, arena, *report);
     KEYLOAD_ASSIGN_OR_RETURN(report->unexpected,
-                             MapStoredKeys(index, rules.renames, names, arena, converter, report->keys));
+                             MapStoredKeys(index, rules.renames, names, arena, converter, check, report->keys));
     KEYLOAD_RETURN_IF_ERROR(converter.Finish());
     KEYLOAD_ASSIGN_OR_RETURN(const std::vector<std::string_view> unexpected,
-                             UnexpectedIndexOnly(index, rules.renames, names, converter, arena));
+                             UnexpectedIndexOnly(index, rules.renames, names, converter, arena, check));
     WarnAboutIndexOnly(index, unexpected, *report);
-    selected = ClassifyKeys(*input.selection, widened(), *report);
+    KEYLOAD_ASSIGN_OR_RETURN(selected, ClassifyKeys(*input.selection, widened(), check, *report));
     ResolveTiedGroups(manifest, names, widened(), *report);
-    FinishKeys(rules.ignore_missing, *report);
+    KEYLOAD_RETURN_IF_ERROR(FinishKeys(rules.ignore_missing, check, *report));
     converter.Explain();
   } else {
-    KEYLOAD_ASSIGN_OR_RETURN(report->keys, KeysOfCheckpoint(index, rules.renames, arena));
+    KEYLOAD_ASSIGN_OR_RETURN(report->keys, KeysOfCheckpoint(index, rules.renames, arena, check));
     WarnAboutIndexOnly(index, {}, *report);
-    selected = ClassifyKeys(*input.selection, widened(), *report);
-    FinishKeys(rules.ignore_missing, *report);
+    KEYLOAD_ASSIGN_OR_RETURN(selected, ClassifyKeys(*input.selection, widened(), check, *report));
+    KEYLOAD_RETURN_IF_ERROR(FinishKeys(rules.ignore_missing, check, *report));
   }
-  FinishUnexpected(rules.ignore_unexpected, *input.selection, widened(), *report);
+  KEYLOAD_RETURN_IF_ERROR(FinishUnexpected(rules.ignore_unexpected, *input.selection, widened(), check, *report));
   WarnAboutSelection(*input.selection, selected, *report);
   report->name_blocks = arena.Release();
   return std::shared_ptr<const KeyReport>(std::move(report));

@@ -9,6 +9,7 @@
 
 #include "absl/container/inlined_vector.h"
 #include "absl/status/statusor.h"
+#include "server/base/request_context.h"
 #include "server/checkpoint/checkpoint_index.h"
 #include "server/keys/key_selection.h"
 #include "server/keys/manifest.h"
@@ -117,11 +118,14 @@ struct ReconcileInput {
   // from where it has them already. Counts only with the same keys in the same order. Nothing of the report points into
   // it.
   const KeyReport* widened = nullptr;
+  // Asked now and then, as many patterns over many keys take long; null: never.
+  const RequestContext* context = nullptr;
 };
 
 // Renames, prefix, tied groups, filters and shapes, decided for every key in one pass each over both sides. Reads
 // nothing, never blocks. PATTERN_INVALID; KEY_CONFLICT when two stored keys become one model key, or one part of it
-// (both are named, with their shards); FIELD_NOT_SUPPORTED when stored keys need a conversion that would reorder bytes.
+// (both are named, with their shards); FIELD_NOT_SUPPORTED when stored keys need a conversion that would reorder bytes;
+// LOAD_CANCELLED and DEADLINE_EXCEEDED of the context.
 absl::StatusOr<std::shared_ptr<const KeyReport>> Reconcile(const ReconcileInput& input);
 
 }  // namespace keyload

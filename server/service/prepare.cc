@@ -52,7 +52,8 @@ absl::StatusOr<PreparedKeys> PrepareKeys(const LoadSpec& spec, const KeySources&
                                                      .manifest = expected.manifest,
                                                      .rules = spec.rules,
                                                      .selection = &selection,
-                                                     .widened = widened}));
+                                                     .widened = widened,
+                                                     .context = &context}));
   return prepared;
 }
 

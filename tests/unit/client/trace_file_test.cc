@@ -36,7 +36,8 @@ v1::LoadReport MeasuredReport() {
 // "ph name tid ts dur" of every event; of a track's name "M name tid".
 std::vector<std::string> EventsOf(const v1::LoadReport& report) {
   std::vector<std::string> events;
-  for (const Json& event : TraceOf(report)["traceEvents"]) {
+  const Json trace = TraceOf(report);
+  for (const Json& event : trace["traceEvents"]) {
     std::string text = event["ph"].get<std::string>() + " ";
     text += event["ph"] == "M" ? event["args"]["name"].get<std::string>() : event["name"].get<std::string>();
     text += " " + event["tid"].dump();

@@ -59,6 +59,7 @@ absl::StatusOr<std::shared_ptr<const KeyReport>> ReconcileCase::Run() const {
   if (!compiled.ok()) return compiled.status();
   input.selection = &*compiled;
   input.widened = widened.get();
+  input.context = context;
   return Reconcile(input);
 }
 

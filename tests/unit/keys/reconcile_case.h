@@ -43,6 +43,7 @@ struct ReconcileCase {
   KeyRules rules;
   KeySelectionSpec selection;
   std::shared_ptr<const KeyReport> widened = nullptr;
+  const RequestContext* context = nullptr;
 
   absl::StatusOr<std::shared_ptr<const KeyReport>> Run() const;
   // Run, which must succeed.

@@ -269,5 +269,33 @@ TEST(Reconcile, NamesOutliveTheInput) {
   EXPECT_THAT(Unexpected(*report), ElementsAre("x2", "y2"));
 }
 
+TEST(Reconcile, EndsWhenNobodyWaitsAnyMore) {
+  std::vector<StoredKey> stored;
+  std::vector<std::string> index_only;
+  Manifest manifest;
+  for (int i = 0; i < 100; ++i) {
+    stored.emplace_back("stored." + std::to_string(i));
+    index_only.push_back("index." + std::to_string(i));
+    manifest.tensors.push_back(Parameter("expected." + std::to_string(i)));
+  }
+  std::stop_source stop;
+  stop.request_stop();
+  const RequestContext context = {.stop = stop.get_token()};
+  const KeyRules rules = {.renames = {{.pattern = "x", .replacement = "y"}}};
+  for (const bool has_manifest : {true, false}) {
+    for (const ReconcileCase& keys :
+         {ReconcileCase{.stored = stored, .has_manifest = has_manifest, .manifest = manifest, .rules = rules},
+          ReconcileCase{.index_only = index_only, .has_manifest = has_manifest, .rules = rules},
+          ReconcileCase{.has_manifest = has_manifest, .manifest = manifest, .rules = rules},
+          ReconcileCase{.stored = stored, .has_manifest = has_manifest}}) {
+      ReconcileCase cancelled = keys;
+      cancelled.context = &context;
+      EXPECT_TRUE(keys.Run().ok());
+      const bool has_keys = has_manifest || !keys.stored.empty() || !keys.index_only.empty();
+      EXPECT_EQ(ErrorReason(cancelled.Run().status()) == Reason::kLoadCancelled, has_keys);
+    }
+  }
+}
+
 }  // namespace
 }  // namespace keyload
