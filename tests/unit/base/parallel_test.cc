@@ -111,8 +111,8 @@ TEST(ParallelFor, LeavesOutWhatComesAfterAnError) {
 }
 
 TEST(ParallelFor, WaitsForNoThreadThatIsBusyElsewhere) {
-  Executor executor(Threads(1));
   std::promise<void> release;
+  Executor executor(Threads(1));  // waits for its thread before the promise goes
   ASSERT_TRUE(executor.TrySubmit([&] { release.get_future().wait(); }));
   size_t calls = 0;
   EXPECT_TRUE(ParallelFor(&executor, 10, [&](size_t) {

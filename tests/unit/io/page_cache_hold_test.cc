@@ -31,6 +31,12 @@ bool MayLock(size_t bytes) {
   return locked;
 }
 
+#ifdef __SANITIZE_ADDRESS__
+constexpr bool kLocks = false;
+#else
+constexpr bool kLocks = true;
+#endif
+
 absl::StatusOr<HeldPages> Hold(HoldBudget& budget, const DiskFile& file, std::vector<ByteRange> ranges,
                                const RequestContext& context = {}) {
   ReadCounts counts;
@@ -38,6 +44,7 @@ absl::StatusOr<HeldPages> Hold(HoldBudget& budget, const DiskFile& file, std::ve
 }
 
 TEST(HoldInPageCacheTest, HeldPagesStayUntilTheyAreLetGo) {
+  if (!kLocks) GTEST_SKIP() << "AddressSanitizer makes mlock do nothing";
   const DiskFile file(kMiB);
   if (!file.DropAll()) GTEST_SKIP() << "the temporary directory is not on a disk";
   HoldBudget budget(kMiB, NoShortage);
@@ -121,6 +128,7 @@ TEST(HoldInPageCacheTest, AFileThatShrinksLaterLosesPagesAndNothingElse) {
 
 // What PageHolder::Lock builds on: it is an error of the call and not a signal.
 TEST(HoldInPageCacheTest, TheKernelRefusesToLockWhatAFileHasNoMore) {
+  if (!kLocks) GTEST_SKIP() << "AddressSanitizer makes mlock do nothing";
   DiskFile file(8 * kPage);
   void* const address = ::mmap(nullptr, 8 * kPage, PROT_READ, MAP_SHARED, file.fd(), 0);
   ASSERT_NE(address, MAP_FAILED);
@@ -175,6 +183,7 @@ TEST(HoldBudgetTest, AChangedLimitIsForWhatComes) {
 }
 
 TEST(HoldInPageCacheTest, TheLimitOfLockedMemoryRefusesAndIsNamed) {
+  if (!kLocks) GTEST_SKIP() << "AddressSanitizer makes mlock do nothing";
   const DiskFile file(kMiB);
   HoldBudget budget(kMiB, NoShortage);
   const LockLimit limit(64 << 10);

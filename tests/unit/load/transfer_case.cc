@@ -71,8 +71,8 @@ absl::StatusOr<TransferResult> TransferCase::Run(const std::string& device, cons
 
 std::string TransferCase::SegmentBytes(const TransferResult& result, size_t segment) const {
   std::string bytes(plan_->segments[segment].bytes, '\0');
-  const Segment& made = result.segments[segment];
-  if (!made.device->Read(*made.memory, 0, std::as_writable_bytes(std::span(bytes))).ok()) return "unreadable";
+  const Segment& filled = result.segments[segment];
+  if (!filled.device->Read(*filled.memory, 0, std::as_writable_bytes(std::span(bytes))).ok()) return "unreadable";
   return bytes;
 }
 
