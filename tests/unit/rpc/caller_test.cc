@@ -31,7 +31,9 @@ TEST(ParseTraceparent, RefusesEverythingElse) {
   for (size_t size = 0; size < text.size(); ++size) EXPECT_EQ(ParseTraceparent(text.substr(0, size)), "") << size;
   for (size_t at = 0; at < text.size(); ++at) {
     for (const char c : {'\n', '\0', 'G', 'A', '_', '\xff'}) EXPECT_EQ(ParseTraceparent(With(at, c)), "") << at << c;
-    if (text[at] == '-') EXPECT_EQ(ParseTraceparent(With(at, '0')), "") << at;
+    if (text[at] == '-') {
+      EXPECT_EQ(ParseTraceparent(With(at, '0')), "") << at;
+    }
   }
   EXPECT_EQ(ParseTraceparent(text + "-more"), "") << "version 00 has no more";
   EXPECT_EQ(ParseTraceparent("ff" + text.substr(2)), "");
