@@ -15,6 +15,7 @@
 #include <utility>
 #include <vector>
 
+#include "absl/strings/str_format.h"
 #include "absl/strings/str_join.h"
 #include "absl/time/clock.h"
 #include "server/access/access_control.h"
@@ -128,6 +129,27 @@ std::vector<std::string> DeviceNotes(const Config& config) {
   return {"this version does not drive real GPUs; --simulate-gpus gives simulated ones"};
 }
 
+absl::StatusOr<std::unique_ptr<CredentialFiles>> OpenCredentials(const Config& config) {
+  return CredentialFiles::Open(
+      {.tls = {.cert = config.tls_cert, .key = config.tls_key, .client_ca = config.tls_client_ca},
+       .tokens = config.token_file});
+}
+
+std::string TlsName(const Config& config) {
+  if (config.tls_cert.empty()) return "none";
+  return config.tls_client_ca.empty() ? "server" : "mutual";
+}
+
+// --check-config: the files that the configuration names are looked at too.
+int CheckConfig(const Config& config) {
+  if (const absl::Status status = OpenCredentials(config).status(); !status.ok()) {
+    std::fprintf(stderr, "keyloadd: %s\n", std::string(status.message()).c_str());
+    return kExitBadConfig;
+  }
+  std::puts("configuration is valid");
+  return 0;
+}
+
 // True when another signal came before `deadline`.
 bool WaitForSignal(const sigset_t& signals, absl::Duration timeout) {
   const timespec wait = absl::ToTimespec(timeout);
@@ -176,9 +198,7 @@ int Run(const Config& config, Reload::Read read_config) {
     std::fprintf(stderr, "keyloadd: %s\n", std::string(resolved.status().message()).c_str());
     return kExitBadConfig;
   }
-  const absl::StatusOr<std::unique_ptr<CredentialFiles>> credentials =
-      CredentialFiles::Open({.tls = {.cert = config.tls_cert, .key = config.tls_key, .client_ca = config.tls_client_ca},
-                             .tokens = config.token_file});
+  const absl::StatusOr<std::unique_ptr<CredentialFiles>> credentials = OpenCredentials(config);
   if (!credentials.ok()) {
     std::fprintf(stderr, "keyloadd: %s\n", std::string(credentials.status().message()).c_str());
     return kExitBadConfig;
@@ -280,6 +300,11 @@ int Run(const Config& config, Reload::Read read_config) {
        {"listen", absl::StrJoin((*server)->addresses(), ",")},
        {"health_listen", (*server)->health_address()},
        {"metrics_listen", scrapes == nullptr ? std::string() : scrapes->address()},
+       {"tls", TlsName(config)},
+       {"tokens", !config.token_file.empty()},
+       {"socket_mode", absl::StrFormat("%04o", config.socket_mode)},
+       {"allow_uid", absl::StrJoin(config.allowed_uids, ",")},
+       {"allow_gid", absl::StrJoin(config.allowed_gids, ",")},
        {"model_roots", absl::StrJoin(resolved->roots(), ":")},
        {"devices", uint64_t{devices.devices().size()}}});
 
@@ -326,9 +351,6 @@ int main(int argc, char** argv) {
     std::fputs(config->text.c_str(), stdout);
     return 0;
   }
-  if (config->check_config) {
-    std::puts("configuration is valid");
-    return 0;
-  }
+  if (config->check_config) return keyload::CheckConfig(*config);
   return keyload::Run(*config, read_config);
 }

@@ -39,16 +39,19 @@ class Reloading {
   bool current() const { return current_; }
   uint64_t failures() const { return failures_; }
 
-  // Takes over what the files hold if they have changed and settled, and logs it; what is not valid is logged and
-  // changes nothing. Blocks on the files.
+  // Takes over what the files hold if they have changed and settled, and logs it. What is not valid changes nothing; it
+  // is looked at again each time, as a file that could not be read need not change to be readable. Blocks on the files.
   void Refresh() {
-    if (!watch_.Changed()) return;
+    if (!watch_.Changed() && current_) return;
     absl::StatusOr<T> value = read_();
     current_ = value.ok();
+    std::string error(value.status().message());
+    const bool told = error == std::exchange(error_, error);
     if (!value.ok()) {
+      if (told) return;
       ++failures_;
       Log(LogLevel::kError, "credentials refused",
-          {{"error", std::string(value.status().message())}, {"effect", std::string("those from before stay in use")}});
+          {{"error", std::move(error)}, {"effect", std::string("those from before stay in use")}});
       return;
     }
     {
@@ -68,6 +71,7 @@ class Reloading {
   const std::string path_;  // the first of the files, for the log
   FileWatch watch_;
   const Read read_;
+  std::string error_;  // of the last look; empty: none
   std::atomic<bool> current_ = true;
   std::atomic<uint64_t> failures_ = 0;
   mutable Mutex mutex_;

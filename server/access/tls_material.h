@@ -21,9 +21,9 @@ struct TlsMaterial {
   absl::Time not_after;   // when the server's own certificate ends
 };
 
-// Blocks on the files. BAD_REQUEST names the file that does not parse, has no certificate or no usable key, and says
-// when the key is not the certificate's. A certificate that has ended or has not begun is read all the same: clients
-// refuse it.
+// Blocks on the files. BAD_REQUEST names the file that does not parse, has no certificate or no usable key, or that
+// OpenSSL would not serve (a key that is too short), and says when the key is not the certificate's. A certificate that
+// has ended or has not begun is read all the same: clients refuse it.
 absl::StatusOr<TlsMaterial> ReadTls(const TlsPaths& paths);
 
 }  // namespace keyload

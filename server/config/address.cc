@@ -57,6 +57,13 @@ absl::Status CheckTcpAddress(std::string_view address) {
       number > 65535) {
     return BadAddress(address, "the port must be a number from 0 to 65535");
   }
+  // gRPC has schemes besides, "unix-abstract:" for one, and this is none of them.
+  const bool is_name =
+      host.find_first_not_of("0123456789abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ.-_[]:%") ==
+      std::string_view::npos;
+  if (!is_name || host.starts_with("unix") || host.starts_with("vsock")) {
+    return BadAddress(address, "the host is no name and no IP address");
+  }
   if (host.empty()) return BadAddress(address, "the host is missing; every interface is 0.0.0.0 or [::]");
   if (!host.starts_with('[') && host.find(':') != std::string_view::npos) {
     return BadAddress(address, "an IPv6 host must stand in brackets, as in [::1]:7077");

@@ -22,19 +22,32 @@ namespace keyload {
 namespace {
 
 constexpr std::string_view kUnixPrefix = "unix:";
-constexpr std::string_view kInUse = "the address is in use or not of this machine";
 constexpr int kMinPingIntervalMs = 5'000;  // half of the shortest that clients are known to use
+constexpr int kHandshakeMs = 10'000;
+constexpr int kFewStreams = 16;       // where a connection has no business to have many
+constexpr int kRefusedAgeMs = 2'000;  // enough to be told
+constexpr int kHealthIdleMs = 300'000;
+constexpr int kMaxHealthBytes = 4096;
 
 using ConnectionType = grpc::ServerBuilder::experimental_type::ExternalConnectionType;
 
-absl::Status CannotListen(std::string_view address, std::string_view why) {
-  return MakeError(Reason::kBadRequest, StrCat("cannot listen on ", address, ": ", why),
-                   {{"address", std::string(address)}});
+// What holds of every server: connections that do not get on, and clients that ping.
+void SetLimits(grpc::ServerBuilder& builder, int max_streams) {
+  builder.AddChannelArgument(GRPC_ARG_HTTP2_MIN_RECV_PING_INTERVAL_WITHOUT_DATA_MS, kMinPingIntervalMs);
+  builder.AddChannelArgument(GRPC_ARG_KEEPALIVE_PERMIT_WITHOUT_CALLS, 1);
+  builder.AddChannelArgument(GRPC_ARG_MAX_CONCURRENT_STREAMS, max_streams);
+  builder.AddChannelArgument(GRPC_ARG_SERVER_HANDSHAKE_TIMEOUT_MS, kHandshakeMs);
 }
 
-// The address as bound, with the port that the system chose.
-std::string WithPort(std::string_view address, int port) {
-  return StrCat(address.substr(0, address.rfind(':')), ":", port);
+absl::Status BuildInto(grpc::ServerBuilder& builder, std::unique_ptr<grpc::Server>& server) {
+  server = builder.BuildAndStart();
+  return server == nullptr ? MakeError(Reason::kInternal, "gRPC did not start") : absl::OkStatus();
+}
+
+void HandOver(grpc::experimental::ExternalConnectionAcceptor& acceptor, UniqueFd connection) {
+  grpc::experimental::ExternalConnectionAcceptor::NewConnectionParameters parameters;
+  parameters.fd = connection.Release();
+  acceptor.HandleNewConnection(&parameters);
 }
 
 absl::Status NotAllowed() {
@@ -94,89 +107,92 @@ absl::Status RpcServer::Listen(const Options& options) {
   // One reference to gRPC is never given back: its last shutdown can wait 10 s for a poller of its own.
   TakeGrpcLog();
   grpc_init();
-  for (const std::string& address : options.listen) {
-    if (!address.starts_with(kUnixPrefix)) continue;
-    KEYLOAD_ASSIGN_OR_RETURN(unix_listeners_.emplace_back(),
-                             UnixListener::Bind(address.substr(kUnixPrefix.size()), options.socket_mode));
-  }
-  if (options.peers != nullptr && !unix_listeners_.empty()) KEYLOAD_RETURN_IF_ERROR(StartRefusing());
-  if (!options.health_listen.empty()) KEYLOAD_RETURN_IF_ERROR(StartHealth(options.health_listen));
+  KEYLOAD_RETURN_IF_ERROR(Bind(options));
+  if (options.peers != nullptr) KEYLOAD_RETURN_IF_ERROR(StartRefusing());
+  if (health_listener_ != nullptr) KEYLOAD_RETURN_IF_ERROR(StartHealth());
   KEYLOAD_RETURN_IF_ERROR(StartMain(options));
   for (const std::string_view name :
        {std::string_view(v1::ModelLoaderService::service_full_name()), kLiveness, kReadiness}) {
     SetServing(std::string(name), true);
   }
-  for (const std::unique_ptr<UnixListener>& listener : unix_listeners_) {
-    listener->Start([this, peers = options.peers](UniqueFd connection) { OnConnection(peers, std::move(connection)); });
+  for (const std::unique_ptr<Listener>& listener : listeners_) {
+    addresses_.push_back(listener->address());
+    if (listener->address().starts_with(kUnixPrefix)) {
+      listener->Start([this, peers = options.peers](UniqueFd connection) { Sort(peers, std::move(connection)); });
+    } else {
+      listener->Start([this](UniqueFd connection) { HandOver(*from_tcp_, std::move(connection)); });
+    }
   }
+  if (health_listener_ != nullptr) {
+    health_listener_->Start([this](UniqueFd connection) { HandOver(*health_, std::move(connection)); });
+  }
+  return absl::OkStatus();
+}
+
+absl::Status RpcServer::Bind(const Options& options) {
+  for (const std::string& address : options.listen) {
+    KEYLOAD_ASSIGN_OR_RETURN(listeners_.emplace_back(),
+                             address.starts_with(kUnixPrefix)
+                                 ? Listener::BindUnix(address.substr(kUnixPrefix.size()), options.socket_mode)
+                                 : Listener::BindTcp(address));
+  }
+  if (options.health_listen.empty()) return absl::OkStatus();
+  KEYLOAD_ASSIGN_OR_RETURN(health_listener_, Listener::BindTcp(options.health_listen));
   return absl::OkStatus();
 }
 
 absl::Status RpcServer::StartRefusing() {
   grpc::EnableDefaultHealthCheckService(false);
   grpc::ServerBuilder builder;
-  builder.AddChannelArgument(GRPC_ARG_MAX_CONCURRENT_STREAMS, kMaxStreamsPerConnection);
+  SetLimits(builder, kFewStreams);
+  builder.AddChannelArgument(GRPC_ARG_MAX_CONNECTION_AGE_MS, kRefusedAgeMs);
+  builder.AddChannelArgument(GRPC_ARG_MAX_CONNECTION_AGE_GRACE_MS, kRefusedAgeMs);
   builder.RegisterCallbackGenericService(&refusing_service_);
   refused_ =
       builder.experimental().AddExternalConnectionAcceptor(ConnectionType::FROM_FD, grpc::InsecureServerCredentials());
-  refusing_server_ = builder.BuildAndStart();
-  return refusing_server_ == nullptr ? MakeError(Reason::kInternal, "gRPC did not start") : absl::OkStatus();
+  return BuildInto(builder, refusing_server_);
 }
 
-absl::Status RpcServer::StartHealth(const std::string& address) {
+absl::Status RpcServer::StartHealth() {
   grpc::EnableDefaultHealthCheckService(true);
   grpc::ServerBuilder builder;
-  builder.AddChannelArgument(GRPC_ARG_ALLOW_REUSEPORT, 0);
+  SetLimits(builder, kFewStreams);
+  builder.AddChannelArgument(GRPC_ARG_MAX_CONNECTION_IDLE_MS, kHealthIdleMs);
+  builder.SetMaxReceiveMessageSize(kMaxHealthBytes);
   builder.RegisterCallbackGenericService(&nothing_else_);
-  int port = 0;
-  builder.AddListeningPort(address, grpc::InsecureServerCredentials(), &port);
-  health_server_ = builder.BuildAndStart();
-  if (port <= 0 || health_server_ == nullptr) return CannotListen(address, kInUse);
-  health_address_ = WithPort(address, port);
-  return absl::OkStatus();
+  health_ =
+      builder.experimental().AddExternalConnectionAcceptor(ConnectionType::FROM_FD, grpc::InsecureServerCredentials());
+  return BuildInto(builder, health_server_);
 }
 
 absl::Status RpcServer::StartMain(const Options& options) {
   grpc::EnableDefaultHealthCheckService(true);
   if (options.reflection) KEYLOAD_RETURN_IF_ERROR(LoadReflection());
   grpc::ServerBuilder builder;
-  builder.AddChannelArgument(GRPC_ARG_ALLOW_REUSEPORT, 0);
-  builder.AddChannelArgument(GRPC_ARG_HTTP2_MIN_RECV_PING_INTERVAL_WITHOUT_DATA_MS, kMinPingIntervalMs);
-  builder.AddChannelArgument(GRPC_ARG_KEEPALIVE_PERMIT_WITHOUT_CALLS, 1);
-  builder.AddChannelArgument(GRPC_ARG_MAX_CONCURRENT_STREAMS, options.max_streams);
+  SetLimits(builder, options.max_streams);
   builder.SetMaxReceiveMessageSize(kMaxMessageBytes);
   builder.RegisterService(service_.get());
   std::vector<std::unique_ptr<grpc::experimental::ServerInterceptorFactoryInterface>> interceptors;
   interceptors.push_back(CountCalls(rpc_.service->metrics()));
   builder.experimental().SetInterceptorCreators(std::move(interceptors));
-  served_ =
+  from_unix_ =
       builder.experimental().AddExternalConnectionAcceptor(ConnectionType::FROM_FD, grpc::InsecureServerCredentials());
   tls_ = options.tls == nullptr ? grpc::InsecureServerCredentials() : MakeTlsCredentials(*options.tls);
-  std::vector<int> ports(options.listen.size(), 0);
-  for (size_t i = 0; i < ports.size(); ++i) {
-    if (!options.listen[i].starts_with(kUnixPrefix)) builder.AddListeningPort(options.listen[i], tls_, &ports[i]);
-  }
-  server_ = builder.BuildAndStart();
-  for (size_t i = 0; i < ports.size(); ++i) {
-    const std::string& address = options.listen[i];
-    const bool is_unix = address.starts_with(kUnixPrefix);
-    if (!is_unix && ports[i] <= 0) return CannotListen(address, kInUse);
-    addresses_.push_back(is_unix ? address : WithPort(address, ports[i]));
-  }
-  return server_ == nullptr ? MakeError(Reason::kInternal, "gRPC did not start") : absl::OkStatus();
+  from_tcp_ = builder.experimental().AddExternalConnectionAcceptor(ConnectionType::FROM_FD, tls_);
+  return BuildInto(builder, server_);
 }
 
-void RpcServer::OnConnection(const CurrentPeerRules* peers, UniqueFd connection) {
+void RpcServer::Sort(const CurrentPeerRules* peers, UniqueFd connection) {
+  if (peers == nullptr) return HandOver(*from_unix_, std::move(connection));
   const absl::StatusOr<PeerProcess> peer = ReadPeer(connection.get());
-  const bool allowed = peers == nullptr || (peer.ok() && peers->Allows(*peer));
-  if (!allowed) {
-    rpc_.service->metrics().ConnectionRefused();
-    Log(LogLevel::kWarning, "connection refused",
-        {{"pid", int64_t{peer.ok() ? peer->pid : 0}}, {"uid", uint64_t{peer.ok() ? peer->uid : 0}}});
+  if (peer.ok() && peers->Allows(*peer)) return HandOver(*from_unix_, std::move(connection));
+  rpc_.service->metrics().ConnectionRefused();
+  if (peer.ok()) {
+    Log(LogLevel::kWarning, "connection refused", {{"pid", int64_t{peer->pid}}, {"uid", uint64_t{peer->uid}}});
+  } else {
+    Log(LogLevel::kWarning, "connection refused", {{"error", std::string(peer.status().message())}});
   }
-  grpc::experimental::ExternalConnectionAcceptor::NewConnectionParameters parameters;
-  parameters.fd = connection.Release();
-  (allowed ? served_ : refused_)->HandleNewConnection(&parameters);
+  HandOver(*refused_, std::move(connection));
 }
 
 void RpcServer::SetServing(const std::string& service, bool serving) {
@@ -195,11 +211,12 @@ void RpcServer::BeginDrain() {
 }
 
 void RpcServer::Abandon() {
-  for (const std::unique_ptr<UnixListener>& listener : unix_listeners_) listener->Unlink();
+  for (const std::unique_ptr<Listener>& listener : listeners_) listener->Unlink();
 }
 
 void RpcServer::Shutdown(absl::Time deadline) {
-  unix_listeners_.clear();
+  listeners_.clear();
+  health_listener_ = nullptr;
   for (grpc::Server* const server : {server_.get(), health_server_.get(), refusing_server_.get()}) {
     if (server == nullptr) continue;
     server->Shutdown(absl::ToChronoTime(std::max(deadline, absl::UnixEpoch())));

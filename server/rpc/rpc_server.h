@@ -20,10 +20,10 @@
 #include "server/base/fd.h"
 #include "server/base/mutex.h"
 #include "server/rpc/limits.h"
+#include "server/rpc/listener.h"
 #include "server/rpc/live_calls.h"
 #include "server/rpc/refusing_service.h"
 #include "server/rpc/rpc_context.h"
-#include "server/rpc/unix_listener.h"
 
 namespace keyload {
 
@@ -54,7 +54,7 @@ class RpcServer {
 
   // As bound, with the real port.
   const std::vector<std::string>& addresses() const { return addresses_; }
-  const std::string& health_address() const { return health_address_; }
+  std::string health_address() const { return health_listener_ == nullptr ? "" : health_listener_->address(); }
 
   // Health says NOT_SERVING, new loads are refused, streams without a load end. Returns at once.
   void BeginDrain();
@@ -69,17 +69,19 @@ class RpcServer {
 
  private:
   explicit RpcServer(const Options& options);
+  using Acceptor = std::unique_ptr<grpc::experimental::ExternalConnectionAcceptor>;
+
   absl::Status Listen(const Options& options);
+  absl::Status Bind(const Options& options);
   absl::Status StartMain(const Options& options);
-  absl::Status StartHealth(const std::string& address);
+  absl::Status StartHealth();
   // For processes that the rules do not allow.
   absl::Status StartRefusing();
-  void OnConnection(const CurrentPeerRules* peers, UniqueFd connection);
+  // Gives a connection of a Unix socket to who is to answer it.
+  void Sort(const CurrentPeerRules* peers, UniqueFd connection);
   void SetServing(const std::string& service, bool serving);
   // Cancels streams that are not read, until the end.
   void WatchStreams(std::chrono::milliseconds unread_limit);
-
-  using Acceptor = std::unique_ptr<grpc::experimental::ExternalConnectionAcceptor>;
 
   LiveCalls calls_;
   RpcContext rpc_;
@@ -88,14 +90,17 @@ class RpcServer {
   RefusingService refusing_service_;
   grpc::CallbackGenericService nothing_else_;  // UNIMPLEMENTED; gRPC starts no server without a service
   std::vector<std::string> addresses_;
-  std::string health_address_;
   std::shared_ptr<grpc::ServerCredentials> tls_;
-  Acceptor served_;
+  Acceptor from_unix_;
+  Acceptor from_tcp_;
+  Acceptor health_;
   Acceptor refused_;
   std::unique_ptr<grpc::Server> server_;
   std::unique_ptr<grpc::Server> health_server_;
   std::unique_ptr<grpc::Server> refusing_server_;
-  std::vector<std::unique_ptr<UnixListener>> unix_listeners_;  // their threads use what stands above
+  // Their threads use what stands above.
+  std::vector<std::unique_ptr<Listener>> listeners_;
+  std::unique_ptr<Listener> health_listener_;  // null: none
 
   Mutex mutex_;
   CondVar ended_;

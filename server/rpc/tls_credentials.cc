@@ -41,8 +41,9 @@ class TlsCredentials : public grpc::ServerCredentials {
     if (now == port.given) return GRPC_SSL_CERTIFICATE_CONFIG_RELOAD_UNCHANGED;
     const grpc_ssl_pem_key_cert_pair pair = {.private_key = now->private_key.c_str(),
                                              .cert_chain = now->cert_chain.c_str()};
-    *config =
-        grpc_ssl_server_certificate_config_create(now->client_ca.empty() ? nullptr : now->client_ca.c_str(), &pair, 1);
+    // gRPC 1.51 wants authorities also where it asks clients for no certificate.
+    const std::string& authorities = now->client_ca.empty() ? now->cert_chain : now->client_ca;
+    *config = grpc_ssl_server_certificate_config_create(authorities.c_str(), &pair, 1);
     port.given = std::move(now);
     return GRPC_SSL_CERTIFICATE_CONFIG_RELOAD_NEW;
   }

@@ -5,6 +5,7 @@ import json
 import os
 import shutil
 import signal
+import socket
 import subprocess
 import threading
 import time
@@ -189,6 +190,38 @@ class TlsTest(AccessTest):
         self.assertIn("unencrypted", result.error["message"])
 
 
+class ServerTlsTest(AccessTest):
+    """TLS without client certificates."""
+
+    def start(self, *flags, **options):
+        self.ca = certificates.Authority(self.directory, "authority")
+        certificate, key = self.ca.issue("server")
+        return super().start("--listen", "localhost:0", "--tls-cert", certificate, "--tls-key", key, *flags, **options)
+
+    def test_clients_need_no_certificate_but_trust_the_servers(self):
+        address = self.listening()[0]
+        self.assertEqual(self.at(address, "--tls-ca", self.ca.certificate, "list").code, 0)
+        self.assertEqual(self.at(address, "list").code, 3)
+
+
+@unittest.skipUnless(shutil.which("prlimit"), "takes prlimit")
+class DescriptorTest(AccessTest):
+    """A daemon that was out of descriptors serves again when there are some, on every listener."""
+
+    flags = ("--listen", "127.0.0.1:0", "--health-listen", "127.0.0.1:0")
+
+    def test_every_listener_goes_on(self):
+        addresses = self.listening()
+        subprocess.run(["prlimit", f"--pid={self.daemon.process.pid}", "--nofile=128:128"], check=True)
+        for address in addresses:
+            host, port = address.rsplit(":", 1)
+            connections = [socket.create_connection((host, int(port))) for _ in range(200)]
+            for connection in connections:
+                connection.close()
+        for address in (*addresses, self.daemon.address):
+            self.assertEqual(self.at(address, "health").code, 0, self.daemon.log.read_text())
+
+
 class StartTest(unittest.TestCase):
     """What keyloadd refuses to start with."""
 
@@ -202,6 +235,7 @@ class StartTest(unittest.TestCase):
 
     def test_certificates_and_tokens_that_are_not_there(self):
         self.assertIn("/no/cert", self.refuse("--listen", "127.0.0.1:0", "--tls-cert", "/no/cert", "--tls-key", "/no/key"))
+        self.assertIn("/no/tokens", self.refuse("--check-config", "--token-file", "/no/tokens"))
         self.assertIn("/no/tokens", self.refuse("--listen", "127.0.0.1:0", "--token-file", "/no/tokens"))
 
 

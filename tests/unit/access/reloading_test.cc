@@ -68,6 +68,23 @@ TEST_F(ReloadingTest, KeepsThePairWhenTheFilesGo) {
   EXPECT_FALSE(tls->current());
 }
 
+TEST(Reloading, WhatCouldNotBeReadIsReadAgainWithoutAChange) {
+  TempDir dir;
+  WriteFile(dir.File("f"), "1");
+  absl::StatusOr<int> next = 1;
+  const auto value = *Reloading<int>::Open({dir.File("f")}, [&] { return next; });
+  WriteFile(dir.File("f"), "22");
+  next = absl::InternalError("no descriptor is free");
+  for (int i = 0; i < 4; ++i) value->Refresh();
+  EXPECT_EQ(*value->get(), 1);
+  EXPECT_FALSE(value->current());
+  EXPECT_EQ(value->failures(), 1u) << "the same trouble counts once";
+  next = 2;
+  value->Refresh();
+  EXPECT_EQ(*value->get(), 2);
+  EXPECT_TRUE(value->current());
+}
+
 TEST_F(ReloadingTest, DoesNotOpenOnWhatIsBad) {
   Write(second_.certificate, first_.key);
   const auto files = CredentialFiles::Open({.tls = paths_, .tokens = ""});

@@ -2,6 +2,7 @@
 
 #include <openssl/ec.h>
 #include <openssl/pem.h>
+#include <openssl/rsa.h>
 #include <openssl/x509.h>
 
 #include <memory>
@@ -17,10 +18,9 @@ std::string Content(const Bio& bio) {
   return {data, static_cast<size_t>(size)};
 }
 
-}  // namespace
+using Key = std::unique_ptr<EVP_PKEY, decltype(&EVP_PKEY_free)>;
 
-TestCertificate MakeTestCertificate(int days) {
-  const std::unique_ptr<EVP_PKEY, decltype(&EVP_PKEY_free)> key(EVP_EC_gen("P-256"), EVP_PKEY_free);
+TestCertificate Certify(const Key& key, int days) {
   const std::unique_ptr<X509, decltype(&X509_free)> certificate(X509_new(), X509_free);
   X509_set_version(certificate.get(), 2);
   ASN1_INTEGER_set(X509_get_serialNumber(certificate.get()), 1);
@@ -37,5 +37,11 @@ TestCertificate MakeTestCertificate(int days) {
   PEM_write_bio_PrivateKey(key_pem.get(), key.get(), nullptr, nullptr, 0, nullptr, nullptr);
   return {.certificate = Content(certificate_pem), .key = Content(key_pem)};
 }
+
+}  // namespace
+
+TestCertificate MakeTestCertificate(int days) { return Certify(Key(EVP_EC_gen("P-256"), EVP_PKEY_free), days); }
+
+TestCertificate MakeWeakCertificate() { return Certify(Key(EVP_RSA_gen(1024), EVP_PKEY_free), 30); }
 
 }  // namespace keyload

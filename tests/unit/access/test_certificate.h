@@ -11,5 +11,7 @@ struct TestCertificate {
 
 // A new certificate that ends `days` from now.
 TestCertificate MakeTestCertificate(int days);
+// One with a key that OpenSSL's security level refuses.
+TestCertificate MakeWeakCertificate();
 
 }  // namespace keyload

@@ -89,6 +89,13 @@ TEST_F(ReadTlsTest, RefusesAFileThatIsAbsentTooLargeOrNoFile) {
   EXPECT_THAT(Refusal(), HasSubstr(paths_.cert));
 }
 
+TEST_F(ReadTlsTest, RefusesWhatOpensslWouldNotServe) {
+  const TestCertificate weak = MakeWeakCertificate();
+  WriteFile(paths_.cert, weak.certificate);
+  WriteFile(paths_.key, weak.key);
+  EXPECT_THAT(Refusal(), AllOf(HasSubstr(paths_.cert), HasSubstr("ee key too small")));
+}
+
 TEST_F(ReadTlsTest, TakesACertificateThatHasEnded) {
   const TestCertificate ended = MakeTestCertificate(-1);
   WriteFile(paths_.cert, ended.certificate);

@@ -51,6 +51,9 @@ TEST(CheckListenAddress, RefusesWhatIsNoAddress) {
   EXPECT_THAT(Refusal(""), HasSubstr("expected unix:PATH or HOST:PORT"));
   EXPECT_THAT(Refusal(":7077"), HasSubstr("host is missing"));
   EXPECT_THAT(Refusal("::1:7077"), HasSubstr("brackets"));
+  for (const char* address : {"unix-abstract:7077", "vsock:1:2", "a b:1", "a/b:1"}) {
+    EXPECT_THAT(Refusal(address), HasSubstr("no name and no IP address")) << address;
+  }
   for (const char* address :
        {"localhost:", "localhost:65536", "localhost:-1", "localhost:+1", "localhost: 1", "localhost:http", "[::1]"}) {
     EXPECT_THAT(Refusal(address), HasSubstr("port must be a number")) << address;
