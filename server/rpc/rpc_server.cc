@@ -187,11 +187,9 @@ void RpcServer::Sort(const CurrentPeerRules* peers, UniqueFd connection) {
   const absl::StatusOr<PeerProcess> peer = ReadPeer(connection.get());
   if (peer.ok() && peers->Allows(*peer)) return HandOver(*from_unix_, std::move(connection));
   rpc_.service->metrics().ConnectionRefused();
-  if (peer.ok()) {
-    Log(LogLevel::kWarning, "connection refused", {{"pid", int64_t{peer->pid}}, {"uid", uint64_t{peer->uid}}});
-  } else {
-    Log(LogLevel::kWarning, "connection refused", {{"error", std::string(peer.status().message())}});
-  }
+  std::vector<LogField> who = {{"error", std::string(peer.status().message())}};
+  if (peer.ok()) who = {{"pid", int64_t{peer->pid}}, {"uid", uint64_t{peer->uid}}};
+  refusals_.Log(LogLevel::kWarning, "connection refused", std::move(who));
   HandOver(*refused_, std::move(connection));
 }
 

@@ -18,6 +18,7 @@
 #include "server/access/reloading.h"
 #include "server/access/tls_material.h"
 #include "server/base/fd.h"
+#include "server/base/log_limiter.h"
 #include "server/base/mutex.h"
 #include "server/rpc/limits.h"
 #include "server/rpc/listener.h"
@@ -89,6 +90,7 @@ class RpcServer {
   const std::unique_ptr<grpc::Service> service_;
   RefusingService refusing_service_;
   grpc::CallbackGenericService nothing_else_;  // UNIMPLEMENTED; gRPC starts no server without a service
+  LogLimiter refusals_;
   std::vector<std::string> addresses_;
   std::shared_ptr<grpc::ServerCredentials> tls_;
   Acceptor from_unix_;

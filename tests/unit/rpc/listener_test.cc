@@ -44,6 +44,7 @@ class Accepted {
 
 UniqueFd ConnectToPort(const std::string& address) {
   UniqueFd fd(::socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC, 0));
+  if (!fd) return fd;
   sockaddr_in name = {.sin_family = AF_INET,
                       .sin_port = htons(static_cast<uint16_t>(std::stoi(address.substr(address.rfind(':') + 1)))),
                       .sin_addr = {.s_addr = htonl(INADDR_LOOPBACK)}};
@@ -65,7 +66,8 @@ TEST(Listener, AcceptsOverTcpAtThePortThatItNames) {
 TEST(Listener, NamesAnAddressThatCannotBeBound) {
   const auto first = Listener::BindTcp("127.0.0.1:0");
   ASSERT_TRUE(first.ok());
-  for (const std::string& address : {(*first)->address(), std::string("192.0.2.1:0"), std::string("no.such.host.invalid:1")}) {
+  for (const std::string& address :
+       {(*first)->address(), std::string("192.0.2.1:0"), std::string("no.such.host.invalid:1")}) {
     const auto second = Listener::BindTcp(address);
     EXPECT_EQ(ErrorReason(second.status()), Reason::kBadRequest);
     EXPECT_THAT(std::string(second.status().message()), testing::HasSubstr(address));
