@@ -94,6 +94,8 @@ absl::StatusOr<std::shared_ptr<grpc::Channel>> MakeChannel(const ClientOptions& 
   arguments.SetInt(GRPC_ARG_INITIAL_RECONNECT_BACKOFF_MS, kReconnectMs);
   // Clients of one process would otherwise share a connection, and one that is broken off would delay the others.
   arguments.SetInt(GRPC_ARG_USE_LOCAL_SUBCHANNEL_POOL, 1);
+  // The proxy of the environment, which is for the web, would see the token, also one that is for this machine.
+  arguments.SetInt(GRPC_ARG_ENABLE_HTTP_PROXY, 0);
   std::vector<std::unique_ptr<grpc::experimental::ClientInterceptorFactoryInterface>> interceptors;
   if (!options.token.empty()) interceptors.push_back(std::make_unique<SendTokenFactory>(options.token));
   return grpc::experimental::CreateCustomChannelWithInterceptors(options.address, Credentials(options), arguments,

@@ -19,7 +19,8 @@ std::string_view RoleName(Role role) {
 absl::StatusOr<std::string_view> BearerToken(const std::vector<std::string_view>& authorization) {
   const std::string_view value = authorization[0];
   // The scheme's case does not matter: RFC 9110, section 11.1.
-  if (authorization.size() > 1 || !absl::StartsWithIgnoreCase(ToAbsl(value), ToAbsl(kScheme))) {
+  if (authorization.size() > 1 || value.size() == kScheme.size() ||
+      !absl::StartsWithIgnoreCase(ToAbsl(value), ToAbsl(kScheme))) {
     return MakeError(Reason::kTokenInvalid, "the authorization metadata must be one \"Bearer TOKEN\"");
   }
   return value.substr(kScheme.size());

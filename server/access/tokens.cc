@@ -44,6 +44,15 @@ bool ParseDigest(std::string_view text, Digest& digest) {
   return true;
 }
 
+using TokenDigest = std::array<unsigned char, 32>;
+
+TokenDigest DigestOf(std::string_view token) {
+  TokenDigest digest;
+  unsigned int length = digest.size();
+  EVP_Digest(token.data(), token.size(), digest.data(), &length, EVP_sha256(), nullptr);
+  return digest;
+}
+
 }  // namespace
 
 absl::StatusOr<Tokens> Tokens::Parse(const std::string& path, std::string_view text) {
@@ -63,16 +72,16 @@ absl::StatusOr<Tokens> Tokens::Parse(const std::string& path, std::string_view t
     if (!ParseDigest(fields[2], token.digest)) {
       return BadLine(path, number, "the digest must be 64 hexadecimal digits, the SHA-256 of the token");
     }
+    if (token.digest == DigestOf("")) return BadLine(path, number, "the digest is that of an empty token");
     if (tokens.tokens_.size() == kMaxTokens) return BadLine(path, number, StrCat("more than ", kMaxTokens, " tokens"));
     tokens.tokens_.push_back(std::move(token));
   }
+  if (tokens.tokens_.empty()) return MakeError(Reason::kBadRequest, StrCat(path, ": has no token"), {{"file", path}});
   return tokens;
 }
 
 std::optional<Principal> Tokens::Find(std::string_view token) const {
-  Digest digest;
-  unsigned int length = digest.size();
-  EVP_Digest(token.data(), token.size(), digest.data(), &length, EVP_sha256(), nullptr);
+  const Digest digest = DigestOf(token);
   const Token* found = nullptr;
   for (const Token& known : tokens_) {
     if (CRYPTO_memcmp(known.digest.data(), digest.data(), digest.size()) == 0) found = &known;

@@ -25,7 +25,8 @@ class Tokens {
   // `text` has one token a line, NAME ROLE SHA256, separated by blanks: NAME is 1 to 64 of A-Z a-z 0-9 . _ -, ROLE
   // read, load or admin, SHA256 the 64 hexadecimal digits of the token's digest. Empty lines and those that begin with
   // # are passed over. A name may stand on several lines, so that a token can be replaced without a gap. BAD_REQUEST
-  // names `path` and the line, never the digest; 10,000 tokens at most.
+  // names `path` and the line, never the digest: also for the digest of an empty token, and for a file without a token,
+  // which is rather one that is being written than one that means nobody. 10,000 tokens at most.
   static absl::StatusOr<Tokens> Parse(const std::string& path, std::string_view text);
 
   // Takes the same time whether a token is known and which one it is.

@@ -79,6 +79,7 @@ absl::Status ApplySocketMode(Values values, Config& config) {
 
 // Numbers, because the names of another container are not this one's.
 absl::Status ParseIds(Values values, std::vector<uint32_t>& ids) {
+  if (values.empty()) return Bad("the list is empty: leave the key out to let everybody in");
   std::vector<uint32_t> parsed;
   for (const std::string& text : values) {
     KEYLOAD_ASSIGN_OR_RETURN(parsed.emplace_back(), ParseCount(text, 0, kMaxId));

@@ -39,11 +39,11 @@ class AccessTest(daemon.DaemonTest):
         line = self.lines("start")[0]
         return [a for a in line["listen"].split(",") if not a.startswith("unix:")] + [line["health_listen"]]
 
-    def at(self, address, *arguments, user=None):
+    def at(self, address, *arguments, user=None, environment=None):
         """Runs `keyload --json --server ADDRESS ...`."""
         process = subprocess.run([daemon.BIN_DIR / "keyload", "--server", address, "--json", *map(str, arguments)], user=user,
                                  group=user, extra_groups=() if user else None, capture_output=True, text=True,
-                                 timeout=daemon.COMMAND_SECONDS)
+                                 timeout=daemon.COMMAND_SECONDS, env={**os.environ, **(environment or {})})
         return daemon.Result(process.returncode, process.stdout, process.stderr)
 
     def assert_refused(self, result, code, reason, status):
@@ -142,6 +142,9 @@ class TlsTest(AccessTest):
         refused = self.await_lines("credentials refused")[0]
         self.assertIn(f"{self.token_file}:1", refused["error"])
         self.assertEqual(self.call("list").code, 0, "the tokens from before count")
+        self.token_file.write_text("")
+        self.assertIn("no token", self.await_lines("credentials refused", 2)[1]["error"])
+        self.assertEqual(self.call("list").code, 0, "an emptied file changes nothing")
 
     def test_a_new_certificate_is_served_and_no_call_fails(self):
         new_authority = certificates.Authority(self.directory, "new")
@@ -222,6 +225,32 @@ class DescriptorTest(AccessTest):
             self.assertEqual(self.at(address, "health").code, 0, self.daemon.log.read_text())
 
 
+class ProxyTest(AccessTest):
+    """A token is for the daemon and nobody between."""
+
+    flags = ("--listen", "127.0.0.1:0", "--health-listen", "127.0.0.1:0")
+
+    def test_clients_pass_the_proxies_of_the_environment_by(self):
+        token = self.directory / "token"
+        token.write_text("secret\n")
+        address = self.listening()[0]
+        with socket.create_server(("127.0.0.1", 0)) as proxy:
+            url = f"http://127.0.0.1:{proxy.getsockname()[1]}"
+            environment = {name: url for name in ("grpc_proxy", "https_proxy", "http_proxy")}
+            environment.update({name: "" for name in ("no_grpc_proxy", "no_proxy")})
+            result = self.at(address, "--timeout", "10", "--token-file", token, "list", environment=environment)
+            scenario = self.directory / "scenario.json"
+            scenario.write_text(json.dumps({"about": "A call.", "steps": [{"step": "call", "method": "ListModels"}]}))
+            mock = subprocess.run([daemon.BIN_DIR / "keyload-mock", "--server", address, "--work-dir", self.models, scenario],
+                                  capture_output=True, text=True, timeout=daemon.COMMAND_SECONDS,
+                                  env={**os.environ, **environment})
+            proxy.setblocking(False)
+            with self.assertRaises(BlockingIOError, msg="nobody has connected to the proxy"):
+                proxy.accept()
+        self.assertEqual(result.code, 0, result)
+        self.assertEqual(mock.returncode, 0, mock)
+
+
 class StartTest(unittest.TestCase):
     """What keyloadd refuses to start with."""
 
@@ -287,9 +316,25 @@ class UserTest(AccessTest):
         self.await_lines("reload", 2)
         self.assertEqual(self.at(address, "list", user=NOBODY).code, 0)
 
+    def test_an_emptied_list_does_not_admit_everybody(self):
+        self.config.write_text('allow_uid = ["0"]\n')
+        self.daemon.process.send_signal(signal.SIGHUP)
+        self.await_lines("reload")
+        self.config.write_text("allow_uid = []\n")
+        self.daemon.process.send_signal(signal.SIGHUP)
+        self.await_lines("reload refused")
+        self.assert_refused(self.at(self.daemon.address, "list", user=NOBODY), 4, "PEER_NOT_ALLOWED", "PERMISSION_DENIED")
+
+
+@unittest.skipUnless(os.geteuid() == 0, "takes root, to become other users")
+class SocketModeTest(AccessTest):
+    flags = ("--socket-mode", "0600")
+
     def test_the_mode_keeps_other_users_away(self):
-        os.chmod(self.daemon.address.removeprefix("unix:"), 0o600)
+        self.directory.chmod(0o755)
         self.assertEqual(self.at(self.daemon.address, "list", user=NOBODY).code, 3)
+        os.chmod(self.daemon.address.removeprefix("unix:"), 0o666)
+        self.assertEqual(self.at(self.daemon.address, "list", user=NOBODY).code, 0, "it is the mode that did it")
 
 
 class SocketRoleTest(AccessTest):

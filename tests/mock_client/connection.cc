@@ -60,6 +60,13 @@ std::shared_ptr<grpc::ChannelCredentials> Credentials(const Server& server) {
   return grpc::CompositeChannelCredentials(tls, grpc::AccessTokenCredentials(server.token));
 }
 
+// As the client library, which passes the proxies of the environment by.
+grpc::ChannelArguments Arguments() {
+  grpc::ChannelArguments arguments;
+  arguments.SetInt(GRPC_ARG_ENABLE_HTTP_PROXY, 0);
+  return arguments;
+}
+
 }  // namespace
 
 absl::StatusOr<UniqueFd> ConnectSocket(const std::string& address) {
@@ -68,12 +75,12 @@ absl::StatusOr<UniqueFd> ConnectSocket(const std::string& address) {
 }
 
 std::shared_ptr<grpc::Channel> MakeChannel(const Server& server) {
-  return grpc::CreateChannel(server.address, Credentials(server));
+  return grpc::CreateCustomChannel(server.address, Credentials(server), Arguments());
 }
 
 absl::StatusOr<CuttableChannel> ConnectCuttable(const Server& server) {
   // A window that does not grow: a client that stops reading then holds the daemon's writes back soon.
-  grpc::ChannelArguments arguments;
+  grpc::ChannelArguments arguments = Arguments();
   arguments.SetInt(GRPC_ARG_HTTP2_BDP_PROBE, 0);
   if (!server.tls_ca.empty()) {  // gRPC takes a connected socket only for what goes unencrypted
     arguments.SetInt(GRPC_ARG_USE_LOCAL_SUBCHANNEL_POOL, 1);

@@ -57,6 +57,13 @@ TEST_F(AccessControlTest, AWrongTokenIsRefusedAlsoOnASocketThatTakesNone) {
   }
 }
 
+TEST_F(AccessControlTest, AnEmptyTokenIsNone) {
+  const AccessControl access(tokens_.get(), Role::kAdmin);
+  const absl::Status refused = access.Identify({.authorization = {"Bearer "}}).status();
+  EXPECT_EQ(ErrorReason(refused), Reason::kTokenInvalid);
+  EXPECT_THAT(std::string(refused.message()), testing::HasSubstr("must be one \"Bearer TOKEN\""));
+}
+
 TEST_F(AccessControlTest, ASocketMayGiveNoRole) {
   EXPECT_EQ(Refusal(AccessControl(nullptr, Role::kNone), {.on_unix_socket = true}), Reason::kTokenMissing);
   EXPECT_EQ(

@@ -57,6 +57,16 @@ TEST(Tokens, RefusesAWrongLineByItsNumberAndKeepsTheDigestToItself) {
   EXPECT_THAT(Refusal(StrCat("ci load ", digest, " more")), HasSubstr("expected NAME ROLE SHA256"));
 }
 
+TEST(Tokens, RefusesTheDigestOfNothing) {
+  EXPECT_THAT(Refusal(StrCat("ci load ", HashOf("one"), "\nci load ", HashOf(""))),
+              HasSubstr("/etc/tokens:2: the digest is that of an empty token"));
+}
+
+TEST(Tokens, RefusesAFileWithoutAToken) {
+  for (const char* const text : {"", "\n", "# nobody\n\n"})
+    EXPECT_THAT(Refusal(text), HasSubstr("has no token")) << text;
+}
+
 TEST(Tokens, BoundsTheirNumber) {
   std::string text;
   for (int i = 0; i < 10'000; ++i) StrAppend(&text, "n load ", HashOf("x"), "\n");

@@ -5,6 +5,7 @@
 
 #include <cstdlib>
 
+#include "absl/strings/str_cat.h"
 #include "server/base/error.h"
 
 namespace keyload {
@@ -104,6 +105,9 @@ TEST(ApplyConfigFile, RefusesAWrongValueWithKeyAndLine) {
   EXPECT_THAT(Refusal("\n\nload_queue = -1\n"), StartsWith("k.toml:3: load_queue: expected a whole number"));
   EXPECT_THAT(Refusal("host_memory = -1\n"), StartsWith("k.toml:1: host_memory: "));
   EXPECT_THAT(Refusal("listen = []\n"), StartsWith("k.toml:1: listen: "));
+  for (const char* key : {"allow_uid", "allow_gid"}) {
+    EXPECT_THAT(Refusal(absl::StrCat(key, " = []\n")), HasSubstr("leave the key out to let everybody in"));
+  }
 }
 
 TEST(ApplyConfigFile, RefusesASyntaxErrorWithItsLine) {
