@@ -5,6 +5,9 @@
 #include <string>
 #include <string_view>
 
+#include "server/base/error.h"
+#include "server/base/log.h"
+
 namespace keyload {
 namespace {
 
@@ -25,6 +28,23 @@ absl::StatusOr<Principal> Identify(const AccessControl& access, const grpc::Serv
   const auto [begin, end] = context.client_metadata().equal_range("authorization");
   for (auto it = begin; it != end; ++it) credentials.authorization.emplace_back(it->second.data(), it->second.size());
   return access.Identify(credentials);
+}
+
+absl::Status Authorize(const AccessControl& access, const grpc::ServerContextBase& context, Role needed,
+                       std::string_view method) {
+  KEYLOAD_ASSIGN_OR_RETURN(const Principal principal, Identify(access, context));
+  return CheckRole(principal, needed, method);
+}
+
+bool TellRefusal(const absl::Status& refusal, std::string_view method, const Caller& caller, Metrics& metrics,
+                 LogLimiter& limiter) {
+  metrics.AuthenticationFailed(ErrorReason(refusal));
+  return limiter.Log(LogLevel::kWarning, "call refused",
+                     {{"method", std::string(method)},
+                      {"reason", std::string(ReasonName(ErrorReason(refusal)))},
+                      {"caller", caller.name},
+                      {"peer", caller.peer}},
+                     &caller);
 }
 
 }  // namespace keyload

@@ -4,14 +4,19 @@
 
 #include <string>
 
-#include "server/base/log.h"
+#include "server/base/log_limiter.h"
 
 namespace keyload {
 namespace {
 
 void Write(gpr_log_func_args* args) {
-  const LogLevel level = args->severity == GPR_LOG_SEVERITY_ERROR ? LogLevel::kWarning : LogLevel::kDebug;
-  Log(level, "grpc", {{"message", std::string(args->message)}});
+  // Never destroyed: gRPC may write until the process has ended. Two of them, so that no number of lines that nobody
+  // wants to see keeps an error back.
+  static LogLimiter* const errors = new LogLimiter;
+  static LogLimiter* const details = new LogLimiter;
+  const bool error = args->severity == GPR_LOG_SEVERITY_ERROR;
+  (error ? errors : details)
+      ->Log(error ? LogLevel::kWarning : LogLevel::kDebug, "grpc", {{"message", std::string(args->message)}});
 }
 
 }  // namespace

@@ -2,7 +2,8 @@
 
 namespace keyload {
 
-// What gRPC writes about itself goes to this program's log from then on: errors as warnings, the rest as debug lines.
+// What gRPC writes about itself goes to this program's log from then on: errors as warnings, the rest as debug lines,
+// of each as many as a LogLimiter admits.
 // To be called before gRPC is used. Thread-safe.
 void TakeGrpcLog();
 

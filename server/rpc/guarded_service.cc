@@ -31,7 +31,7 @@ class GuardedService final : public v1::ModelLoaderService::CallbackService {
 
  public:
   GuardedService(const RpcContext& rpc, const AccessControl& access)
-      : loader_(rpc), access_(access), metrics_(rpc.service->metrics()) {}
+      : loader_(WithLimiter(rpc, refusals_)), access_(access), metrics_(rpc.service->metrics()) {}
 
   grpc::ServerBidiReactor<v1::LoadRequest, v1::LoadResponse>* Load(Context* context) override {
     return Guard<&Loader::Load>(Role::kLoad, "Load", context);
@@ -143,18 +143,10 @@ class GuardedService final : public v1::ModelLoaderService::CallbackService {
 
   template <auto kMethod, typename... Args>
   Result<kMethod, Args...> Guard(Role needed, std::string_view method, Context* context, Args... args) {
-    const absl::StatusOr<Principal> principal = Identify(access_, *context);
-    const absl::Status status = principal.ok() ? CheckRole(*principal, needed, method) : principal.status();
+    const absl::Status status = Authorize(access_, *context, needed, method);
     if (status.ok()) return (loader_.*kMethod)(context, args...);
-    metrics_.AuthenticationFailed(ErrorReason(status));
     const std::shared_ptr<const Caller> caller = CallerOf(&access_, *context);
-    AuditRefusal<kMethod>(*caller, status, args...);
-    Log(LogLevel::kWarning, "call refused",
-        {{"method", std::string(method)},
-         {"reason", std::string(ReasonName(ErrorReason(status)))},
-         {"caller", caller->name},
-         {"peer", caller->peer}},
-        caller.get());
+    if (TellRefusal(status, method, *caller, metrics_, refusals_)) AuditRefusal<kMethod>(*caller, status, args...);
     return new RefusedCall<std::remove_pointer_t<Result<kMethod, Args...>>>(ToGrpcStatus(status));
   }
 
@@ -170,6 +162,12 @@ class GuardedService final : public v1::ModelLoaderService::CallbackService {
     Audit(entry, caller);
   }
 
+  static RpcContext WithLimiter(RpcContext rpc, LogLimiter& refusals) {
+    rpc.refusals = &refusals;
+    return rpc;
+  }
+
+  LogLimiter refusals_;
   Loader loader_;
   const AccessControl& access_;
   Metrics& metrics_;

@@ -14,7 +14,7 @@ void LoadAudit::End(const absl::StatusOr<LoadReport>& result) {
   } else {
     entry_.status = result.status();
   }
-  Audit(entry_, *caller_);
+  if (!suppressed_) Audit(entry_, *caller_);
 }
 
 }  // namespace keyload

@@ -17,6 +17,8 @@ class LoadAudit {
   LoadAudit(std::string model, std::shared_ptr<const Caller> caller)
       : caller_(std::move(caller)), entry_{.action = "load", .model = std::move(model)} {}
 
+  // There will be no line.
+  void Suppress() { suppressed_ = true; }
   void Accepted(const std::string& load) { entry_.load = load; }
   // Writes the line, when the caller's part in the load ends. Once.
   void End(const absl::StatusOr<LoadReport>& result);
@@ -24,6 +26,7 @@ class LoadAudit {
  private:
   const std::shared_ptr<const Caller> caller_;
   AuditEntry entry_;
+  bool suppressed_ = false;
 };
 
 }  // namespace keyload

@@ -7,6 +7,7 @@
 #include "server/base/error.h"
 #include "server/base/retry.h"
 #include "server/base/strings.h"
+#include "server/rpc/authorize.h"
 #include "server/rpc/convert_report.h"
 #include "server/rpc/convert_spec.h"
 #include "server/rpc/grpc_status.h"
@@ -55,6 +56,12 @@ class LoadStream::Load : public LoadObserver {
     });
   }
 
+  // Ends a load that its caller may not start, without an audit line if `told` is false.
+  void Refuse(const absl::Status& status, bool told) {
+    if (!told) audit_.Suppress();
+    OnEnd(status);
+  }
+
   // Moves the oldest waiting event into `response`; false if there is none. REQUIRES: the stream's lock.
   bool Take(v1::LoadResponse& response) {
     if (slots_.accepted) {
@@ -97,7 +104,7 @@ class LoadStream::Load : public LoadObserver {
 };
 
 LoadStream::LoadStream(const RpcContext& rpc, const grpc::CallbackServerContext& context)
-    : rpc_(rpc), deadline_(DeadlineOf(context)), caller_(CallerOf(rpc.access, context)) {
+    : rpc_(rpc), context_(context), deadline_(DeadlineOf(context)), caller_(CallerOf(rpc.access, context)) {
   rpc_.calls->Add(this);
   StartRead(&request_);
   if (rpc_.service->draining()) Drain();  // those that were there have been told
@@ -180,6 +187,11 @@ absl::Status LoadStream::Start(const v1::LoadRequest& request) {
   const v1::LoadSpec& spec = request.start();
   auto load = std::make_shared<Load>(*this, spec.model());
   if (const absl::Status added = Add(request.load_id(), load); !added.ok()) return Refuse(request, added);
+  // The stream may be older than what its caller may do now.
+  if (const absl::Status refusal = Authorize(*rpc_.access, context_, Role::kLoad, "Load"); !refusal.ok()) {
+    load->Refuse(refusal, TellRefusal(refusal, "Load", *caller_, rpc_.service->metrics(), *rpc_.refusals));
+    return absl::OkStatus();
+  }
   absl::StatusOr<LoadSpec> converted = FromProto(spec, &rpc_.service->device_maps());
   if (!converted.ok()) {
     load->OnEnd(converted.status());

@@ -18,7 +18,8 @@ namespace keyload {
 
 // The Load stream: any number of loads, each ended by exactly one report or error. A load's events wait in one slot
 // each, so that a client that stops reading costs a few messages and never a queue: progress is replaced by newer
-// progress. Lives until the client is gone and the last load has ended; deletes itself.
+// progress. Whether the caller may load is asked for each of them. Lives until the client is gone and the last load has
+// ended; deletes itself.
 class LoadStream : public grpc::ServerBidiReactor<v1::LoadRequest, v1::LoadResponse>, public LiveCall {
  public:
   LoadStream(const RpcContext& rpc, const grpc::CallbackServerContext& context);
@@ -49,6 +50,7 @@ class LoadStream : public grpc::ServerBidiReactor<v1::LoadRequest, v1::LoadRespo
   bool TakeEvent() ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
 
   const RpcContext rpc_;
+  const grpc::CallbackServerContext& context_;  // gRPC's, until OnDone
   const absl::Time deadline_;
   const std::shared_ptr<const Caller> caller_;
   v1::LoadRequest request_;    // the read in flight

@@ -5,6 +5,7 @@
 #include <stop_token>
 
 #include "server/base/executor.h"
+#include "server/base/log_limiter.h"
 #include "server/base/request_context.h"
 #include "server/rpc/caller.h"
 #include "server/rpc/live_calls.h"
@@ -20,6 +21,7 @@ struct RpcContext {
   Executor* unloads = nullptr;  // gives memory back
   LiveCalls* calls = nullptr;
   const AccessControl* access = nullptr;  // that calls have passed; null: callers have no names
+  LogLimiter* refusals = nullptr;         // of the lines about refused callers; null where none are refused
 };
 
 inline absl::Time DeadlineOf(const grpc::CallbackServerContext& context) {

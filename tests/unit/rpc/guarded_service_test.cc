@@ -9,10 +9,16 @@
 #include <grpcpp/security/credentials.h>
 #include <gtest/gtest.h>
 
+#include <chrono>
+#include <fstream>
+#include <iterator>
 #include <map>
+#include <nlohmann/json.hpp>
+#include <sstream>
 
 #include "server/access/access_control.h"
 #include "server/base/digest.h"
+#include "server/base/log.h"
 #include "server/base/strings.h"
 #include "tests/unit/rpc/loader_server.h"
 
@@ -29,12 +35,18 @@ class GuardedServiceTest : public testing::Test {
     for (const char* const role : {"read", "load", "admin"}) {
       StrAppend(&text, role, "er ", role, " ", Sha256Digest(role).substr(7), "\n");
     }
-    tokens_ = *Reloading<Tokens>::Open({"unused"}, [text] { return Tokens::Parse("f", text); });
+    WriteTokens(text);
+    tokens_ = *Reloading<Tokens>::Open({token_file_}, [this]() -> absl::StatusOr<Tokens> {
+      std::ifstream file(token_file_);
+      return Tokens::Parse("f", std::string(std::istreambuf_iterator<char>(file), {}));
+    });
     access_ = std::make_unique<AccessControl>(tokens_.get(), Role::kNone);
     server_ = *RpcServer::Start({.listen = {"unix:" + dir_.File("s")}, .access = access_.get(), .rpc = node_.rpc()});
     stub_ = std::make_unique<grpc::GenericStub>(
         grpc::CreateChannel("unix:" + dir_.File("s"), grpc::InsecureChannelCredentials()));
   }
+
+  void WriteTokens(const std::string& text) const { std::ofstream(token_file_) << text; }
 
   // The answer to an empty request, or to a stream that ends without one.
   grpc::Status Call(const MethodDescriptor& method, const std::string& token) {
@@ -69,6 +81,7 @@ class GuardedServiceTest : public testing::Test {
 
   LoaderServer node_;
   TempDir dir_;
+  const std::string token_file_ = dir_.File("tokens");
   std::unique_ptr<Reloading<Tokens>> tokens_;
   std::unique_ptr<AccessControl> access_;
   std::unique_ptr<RpcServer> server_;
@@ -106,6 +119,63 @@ TEST_F(GuardedServiceTest, EveryCallTakesItsRole) {
       EXPECT_EQ(refused, has < needs.at(method.name())) << method.name() << " with " << tokens[has];
     }
   }
+}
+
+// The lines that the log has got since CaptureStderr.
+std::vector<nlohmann::json> LinesOf(const std::string& event) {
+  std::istringstream log(testing::internal::GetCapturedStderr());
+  std::vector<nlohmann::json> lines;
+  for (std::string line; std::getline(log, line);) {
+    if (auto json = nlohmann::json::parse(line); json["event"] == event) lines.push_back(std::move(json));
+  }
+  return lines;
+}
+
+TEST_F(GuardedServiceTest, ATokenThatIsWithdrawnStartsNoLoadOnItsOpenStream) {
+  const auto stub = v1::ModelLoaderService::NewStub(
+      grpc::CreateChannel("unix:" + dir_.File("s"), grpc::InsecureChannelCredentials()));
+  TestContext context;
+  context.AddMetadata("authorization", "Bearer load");
+  const auto stream = stub->Load(&context);
+  ASSERT_TRUE(stream->Write(StartRequest("before", v1::LoadSpec())));
+  v1::LoadResponse response;
+  ASSERT_TRUE(stream->Read(&response));
+  EXPECT_EQ(response.error().reason(), "BAD_REQUEST");
+
+  WriteTokens("reader read " + Sha256Digest("read").substr(7));
+  while (tokens_->get()->Find("load")) tokens_->Refresh();
+  ConfigureLog(LogFormat::kJson, LogLevel::kInfo);
+  testing::internal::CaptureStderr();
+  ASSERT_TRUE(stream->Write(StartRequest("after", node_.Spec("m"))));
+  ASSERT_TRUE(stream->Read(&response));
+  EXPECT_EQ(response.load_id(), "after");
+  EXPECT_EQ(response.error().reason(), "TOKEN_INVALID");
+  ASSERT_TRUE(stream->Write(StartRequest("again", node_.Spec("m")))) << "the stream goes on";
+  stream->WritesDone();
+  EXPECT_EQ(EndOf(ReadAll(*stream), "again").error().reason(), "TOKEN_INVALID");
+  EXPECT_TRUE(stream->Finish().ok());
+  const std::vector<nlohmann::json> audited = LinesOf("audit");
+  ConfigureLog(LogFormat::kText, LogLevel::kInfo);
+  ASSERT_EQ(audited.size(), 2);
+  EXPECT_EQ(audited[0]["action"], "load");
+  EXPECT_EQ(audited[0]["model"], "m");
+  EXPECT_EQ(audited[0]["caller"], "token:loader");
+  EXPECT_EQ(audited[0]["reason"], "TOKEN_INVALID");
+}
+
+TEST_F(GuardedServiceTest, AFloodOfRefusedCallsIsCountedAndNotAllLogged) {
+  constexpr int kCalls = 200;
+  const MethodDescriptor& unload = *Service().FindMethodByName("UnloadModel");
+  ConfigureLog(LogFormat::kJson, LogLevel::kInfo);
+  testing::internal::CaptureStderr();
+  const auto begin = std::chrono::steady_clock::now();
+  for (int i = 0; i < kCalls; ++i) Call(unload, "guess");
+  const auto seconds = std::chrono::ceil<std::chrono::seconds>(std::chrono::steady_clock::now() - begin).count();
+  const std::vector<nlohmann::json> audited = LinesOf("audit");
+  ConfigureLog(LogFormat::kText, LogLevel::kInfo);
+  EXPECT_LE(audited.size(), 20 * (seconds + 1));
+  EXPECT_THAT(node_.node().metrics().Text(),
+              testing::HasSubstr(StrCat("keyload_authentication_failures_total{reason=\"token_invalid\"} ", kCalls)));
 }
 
 }  // namespace
