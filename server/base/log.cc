@@ -88,7 +88,7 @@ std::string Bounded(std::string_view text) {
 }  // namespace
 
 std::string JsonString(std::string_view text) {
-  return nlohmann::json(text).dump(-1, ' ', /*ensure_ascii=*/false, nlohmann::json::error_handler_t::replace);
+  return nlohmann::json(text).dump(-1, ' ', /*ensure_ascii=*/true, nlohmann::json::error_handler_t::replace);
 }
 
 void ConfigureLog(LogFormat format, LogLevel level) {

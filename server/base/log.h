@@ -41,7 +41,8 @@ struct AuditEntry {
 // The line `audit` of one request, at level info and whatever level the log has. Every text in it is cut at 256 bytes.
 void Audit(const AuditEntry& entry, const Caller& caller);
 
-// `text` as a JSON string with its quotes; what is not UTF-8 becomes U+FFFD.
+// `text` as a JSON string with its quotes, in printable ASCII: all else is escaped, as a terminal obeys more than the
+// control characters below a blank. What is not UTF-8 becomes U+FFFD.
 std::string JsonString(std::string_view text);
 
 }  // namespace keyload

@@ -70,8 +70,8 @@ class MetricsServer::Listener {
         bound_length_(endpoint.length),
         page_(metrics.page()),
         exposer_(std::make_unique<prometheus::Exposer>(
-            std::vector<std::string>{"listening_ports", StrCat(endpoint.host, ":", port), "num_threads", "2",
-                                     "request_timeout_ms", "5000", "enable_keep_alive", "no"})) {
+            std::vector<std::string>{"listening_ports", StrCat(endpoint.host, ":", port), "num_threads", "8",
+                                     "request_timeout_ms", "2000", "enable_keep_alive", "no"})) {
     exposer_->RegisterCollectable(page_);
     SetPort(bound_, this->port());
   }

@@ -9,8 +9,8 @@
 
 namespace keyload {
 
-// Shows the metrics at /metrics of a port of its own, to whoever can reach it: HTTP without TLS. Two threads answer
-// scrapes; a client that is slow has five seconds for its request. Thread-safe.
+// Shows the metrics at /metrics of a port of its own, to whoever can reach it: HTTP without TLS. Eight threads answer
+// scrapes; a client that is slow has two seconds for its request. Thread-safe.
 class MetricsServer {
  public:
   // Listens on "HOST:PORT", a loopback or other address of this machine or a name of one; port 0 is chosen by the

@@ -91,9 +91,17 @@ TEST(Audit, WhatCallersWriteBreaksNoLineAndIsCut) {
   EXPECT_EQ(model.substr(model.size() - 4), "x...");
 }
 
-TEST(JsonString, ReplacesWhatIsNotUtf8) {
+TEST(Audit, WhatATerminalWouldObeyIsEscaped) {
+  const std::string evil = "a\x7f\xc2\x9b\xe2\x80\xae\xe2\x80\xa8";  // DEL, CSI, right-to-left, line separator
+  for (const LogFormat format : {LogFormat::kText, LogFormat::kJson}) {
+    const std::string line = Audited(format, {.action = "unload", .model = evil}, {.peer = "unix:"});
+    EXPECT_NE(line.find("a\\u007f\\u009b\\u202e\\u2028\""), std::string::npos) << line;
+  }
+}
+
+TEST(JsonString, IsAsciiAndReplacesWhatIsNotUtf8) {
   EXPECT_EQ(JsonString("a\"\n"), "\"a\\\"\\n\"");
-  EXPECT_EQ(JsonString("\xff"), "\"\xef\xbf\xbd\"");
+  EXPECT_EQ(JsonString("\xff"), "\"\\ufffd\"");
 }
 
 }  // namespace

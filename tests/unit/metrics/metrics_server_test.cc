@@ -5,7 +5,10 @@
 #include <gtest/gtest.h>
 #include <sys/socket.h>
 
+#include <algorithm>
+#include <cerrno>
 #include <string>
+#include <vector>
 
 #include "server/base/error.h"
 #include "server/base/fd.h"
@@ -74,6 +77,20 @@ TEST(MetricsServer, AnAddressOfNobodyIsTold) {
     EXPECT_EQ(ErrorReason(server.status()), Reason::kBadRequest);
     EXPECT_THAT(std::string(server.status().message()), HasSubstr(address));
   }
+}
+
+TEST(MetricsServer, AnswersBesideClientsThatSendNothing) {
+  const Metrics metrics({.methods = {}, .build = {}});
+  const auto server = MetricsServer::Start("127.0.0.1:0", metrics);
+  ASSERT_TRUE(server.ok()) << server.status();
+  std::vector<UniqueFd> clients;
+  for (int i = 0; i < 6; ++i) clients.push_back(Connect((*server)->address()));
+  EXPECT_THAT(Get((*server)->address(), "/metrics"), HasSubstr(" 200 OK\r\n"));
+  char byte = 0;
+  const auto is_open = [&byte](const UniqueFd& client) {
+    return recv(client.get(), &byte, 1, MSG_DONTWAIT) < 0 && errno == EAGAIN;
+  };
+  EXPECT_TRUE(std::any_of(clients.begin(), clients.end(), is_open)) << "it came after they were given up";
 }
 
 TEST(MetricsServer, EndsWhileClientsSendNothing) {
