@@ -44,6 +44,10 @@ std::string WithoutControls(std::string_view text) {
   return out;
 }
 
+void WarnOfTrace(std::string_view why) {
+  std::fprintf(stderr, "keyload: --trace: %s\n", WithoutControls(std::string(why)).c_str());
+}
+
 }  // namespace
 
 CallOptions CommandContext::Options() const {
@@ -77,17 +81,22 @@ void PrintJson(const Json& document) { WriteToOutput(Dump(document)); }
 
 void PrintText(const std::string& text) { WriteToOutput(WithoutControls(text)); }
 
-int FinishWithReport(const CommandContext& context, const v1::LoadReport& report, const std::string& trace) {
-  if (context.json) {
-    PrintJson(ToJson(report));
-  } else {
-    PrintText(ReportText(report, context.style));
+int FinishWithReport(const CommandContext& context, const absl::StatusOr<v1::LoadReport>& report,
+                     const std::string& trace) {
+  if (!report.ok()) {
+    if (!trace.empty()) WarnOfTrace(absl::StrFormat("there is no report, %s was not written", trace));
+    return Fail(context, report.status());
   }
-  const int code = ExitCodeFor(report);
+  if (context.json) {
+    PrintJson(ToJson(*report));
+  } else {
+    PrintText(ReportText(*report, context.style));
+  }
+  const int code = ExitCodeFor(*report);
   if (trace.empty()) return code;
-  const absl::Status written = WriteTraceFile(trace, report);
+  const absl::Status written = WriteTraceFile(trace, *report);
   if (written.ok()) return code;
-  std::fprintf(stderr, "keyload: --trace: %s\n", std::string(written.message()).c_str());
+  WarnOfTrace(std::string(written.message()));
   return code == kExitDone ? kExitFailed : code;
 }
 

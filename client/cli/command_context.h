@@ -44,8 +44,10 @@ void PrintJson(const Json& document);
 void PrintText(const std::string& text);
 
 // The report and its exit code; the report as a trace too, if `trace` names a file. One that cannot be written is said
-// on standard error, and is the exit code where there would be none.
-int FinishWithReport(const CommandContext& context, const v1::LoadReport& report, const std::string& trace = "");
+// on standard error, and is the exit code where there would be none. Without a report, Fail; that there is no trace is
+// said too.
+int FinishWithReport(const CommandContext& context, const absl::StatusOr<v1::LoadReport>& report,
+                     const std::string& trace = "");
 
 // "5m", "1.5s", or a bare number of seconds; UsageError on anything else and on what is not above 0.
 absl::StatusOr<absl::Duration> ParseTimeout(const std::string& text, std::string_view flag = "--timeout");

@@ -57,8 +57,7 @@ int RunLoad(const CommandContext& context, const LoadOptions& options) {
     context.json ? PrintJson(ToJson(*accepted)) : PrintText(absl::StrFormat("load %s\n", accepted->load()));
     return 0;
   }
-  auto report = LoadWithProgress(context, **client, *spec);
-  return report.ok() ? FinishWithReport(context, *report, options.trace) : Fail(context, report.status());
+  return FinishWithReport(context, LoadWithProgress(context, **client, *spec), options.trace);
 }
 
 // The report without its lists of devices, and the map as a picture behind it.

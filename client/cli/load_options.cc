@@ -8,6 +8,7 @@
 #include "client/cli/enum_words.h"
 #include "client/cli/exit_code.h"
 #include "client/cli/input_file.h"
+#include "client/cli/output_file.h"
 #include "google/protobuf/util/time_util.h"
 #include "server/base/error.h"
 
@@ -122,7 +123,9 @@ void AddLoadOptions(CLI::App& app, LoadOptions& options) {
 }
 
 void AddTraceOption(CLI::App& app, std::string& trace) {
-  app.add_option("--trace", trace, "Write the report's times as a trace for Perfetto")->type_name("FILE.json");
+  app.add_option("--trace", trace, "Write the report's times as a trace for Perfetto")
+      ->type_name("FILE.json")
+      ->check([](const std::string& path) { return std::string(CheckWritable(path).message()); });
 }
 
 absl::StatusOr<LoadInput> BuildLoadInput(const LoadOptions& options, const std::filesystem::path& directory) {

@@ -54,7 +54,8 @@ struct LoadInput {
 // Adds the flags to `app`; `options` must outlive its parsing. Not the model and the path, which differ by command.
 void AddLoadOptions(CLI::App& app, LoadOptions& options);
 
-// Adds --trace, the file that FinishWithReport writes.
+// Adds --trace, the file that FinishWithReport writes. One that could not be written is a usage error, so that nobody
+// waits for a load to hear of it.
 void AddTraceOption(CLI::App& app, std::string& trace);
 
 // Reads the files that the flags name; a relative `from` is made absolute against `directory`. UsageError on anything

@@ -116,8 +116,7 @@ int RunMaterialize(const CommandContext& context, Client& client, const ModelOpt
   request.set_model(options.model);
   *request.mutable_select() = *std::move(select);
   if (auto limits = BuildLimits(options.limits)) *request.mutable_limits() = *std::move(limits);
-  auto report = client.Materialize(request, context.Options());
-  return report.ok() ? FinishWithReport(context, *report, options.trace) : Fail(context, report.status());
+  return FinishWithReport(context, client.Materialize(request, context.Options()), options.trace);
 }
 
 std::string EvictText(const std::string& model, const v1::EvictResponse& evicted) {

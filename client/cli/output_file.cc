@@ -8,12 +8,20 @@
 #include <cstdio>
 #include <cstdlib>
 #include <cstring>
+#include <filesystem>
 
 #include "absl/strings/str_format.h"
 #include "client/cli/exit_code.h"
 #include "server/base/error.h"
 
 namespace keyload::cli {
+namespace {
+
+absl::Status NoFile(const std::string& path) {
+  return UsageError(absl::StrFormat("%s: no file can be made there: %s", path, std::strerror(errno)));
+}
+
+}  // namespace
 
 absl::Status DiskError(const std::string& path, const char* operation) {
   return absl::InternalError(absl::StrFormat("%s: %s: %s", path, operation, std::strerror(errno)));
@@ -27,10 +35,18 @@ absl::Status CheckReplaceable(const std::string& path) {
   return absl::OkStatus();
 }
 
+absl::Status CheckWritable(const std::string& path) {
+  KEYLOAD_RETURN_IF_ERROR(CheckReplaceable(path));
+  std::string directory = std::filesystem::path(path).parent_path().string();
+  if (directory.empty()) directory = ".";
+  if (::faccessat(AT_FDCWD, directory.c_str(), W_OK | X_OK, AT_EACCESS) != 0) return NoFile(path);
+  return absl::OkStatus();
+}
+
 absl::StatusOr<std::pair<UniqueFd, std::string>> MakeTemporary(const std::string& path) {
   std::string name = path + ".XXXXXX";
   UniqueFd fd(::mkostemp(name.data(), O_CLOEXEC));
-  if (!fd) return UsageError(absl::StrFormat("%s: no file can be made there: %s", path, std::strerror(errno)));
+  if (!fd) return NoFile(path);
   return std::make_pair(std::move(fd), std::move(name));
 }
 

@@ -17,6 +17,9 @@ namespace keyload::cli {
 // UsageError if `path` is something that a new file must not take away: a device, a directory or a link.
 absl::Status CheckReplaceable(const std::string& path);
 
+// The same, and UsageError if no file can be made in the directory of `path`. What is possible now may not be later.
+absl::Status CheckWritable(const std::string& path);
+
 // A new file beside `path`, open for reading and writing, and its name. The caller removes it.
 absl::StatusOr<std::pair<UniqueFd, std::string>> MakeTemporary(const std::string& path);
 

@@ -77,13 +77,13 @@ int RunWait(const CommandContext& context, Client& client, const ServerOptions& 
   callbacks.on_progress = [&bar](const v1::LoadProgress& progress) { bar.Update(progress, absl::Now()); };
   auto status = client.WatchLoad(options.argument, callbacks, context.Options());
   bar.Clear();
-  if (!status.ok()) return Fail(context, status.status());
+  if (!status.ok()) return FinishWithReport(context, status.status(), options.trace);
   if (status->has_report()) return FinishWithReport(context, status->report(), options.trace);
   const v1::LoadError& error = status->error();
-  return Fail(context, WithErrorInfo(absl::Status(static_cast<absl::StatusCode>(error.code()), error.message()),
-                                     {.reason = error.reason(),
-                                      .domain = "keyload",
-                                      .metadata = {error.metadata().begin(), error.metadata().end()}}));
+  const absl::Status failed = WithErrorInfo(
+      absl::Status(static_cast<absl::StatusCode>(error.code()), error.message()),
+      {.reason = error.reason(), .domain = "keyload", .metadata = {error.metadata().begin(), error.metadata().end()}});
+  return FinishWithReport(context, failed, options.trace);
 }
 
 int RunLeases(const CommandContext& context, Client& client, const ServerOptions& options) {

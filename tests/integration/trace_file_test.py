@@ -136,15 +136,33 @@ class TraceFileTest(daemon.DaemonTest):
 
     def test_a_file_that_cannot_be_written(self):
         folder = self.directory / "no-such-folder" / "trace.json"
-        result = self.keyload("load", "big", "--from", self.source, "--trace", folder)
-        self.assertEqual((result.code, result.json["outcome"]), (6, "COMPLETE"), result)
-        self.assertIn(f"--trace: {folder}", result.err)
-        manifest = self.directory / "manifest.json"
-        manifest.write_text(checkpoints.manifest({"absent": ("F32", [1])}))
-        result = self.keyload("load", "other", "--from", self.source, "--trace", self.directory, "--manifest", manifest,
-                              "--strict")
-        self.assertEqual((result.code, result.json["outcome"]), (1, "REJECTED"), result)
-        self.assertIn("no regular file", result.err)
+        for command in (("load", "big", "--from", self.source), ("materialize", "big"), ("wait", "load-000001")):
+            for trace, why in ((folder, "No such file or directory"), (self.directory, "no regular file")):
+                result = self.keyload(*command, "--trace", trace)
+                self.assertEqual(result.code, 2, result)
+                self.assertIn("--trace", result.out + result.err)
+                self.assertIn(why, result.out + result.err)
+        self.assertEqual(self.succeed("loads")["loads"], [], "nothing was asked of the server")
+
+    def test_a_file_that_cannot_be_written_any_more(self):
+        self.succeed("load", "first", "--from", self.source, "--device-map", "cuda:0", "--lazy", "--reserve", "now")
+        folder = self.directory / "folder"
+        folder.mkdir()
+        client = self.daemon.popen("--json", *self.load[:-1], folder / "trace.json", "--wait-memory", "60")
+        while not any((load["progress"] or {}).get("phase") == "memory" for load in self.succeed("loads")["loads"]):
+            pass  # each turn is a call to the daemon
+        folder.rmdir()
+        self.succeed("unload", "first")
+        out, err = client.communicate(timeout=60)
+        self.assertEqual((client.returncode, json.loads(out)["outcome"]), (6, "COMPLETE"), err)
+        self.assertIn(f"--trace: {folder}", err)
+
+    def test_a_load_without_a_report(self):
+        for command in (("load", "big", "--from", self.models / "absent"), ("materialize", "absent"), ("wait", "load-000009")):
+            result = self.keyload(*command, "--trace", self.file)
+            self.assertNotEqual(result.code, 0)
+            self.assertIn(f"keyload: --trace: there is no report, {self.file} was not written", result.err)
+            self.assertFalse(self.file.exists())
 
 
 if __name__ == "__main__":
