@@ -29,7 +29,8 @@ class TransferDirect : public testing::TestWithParam<std::string> {};
 
 TEST_P(TransferDirect, ColdBlocksAreReadPastThePageCache) {
   TransferCase test(Tensors(), {.faults = FaultyReader::Faults{.cold_from = 0}, .copy = true});
-  ExpectAll(test, test.Run(GetParam()));
+  const absl::StatusOr<TransferResult> result = test.Run(GetParam());  // holds the reader
+  ExpectAll(test, result);
   if (test.reader().direct_reads() == 0) GTEST_SKIP() << "the file system of the temporary directory refuses O_DIRECT";
   EXPECT_NE(test.report.shards[0].engine.find("direct"), std::string::npos) << test.report.shards[0].engine;
   EXPECT_GE(test.report.bytes.read, test.plan().selected_bytes);

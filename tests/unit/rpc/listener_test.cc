@@ -53,10 +53,10 @@ UniqueFd ConnectToPort(const std::string& address) {
 }
 
 TEST(Listener, AcceptsOverTcpAtThePortThatItNames) {
+  Accepted accepted;  // outlives the listener's thread
   const auto listener = Listener::BindTcp("localhost:0");
   ASSERT_TRUE(listener.ok()) << listener.status();
   EXPECT_NE((*listener)->address(), "localhost:0");
-  Accepted accepted;
   (*listener)->Start(accepted.Taker());
   const UniqueFd client = ConnectToPort((*listener)->address());
   ASSERT_TRUE(client);
@@ -90,9 +90,9 @@ TEST(Listener, AUnixSocketHasItsModeAndGoesWithTheListener) {
 }
 
 TEST(Listener, GoesOnWhenDescriptorsAreFreeAgain) {
+  Accepted accepted;
   const auto listener = Listener::BindTcp("127.0.0.1:0");
   ASSERT_TRUE(listener.ok());
-  Accepted accepted;
   (*listener)->Start(accepted.Taker());
   rlimit before = {};
   getrlimit(RLIMIT_NOFILE, &before);
