@@ -25,7 +25,7 @@ class Reloading {
 
   // Reads the value for the first time and returns its error. `paths` are what `read` reads. Blocks.
   static absl::StatusOr<std::unique_ptr<Reloading>> Open(std::vector<std::string> paths, Read read) {
-    FileWatch watch(paths);  // before reading: what changes meanwhile is a change
+    FileWatch watch(std::move(paths));  // before reading: what changes meanwhile is a change
     KEYLOAD_ASSIGN_OR_RETURN(T value, read());
     return std::unique_ptr<Reloading>(new Reloading(std::move(watch), std::move(read), std::move(value)));
   }

@@ -118,6 +118,14 @@ class Converter {
 
 }  // namespace
 
+ConfigValue::ConfigValue() = default;
+ConfigValue::ConfigValue(Data value) : data(std::move(value)) {}
+ConfigValue::ConfigValue(const ConfigValue& other) = default;
+ConfigValue::ConfigValue(ConfigValue&& other) noexcept = default;
+ConfigValue& ConfigValue::operator=(const ConfigValue& other) = default;
+ConfigValue& ConfigValue::operator=(ConfigValue&& other) noexcept = default;
+ConfigValue::~ConfigValue() = default;
+
 const ConfigValue* ConfigValue::Find(std::string_view name) const {
   const Object* members = object();
   if (members == nullptr) return nullptr;

@@ -15,7 +15,18 @@ namespace keyload {
 struct ConfigValue {
   using List = std::vector<ConfigValue>;
   using Object = std::vector<std::pair<std::string, ConfigValue>>;  // sorted by name, no name twice
-  std::variant<std::monostate, int64_t, double, std::string, List, Object> data;
+  using Data = std::variant<std::monostate, int64_t, double, std::string, List, Object>;
+
+  ConfigValue();  // null
+  explicit ConfigValue(Data value);
+  // Written out, as the compiler may ask for them while Object is not complete.
+  ConfigValue(const ConfigValue& other);
+  ConfigValue(ConfigValue&& other) noexcept;
+  ConfigValue& operator=(const ConfigValue& other);
+  ConfigValue& operator=(ConfigValue&& other) noexcept;
+  ~ConfigValue();
+
+  Data data;
 
   bool is_null() const { return std::holds_alternative<std::monostate>(data); }
   const std::string* text() const { return std::get_if<std::string>(&data); }

@@ -60,6 +60,7 @@ class CallCounterFactory : public grpc::experimental::ServerInterceptorFactoryIn
 std::vector<std::string> RpcMethodNames() {
   const auto* const service = v1::LoadRequest::descriptor()->file()->FindServiceByName("ModelLoaderService");
   std::vector<std::string> names;
+  names.reserve(static_cast<size_t>(service->method_count()));
   for (int i = 0; i < service->method_count(); ++i) names.push_back(service->method(i)->name());
   return names;
 }
