@@ -1,7 +1,6 @@
 #include "server/metrics/metrics_server.h"
 
 #include <netdb.h>
-#include <netinet/in.h>
 #include <prometheus/exposer.h>
 #include <sys/socket.h>
 
@@ -14,6 +13,7 @@
 
 #include "server/base/error.h"
 #include "server/base/fd.h"
+#include "server/base/listen_address.h"
 #include "server/base/strings.h"
 
 namespace keyload {
@@ -22,40 +22,24 @@ namespace {
 constexpr std::chrono::seconds kCloseLimit(3);
 constexpr std::chrono::milliseconds kWakeInterval(20);
 
-absl::Status CannotListenForScrapes(std::string_view address, std::string_view why) {
-  return MakeError(Reason::kBadRequest, StrCat("cannot listen on ", address, ": ", why),
-                   {{"address", std::string(address)}});
-}
-
 struct Endpoint {
   sockaddr_storage address = {};
   socklen_t length = 0;
   std::string host;  // in digits, as the HTTP server takes it; brackets around IPv6
 };
 
-void SetPort(sockaddr_storage& address, int port) {
-  const auto number = htons(static_cast<uint16_t>(port));
-  if (address.ss_family == AF_INET6) {
-    reinterpret_cast<sockaddr_in6&>(address).sin6_port = number;
-  } else {
-    reinterpret_cast<sockaddr_in&>(address).sin_port = number;
-  }
-}
-
-absl::StatusOr<Endpoint> ResolveHost(std::string_view address, std::string_view host) {
-  std::string name(host);
-  if (name.starts_with('[') && name.ends_with(']')) name = name.substr(1, name.size() - 2);
+absl::StatusOr<Endpoint> ResolveHost(std::string_view address, const std::string& host) {
   const addrinfo hints = {.ai_flags = AI_PASSIVE, .ai_family = AF_UNSPEC, .ai_socktype = SOCK_STREAM};
   addrinfo* found = nullptr;
-  if (const int error = getaddrinfo(name.c_str(), nullptr, &hints, &found); error != 0) {
-    return CannotListenForScrapes(address, gai_strerror(error));
+  if (const int error = getaddrinfo(host.c_str(), nullptr, &hints, &found); error != 0) {
+    return CannotListen(address, gai_strerror(error));
   }
   Endpoint endpoint = {.length = found->ai_addrlen};
   memcpy(&endpoint.address, found->ai_addr, found->ai_addrlen);
   char digits[NI_MAXHOST] = {};
   const int error = getnameinfo(found->ai_addr, found->ai_addrlen, digits, sizeof(digits), nullptr, 0, NI_NUMERICHOST);
   freeaddrinfo(found);
-  if (error != 0) return CannotListenForScrapes(address, gai_strerror(error));
+  if (error != 0) return CannotListen(address, gai_strerror(error));
   endpoint.host = endpoint.address.ss_family == AF_INET6 ? StrCat("[", digits, "]") : std::string(digits);
   return endpoint;
 }
@@ -73,7 +57,7 @@ class MetricsServer::Listener {
             std::vector<std::string>{"listening_ports", StrCat(endpoint.host, ":", port), "num_threads", "8",
                                      "request_timeout_ms", "2000", "enable_keep_alive", "no"})) {
     exposer_->RegisterCollectable(page_);
-    SetPort(bound_, this->port());
+    SetPort(reinterpret_cast<sockaddr&>(bound_), static_cast<uint16_t>(this->port()));
   }
 
   int port() const { return exposer_->GetListeningPorts().front(); }
@@ -99,15 +83,15 @@ MetricsServer::MetricsServer(std::string address, std::shared_ptr<Listener> list
 
 absl::StatusOr<std::unique_ptr<MetricsServer>> MetricsServer::Start(std::string_view address, const Metrics& metrics) {
   const size_t colon = address.rfind(':');
-  if (colon == std::string_view::npos) return CannotListenForScrapes(address, "expected HOST:PORT");
-  const std::string_view host = address.substr(0, colon);
-  KEYLOAD_ASSIGN_OR_RETURN(const Endpoint endpoint, ResolveHost(address, host));
+  if (colon == std::string_view::npos) return CannotListen(address, "expected HOST:PORT");
+  const HostPort parts = SplitHostPort(address);
+  KEYLOAD_ASSIGN_OR_RETURN(const Endpoint endpoint, ResolveHost(address, parts.host));
   try {
-    auto listener = std::make_shared<Listener>(endpoint, address.substr(colon + 1), metrics);
-    std::string bound = StrCat(host, ":", listener->port());
+    auto listener = std::make_shared<Listener>(endpoint, parts.port, metrics);
+    std::string bound = StrCat(address.substr(0, colon), ":", listener->port());
     return std::unique_ptr<MetricsServer>(new MetricsServer(std::move(bound), std::move(listener)));
   } catch (const std::exception&) {  // whose text says no more
-    return CannotListenForScrapes(address, "the address is in use or not of this machine");
+    return CannotListen(address, "the address is in use or not of this machine");
   }
 }
 

@@ -30,8 +30,8 @@ class GuardedService final : public v1::ModelLoaderService::CallbackService {
   using Loader = ModelLoaderServiceImpl;
 
  public:
-  GuardedService(const RpcContext& rpc, const AccessControl& access)
-      : loader_(WithLimiter(rpc, refusals_)), access_(access), metrics_(rpc.service->metrics()) {}
+  explicit GuardedService(const RpcContext& rpc)
+      : loader_(WithLimiter(rpc, refusals_)), access_(*rpc.access), metrics_(rpc.service->metrics()) {}
 
   grpc::ServerBidiReactor<v1::LoadRequest, v1::LoadResponse>* Load(Context* context) override {
     return Guard<&Loader::Load>(Role::kLoad, "Load", context);
@@ -175,8 +175,8 @@ class GuardedService final : public v1::ModelLoaderService::CallbackService {
 
 }  // namespace
 
-std::unique_ptr<grpc::Service> MakeGuardedService(const RpcContext& rpc, const AccessControl& access) {
-  return std::make_unique<GuardedService>(rpc, access);
+std::unique_ptr<grpc::Service> MakeGuardedService(const RpcContext& rpc) {
+  return std::make_unique<GuardedService>(rpc);
 }
 
 }  // namespace keyload

@@ -4,13 +4,12 @@
 
 #include <memory>
 
-#include "server/access/access_control.h"
 #include "server/rpc/rpc_context.h"
 
 namespace keyload {
 
 // The contract's handlers behind a check of who calls: the table in the source says which role each method takes.
-// `access` outlives it.
-std::unique_ptr<grpc::Service> MakeGuardedService(const RpcContext& rpc, const AccessControl& access);
+// REQUIRES: `rpc` has its `access`.
+std::unique_ptr<grpc::Service> MakeGuardedService(const RpcContext& rpc);
 
 }  // namespace keyload

@@ -20,6 +20,7 @@
 #include <utility>
 
 #include "server/base/error.h"
+#include "server/base/listen_address.h"
 #include "server/base/lock_file.h"
 #include "server/base/log.h"
 #include "server/base/strings.h"
@@ -31,11 +32,6 @@ constexpr std::string_view kUnixPrefix = "unix:";
 constexpr int kForEver = -1;
 constexpr int kFullWaitMs = 100;  // somebody has to give a descriptor back first
 constexpr std::chrono::minutes kTellEvery(1);
-
-absl::Status CannotListen(std::string_view address, std::string_view why) {
-  return MakeError(Reason::kBadRequest, StrCat("cannot listen on ", address, ": ", why),
-                   {{"address", std::string(address)}});
-}
 
 // Where nothing can be bound without the lock, a socket that is there was left behind.
 absl::StatusOr<UniqueFd> LockSocket(const std::string& address, const std::string& path) {
@@ -65,23 +61,6 @@ absl::Status BindUnixSocket(int socket, const std::string& address, const std::s
 }
 
 using AddressList = std::unique_ptr<addrinfo, decltype(&freeaddrinfo)>;
-
-struct HostAndPort {
-  std::string host;  // without brackets
-  std::string port;
-};
-
-HostAndPort Split(const std::string& address) {
-  const size_t colon = address.rfind(':');
-  std::string host = address.substr(0, colon);
-  if (host.starts_with('[') && host.ends_with(']')) host = host.substr(1, host.size() - 2);
-  return {.host = std::move(host), .port = address.substr(colon + 1)};
-}
-
-void SetPort(sockaddr* name, in_port_t port) {
-  if (name->sa_family == AF_INET) reinterpret_cast<sockaddr_in*>(name)->sin_port = htons(port);
-  if (name->sa_family == AF_INET6) reinterpret_cast<sockaddr_in6*>(name)->sin6_port = htons(port);
-}
 
 in_port_t PortOf(int socket) {
   sockaddr_storage name = {};
@@ -133,7 +112,7 @@ absl::StatusOr<std::unique_ptr<Listener>> Listener::BindUnix(const std::string& 
 }
 
 absl::StatusOr<std::unique_ptr<Listener>> Listener::BindTcp(const std::string& address) {
-  const HostAndPort parts = Split(address);
+  const HostPort parts = SplitHostPort(address);
   const addrinfo hints = {.ai_flags = AI_PASSIVE | AI_NUMERICSERV, .ai_socktype = SOCK_STREAM};
   addrinfo* list = nullptr;
   const int error = getaddrinfo(parts.host.c_str(), parts.port.c_str(), &hints, &list);
@@ -142,7 +121,7 @@ absl::StatusOr<std::unique_ptr<Listener>> Listener::BindTcp(const std::string& a
   std::vector<UniqueFd> sockets;
   int refused = 0;
   for (addrinfo* name = list; name != nullptr; name = name->ai_next) {
-    if (!sockets.empty()) SetPort(name->ai_addr, PortOf(sockets[0].get()));
+    if (!sockets.empty()) SetPort(*name->ai_addr, PortOf(sockets[0].get()));
     UniqueFd socket = BindTcpSocket(*name);
     if (socket) {
       sockets.push_back(std::move(socket));

@@ -74,7 +74,7 @@ RpcServer::RpcServer(const Options& options)
            .calls = &calls_,
            .access = options.access == nullptr ? &open_access_ : options.access},
       open_access_(nullptr, Role::kAdmin),
-      service_(MakeGuardedService(rpc_, *rpc_.access)),
+      service_(MakeGuardedService(rpc_)),
       refusing_service_(NotAllowed()) {}
 
 RpcServer::~RpcServer() {

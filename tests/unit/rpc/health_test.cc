@@ -103,8 +103,7 @@ TEST(Health, WatchTellsTheStateAtOnceAndThenChanges) {
 
 TEST(Health, IsAnsweredWhileEveryLoadIsHeld) {
   LoaderServer server;
-  WriteSafetensors(server.node().dir() + "/model.safetensors",
-                   {{.name = "a", .dtype = DType::kU8, .shape = {48 << 20}, .data = ""}});
+  server.WriteLarge();
   server.node().gpu().HoldCopies();
   TestContext context;
   const auto stream = server.stub().Load(&context);

@@ -60,6 +60,11 @@ void LoaderServer::WriteSmall() {
                    {{.name = "a", .dtype = DType::kF32, .shape = {64}, .data = ""}});
 }
 
+void LoaderServer::WriteLarge() {
+  WriteSafetensors(node_.dir() + "/model.safetensors",
+                   {{.name = "a", .dtype = DType::kU8, .shape = {48 << 20}, .data = ""}});
+}
+
 void LoaderServer::WaitForNoLoad() {
   while (node_.service().active_loads() > 0) std::this_thread::yield();
 }

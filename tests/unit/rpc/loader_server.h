@@ -41,6 +41,8 @@ class LoaderServer {
   v1::LoadReport Load(const v1::LoadSpec& spec);
   // One F32 tensor "a" of 64 elements.
   void WriteSmall();
+  // One U8 tensor "a" of 48 MiB: a load of it is still in its transfer when its copies are held.
+  void WriteLarge();
   // Blocks until no load is queued or running.
   void WaitForNoLoad();
 

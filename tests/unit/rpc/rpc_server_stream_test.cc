@@ -97,8 +97,7 @@ TEST(LoadStream, AClientThatHalfClosesStillGetsItsReport) {
 
 TEST(LoadStream, DroppingTheStreamCancelsItsLoad) {
   LoaderServer server;
-  WriteSafetensors(server.node().dir() + "/model.safetensors",
-                   {{.name = "a", .dtype = DType::kU8, .shape = {48 << 20}, .data = ""}});
+  server.WriteLarge();
   server.node().gpu().HoldCopies();
   {
     TestContext context;
@@ -118,8 +117,7 @@ TEST(LoadStream, DroppingTheStreamCancelsItsLoad) {
 
 TEST(LoadStream, ALoadIdThatIsInUseEndsTheStream) {
   LoaderServer server;
-  WriteSafetensors(server.node().dir() + "/model.safetensors",
-                   {{.name = "a", .dtype = DType::kU8, .shape = {48 << 20}, .data = ""}});
+  server.WriteLarge();
   server.node().gpu().HoldCopies();
   TestContext context;
   const auto stream = server.stub().Load(&context);
