@@ -60,6 +60,7 @@ constexpr ReasonEntry kReasons[] = {
     {Reason::kKeyNotResident, "KEY_NOT_RESIDENT", absl::StatusCode::kFailedPrecondition},
     {Reason::kGenerationMismatch, "GENERATION_MISMATCH", absl::StatusCode::kFailedPrecondition},
     {Reason::kLoadQueueFull, "LOAD_QUEUE_FULL", absl::StatusCode::kResourceExhausted},
+    {Reason::kMemoryExhausted, "MEMORY_EXHAUSTED", absl::StatusCode::kResourceExhausted},
     {Reason::kLoadCancelled, "LOAD_CANCELLED", absl::StatusCode::kCancelled},
     {Reason::kDeadlineExceeded, "DEADLINE_EXCEEDED", absl::StatusCode::kDeadlineExceeded},
     {Reason::kIoError, "IO_ERROR", absl::StatusCode::kUnavailable},

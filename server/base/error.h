@@ -52,6 +52,7 @@ enum class Reason {
   kKeyNotResident,
   kGenerationMismatch,
   kLoadQueueFull,
+  kMemoryExhausted,
   kLoadCancelled,
   kDeadlineExceeded,
   kIoError,
