@@ -17,7 +17,7 @@ namespace {
 
 namespace fs = std::filesystem;
 
-constexpr size_t kNamesShown = 8;
+constexpr size_t kFileNamesShown = 8;
 constexpr uintmax_t kMaxRevisionBytes = 4096;
 constexpr char kStandardFile[] = "model.safetensors";
 constexpr char kStandardIndex[] = "model.safetensors.index.json";
@@ -35,8 +35,8 @@ std::vector<std::string> NamesIn(const fs::path& directory) {
 }
 
 std::string Shown(const std::vector<std::string>& names) {
-  const auto end = names.begin() + static_cast<ptrdiff_t>(std::min(names.size(), kNamesShown));
-  return absl::StrJoin(names.begin(), end, ", ") + (names.size() > kNamesShown ? ", ..." : "");
+  const auto end = names.begin() + static_cast<ptrdiff_t>(std::min(names.size(), kFileNamesShown));
+  return absl::StrJoin(names.begin(), end, ", ") + (names.size() > kFileNamesShown ? ", ..." : "");
 }
 
 std::vector<std::string> DirectoriesIn(const fs::path& directory) {

@@ -40,11 +40,11 @@ int RunSet(const CommandContext& context, Client& client, const MapOptions& opti
   return PrintMap(context, client.SetDeviceMap(map, context.Options()));
 }
 
-int RunShow(const CommandContext& context, Client& client, const MapOptions& options) {
+int RunShowMap(const CommandContext& context, Client& client, const MapOptions& options) {
   return PrintMap(context, client.GetDeviceMap(options.name, context.Options()));
 }
 
-int RunList(const CommandContext& context, Client& client, const MapOptions&) {
+int RunListMaps(const CommandContext& context, Client& client, const MapOptions&) {
   auto maps = client.ListDeviceMaps(context.Options());
   if (!maps.ok()) return Fail(context, maps.status());
   if (context.json) {
@@ -81,8 +81,8 @@ void AddMapCommands(CLI::App& app, Action& chosen) {
   auto options = std::make_shared<MapOptions>();
   CLI::App* set = AddMapCommand(*map, chosen, "set", "Keep a map", options, RunSet);
   AddDeviceMapOptions(*set, options->device_map);
-  CLI::App* show = AddMapCommand(*map, chosen, "show", "Print a map", options, RunShow);
-  AddMapCommand(*map, chosen, "list", "The names of all maps", options, RunList);
+  CLI::App* show = AddMapCommand(*map, chosen, "show", "Print a map", options, RunShowMap);
+  AddMapCommand(*map, chosen, "list", "The names of all maps", options, RunListMaps);
   CLI::App* remove = AddMapCommand(*map, chosen, "rm", "Forget a map", options, RunRemove);
   for (CLI::App* command : {set, show, remove}) {
     command->add_option("NAME", options->name, "Name of the map")->required();

@@ -39,14 +39,14 @@ int RunUnload(const CommandContext& context, Client& client, const ModelOptions&
   return 0;
 }
 
-int RunList(const CommandContext& context, Client& client, const ModelOptions&) {
+int RunListModels(const CommandContext& context, Client& client, const ModelOptions&) {
   auto models = client.ListModels(context.Options());
   if (!models.ok()) return Fail(context, models.status());
   context.json ? PrintJson(Json{{"models", ToJsonList(*models)}}) : PrintText(ModelsText(*models));
   return 0;
 }
 
-int RunShow(const CommandContext& context, Client& client, const ModelOptions& options) {
+int RunShowModel(const CommandContext& context, Client& client, const ModelOptions& options) {
   auto model = client.GetModel(options.model, context.Options());
   if (!model.ok()) return Fail(context, model.status());
   context.json ? PrintJson(ToJson(*model)) : PrintText(ModelText(*model));
@@ -167,8 +167,8 @@ Added AddModelCommand(CLI::App& app, Action& chosen, const std::string& name, co
 
 void AddModelCommands(CLI::App& app, Action& chosen) {
   AddModelCommand(app, chosen, "unload", "Unload a model and free its memory", RunUnload);
-  AddCommand(app, chosen, "list", "The models on the server", RunList);
-  AddModelCommand(app, chosen, "show", "One model", RunShow);
+  AddCommand(app, chosen, "list", "The models on the server", RunListModels);
+  AddModelCommand(app, chosen, "show", "One model", RunShowModel);
 
   Added keys = AddModelCommand(app, chosen, "keys", "The keys of a model and where they are", RunKeys);
   AddSelectionOptions(*keys.command, keys.options->select);

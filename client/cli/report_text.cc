@@ -12,7 +12,7 @@
 namespace keyload::cli {
 namespace {
 
-constexpr int kNamesShown = 10;
+constexpr int kKeysShown = 10;
 constexpr int kShardsShown = 10;
 
 double Seconds(const google::protobuf::Duration& duration) {
@@ -83,7 +83,7 @@ std::string NameList(const v1::LoadReport& report, const std::string& state, uin
                      const google::protobuf::RepeatedPtrField<std::string>& names) {
   if (total == 0) return "";
   std::string out = absl::StrFormat("\n%s keys (%d)\n", state, total);
-  int shown = std::min(names.size(), kNamesShown);
+  int shown = std::min(names.size(), kKeysShown);
   for (int i = 0; i < shown; ++i) out += "  " + names[i] + "\n";
   return out + Rest(report, state, total, shown);
 }
@@ -92,7 +92,7 @@ std::string MismatchedList(const v1::LoadReport& report) {
   uint64_t total = report.keys().mismatched();
   if (total == 0) return "";
   std::string out = absl::StrFormat("\nmismatched keys (%d)\n", total);
-  int shown = std::min(report.mismatched_keys_size(), kNamesShown);
+  int shown = std::min(report.mismatched_keys_size(), kKeysShown);
   for (int i = 0; i < shown; ++i) {
     const v1::MismatchedKey& key = report.mismatched_keys(i);
     out += absl::StrFormat("  %s: expected %s %s, found %s %s\n", key.key(), key.expected_dtype(),

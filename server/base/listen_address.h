@@ -10,6 +10,9 @@
 
 namespace keyload {
 
+// What the address of a Unix socket begins with: "unix:/run/keyload/keyload.sock".
+inline constexpr std::string_view kUnixPrefix = "unix:";
+
 // "HOST:PORT" in its parts; an IPv6 host without its brackets.
 struct HostPort {
   std::string host;

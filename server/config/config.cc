@@ -28,7 +28,7 @@ struct Flags {
   std::optional<std::string> text;  // --help, --version
 };
 
-absl::Status Bad(std::string_view subject, std::string_view why) {
+absl::Status BadSetting(std::string_view subject, std::string_view why) {
   return MakeError(Reason::kBadRequest, absl::StrFormat("%s: %s", subject, why), {{"setting", std::string(subject)}});
 }
 
@@ -91,7 +91,7 @@ absl::StatusOr<Flags> ParseFlags(const std::vector<std::string>& args) {
     if (given[i].first->empty()) continue;
     const Setting& setting = AllSettings()[i];
     if (setting.kind != SettingKind::kList && given[i].second->size() > 1) {
-      return Bad(setting.flag, "given more than once");
+      return BadSetting(setting.flag, "given more than once");
     }
     flags.values.emplace(setting.flag, std::move(*given[i].second));
   }
@@ -106,7 +106,8 @@ const std::string* FindVariable(const std::map<std::string, std::string>& enviro
 
 absl::Status ApplyFile(const std::string& path, ConfigFileReader read_file, Config& config) {
   const absl::StatusOr<std::string> content = read_file(path);
-  if (!content.ok()) return Bad(kConfigFlag, absl::StrFormat("cannot read %s: %s", path, content.status().message()));
+  if (!content.ok())
+    return BadSetting(kConfigFlag, absl::StrFormat("cannot read %s: %s", path, content.status().message()));
   return ApplyConfigFile(path, *content, config);
 }
 
@@ -117,7 +118,7 @@ absl::Status ApplyEnvironment(const std::map<std::string, std::string>& environm
     std::vector<std::string> values{*text};
     if (setting.kind == SettingKind::kList) values = absl::StrSplit(*text, setting.separator);
     if (const absl::Status status = setting.apply(values, config); !status.ok()) {
-      return Bad(setting.variable, std::string(status.message()));
+      return BadSetting(setting.variable, std::string(status.message()));
     }
   }
   return absl::OkStatus();
@@ -126,17 +127,18 @@ absl::Status ApplyEnvironment(const std::map<std::string, std::string>& environm
 // What no setting can say of itself alone.
 absl::Status CheckTogether(const Config& config) {
   if (config.tls_cert.empty() != config.tls_key.empty()) {
-    return Bad(config.tls_cert.empty() ? "--tls-cert" : "--tls-key", "a certificate and its key go together");
+    return BadSetting(config.tls_cert.empty() ? "--tls-cert" : "--tls-key", "a certificate and its key go together");
   }
   if (!config.tls_client_ca.empty() && config.tls_cert.empty()) {
-    return Bad("--tls-client-ca", "clients can only be verified over TLS: --tls-cert and --tls-key are missing");
+    return BadSetting("--tls-client-ca", "clients can only be verified over TLS: --tls-cert and --tls-key are missing");
   }
   if (!config.tls_cert.empty() || config.insecure_listen) return absl::OkStatus();
   for (const std::string& address : config.listen) {
     if (IsUnixAddress(address) || IsLoopbackAddress(address)) continue;
-    return Bad("--listen", absl::StrFormat("%s is reached from other machines: give it TLS (--tls-cert, --tls-key), or "
-                                           "say --insecure-listen to serve it without",
-                                           address));
+    return BadSetting("--listen",
+                      absl::StrFormat("%s is reached from other machines: give it TLS (--tls-cert, --tls-key), or "
+                                      "say --insecure-listen to serve it without",
+                                      address));
   }
   return absl::OkStatus();
 }
@@ -162,7 +164,7 @@ absl::StatusOr<Config> ParseConfig(const std::vector<std::string>& args,
     const auto values = flags.values.find(setting.flag);
     if (values == flags.values.end()) continue;
     if (const absl::Status status = setting.apply(values->second, config); !status.ok()) {
-      return Bad(setting.flag, std::string(status.message()));
+      return BadSetting(setting.flag, std::string(status.message()));
     }
   }
   KEYLOAD_RETURN_IF_ERROR(CheckTogether(config));

@@ -23,7 +23,7 @@ constexpr uint32_t kMaxQueue = 1'000'000;
 constexpr uint32_t kMaxId = std::numeric_limits<uint32_t>::max() - 1;  // the last one means none
 
 template <typename... Args>
-absl::Status Bad(const absl::FormatSpec<Args...>& format, const Args&... args) {
+absl::Status BadValue(const absl::FormatSpec<Args...>& format, const Args&... args) {
   return MakeError(Reason::kBadRequest, absl::StrFormat(format, args...));
 }
 
@@ -31,14 +31,14 @@ absl::StatusOr<uint32_t> ParseCount(std::string_view text, uint32_t least, uint3
   uint64_t value = 0;
   const bool digits = !text.empty() && text.find_first_not_of("0123456789") == std::string_view::npos;
   if (!digits || !absl::SimpleAtoi(std::string(text), &value) || value < least || value > most) {
-    return Bad("expected a whole number from %d to %d, not \"%s\"", least, most, text);
+    return BadValue("expected a whole number from %d to %d, not \"%s\"", least, most, text);
   }
   return static_cast<uint32_t>(value);
 }
 
 absl::StatusOr<uint64_t> ParsePositiveSize(std::string_view text) {
   KEYLOAD_ASSIGN_OR_RETURN(const uint64_t bytes, ParseByteSize(text));
-  if (bytes == 0) return Bad("the size must not be 0");
+  if (bytes == 0) return BadValue("the size must not be 0");
   return bytes;
 }
 
@@ -53,15 +53,15 @@ absl::Status ParseChoice(std::string_view text, std::initializer_list<std::pair<
     }
     absl::StrAppendFormat(&names, "%s%s", names.empty() ? "" : ", ", name);
   }
-  return Bad("expected %s, not \"%s\"", names, text);
+  return BadValue("expected %s, not \"%s\"", names, text);
 }
 
 absl::Status ApplyListen(Values values, Config& config) {
-  if (values.empty()) return Bad("the list is empty, the daemon would not be reachable");
+  if (values.empty()) return BadValue("the list is empty, the daemon would not be reachable");
   for (size_t i = 0; i < values.size(); ++i) {
     KEYLOAD_RETURN_IF_ERROR(CheckListenAddress(values[i]));
     for (size_t j = 0; j < i; ++j) {
-      if (values[i] == values[j]) return Bad("address \"%s\" is listed twice", values[i]);
+      if (values[i] == values[j]) return BadValue("address \"%s\" is listed twice", values[i]);
     }
   }
   config.listen.assign(values.begin(), values.end());
@@ -72,14 +72,14 @@ absl::Status ApplySocketMode(Values values, Config& config) {
   const std::string& text = values[0];
   const bool octal = text.size() >= 3 && text.size() <= 4 && text.find_first_not_of("01234567") == std::string::npos;
   const unsigned long mode = octal ? std::stoul(text, nullptr, 8) : 0;
-  if (!octal || mode > 0777) return Bad("expected a mode such as 0660, not \"%s\"", text);
+  if (!octal || mode > 0777) return BadValue("expected a mode such as 0660, not \"%s\"", text);
   config.socket_mode = static_cast<uint32_t>(mode);
   return absl::OkStatus();
 }
 
 // Numbers, because the names of another container are not this one's.
 absl::Status ParseIds(Values values, std::vector<uint32_t>& ids) {
-  if (values.empty()) return Bad("the list is empty: leave the key out to let everybody in");
+  if (values.empty()) return BadValue("the list is empty: leave the key out to let everybody in");
   std::vector<uint32_t> parsed;
   for (const std::string& text : values) {
     KEYLOAD_ASSIGN_OR_RETURN(parsed.emplace_back(), ParseCount(text, 0, kMaxId));
@@ -99,7 +99,7 @@ absl::Status ApplySocketRole(Values values, Config& config) {
 
 template <auto kField>
 absl::Status ApplyPath(Values values, Config& config) {
-  if (!values[0].starts_with('/')) return Bad("expected an absolute path, not \"%s\"", values[0]);
+  if (!values[0].starts_with('/')) return BadValue("expected an absolute path, not \"%s\"", values[0]);
   config.*kField = values[0];
   return absl::OkStatus();
 }
@@ -118,7 +118,7 @@ absl::Status ApplySwitch(Values values, Config& config) {
 
 absl::Status ApplyModelRoots(Values values, Config& config) {
   for (const std::string& root : values) {
-    if (!root.starts_with('/')) return Bad("model root \"%s\" must be an absolute path", root);
+    if (!root.starts_with('/')) return BadValue("model root \"%s\" must be an absolute path", root);
   }
   config.model_roots.assign(values.begin(), values.end());
   return absl::OkStatus();
@@ -126,7 +126,7 @@ absl::Status ApplyModelRoots(Values values, Config& config) {
 
 absl::Status ApplyTemplateDirs(Values values, Config& config) {
   for (const std::string& directory : values) {
-    if (!directory.starts_with('/')) return Bad("template directory \"%s\" must be an absolute path", directory);
+    if (!directory.starts_with('/')) return BadValue("template directory \"%s\" must be an absolute path", directory);
   }
   config.template_dirs.assign(values.begin(), values.end());
   return absl::OkStatus();
@@ -136,7 +136,7 @@ absl::Status ApplySimulateGpus(Values values, Config& config) {
   const std::string_view text = values[0];
   const size_t times = text.find('x');
   if (times == std::string_view::npos) {
-    return Bad("expected COUNTxSIZE or COUNTxSIZE@RATE, as in 2x80GiB, not \"%s\"", text);
+    return BadValue("expected COUNTxSIZE or COUNTxSIZE@RATE, as in 2x80GiB, not \"%s\"", text);
   }
   SimulatedGpus gpus;
   KEYLOAD_ASSIGN_OR_RETURN(gpus.count, ParseCount(text.substr(0, times), 1, kMaxSimulatedGpus));
@@ -147,7 +147,7 @@ absl::Status ApplySimulateGpus(Values values, Config& config) {
   }
   KEYLOAD_ASSIGN_OR_RETURN(gpus.capacity_bytes, ParsePositiveSize(size));
   if (gpus.capacity_bytes > uint64_t{std::numeric_limits<int64_t>::max()} / gpus.count) {
-    return Bad("\"%s\" is more memory than 64 bits can count", text);
+    return BadValue("\"%s\" is more memory than 64 bits can count", text);
   }
   config.simulate_gpus = gpus;
   return absl::OkStatus();
@@ -170,7 +170,7 @@ absl::Status ApplyHoldMemory(Values values, Config& config) {
 
 absl::Status ApplyScratchMemory(Values values, Config& config) {
   KEYLOAD_ASSIGN_OR_RETURN(const uint64_t bytes, ParseByteSize(values[0]));
-  if (bytes < kMinScratchBytes) return Bad("at least 1MiB is needed, not \"%s\"", values[0]);
+  if (bytes < kMinScratchBytes) return BadValue("at least 1MiB is needed, not \"%s\"", values[0]);
   config.scratch_bytes = bytes;
   return absl::OkStatus();
 }
@@ -193,7 +193,7 @@ absl::Status ApplyLoadQueue(Values values, Config& config) {
 absl::Status ApplyGrace(Values values, Config& config) {
   absl::Duration grace;
   if (!absl::ParseDuration(values[0], &grace) || grace < absl::ZeroDuration() || grace == absl::InfiniteDuration()) {
-    return Bad("expected a duration such as 30s or 2m, not \"%s\"", values[0]);
+    return BadValue("expected a duration such as 30s or 2m, not \"%s\"", values[0]);
   }
   config.grace = grace;
   return absl::OkStatus();

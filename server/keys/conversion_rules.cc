@@ -11,7 +11,7 @@
 namespace keyload {
 namespace {
 
-constexpr std::string_view kField = "conversions";
+constexpr std::string_view kConversionsField = "conversions";
 constexpr std::string_view kWildcard = "*.";
 constexpr size_t kMaxTargetBytes = 4096;
 
@@ -34,10 +34,10 @@ absl::Status CheckTarget(const re2::RE2& pattern, const std::string& source, con
   } else if (pattern.CheckRewriteString(target, &why)) {
     return absl::OkStatus();
   }
-  return MakeError(
-      Reason::kPatternInvalid,
-      absl::StrFormat("%s: source '%s': target '%s': %s", kField, source, target.substr(0, kMaxTargetBytes / 4), why),
-      {{"field", std::string(kField)}, {"pattern", source}});
+  return MakeError(Reason::kPatternInvalid,
+                   absl::StrFormat("%s: source '%s': target '%s': %s", kConversionsField, source,
+                                   target.substr(0, kMaxTargetBytes / 4), why),
+                   {{"field", std::string(kConversionsField)}, {"pattern", source}});
 }
 
 }  // namespace
@@ -59,7 +59,7 @@ absl::StatusOr<ConversionRules> ConversionRules::Compile(std::span<const Convers
     }
     for (uint32_t i = 0; i < conversion.sources.size(); ++i) {
       const std::string text = PatternOf(conversion.sources[i]);
-      KEYLOAD_ASSIGN_OR_RETURN(auto pattern, CompilePattern(kField, text, budget));
+      KEYLOAD_ASSIGN_OR_RETURN(auto pattern, CompilePattern(kConversionsField, text, budget));
       for (const std::string& target : conversion.targets) {
         KEYLOAD_RETURN_IF_ERROR(CheckTarget(*pattern, conversion.sources[i], target));
       }
@@ -71,7 +71,7 @@ absl::StatusOr<ConversionRules> ConversionRules::Compile(std::span<const Convers
     });
     rules.rules_.push_back(std::move(rule));
   }
-  KEYLOAD_ASSIGN_OR_RETURN(rules.any_, PatternSet::FromAlternation(kField, alternation));
+  KEYLOAD_ASSIGN_OR_RETURN(rules.any_, PatternSet::FromAlternation(kConversionsField, alternation));
   return rules;
 }
 

@@ -29,7 +29,7 @@ absl::Status CheckLimits(const KeySelectionSpec& spec) {
   return absl::OkStatus();
 }
 
-std::unique_ptr<re2::RE2> CompileQuietly(std::string_view regex) {
+std::unique_ptr<re2::RE2> CompileGlobRegex(std::string_view regex) {
   re2::RE2::Options options;
   options.set_log_errors(false);
   options.set_never_capture(true);
@@ -48,10 +48,10 @@ absl::StatusOr<std::unique_ptr<re2::RE2>> CompileGlobs(const std::vector<std::st
     KEYLOAD_ASSIGN_OR_RETURN(regexes.emplace_back(), GlobToRegex(glob, alternatives_left));
     absl::StrAppend(&joined, joined.empty() ? "" : "|", "(?:", regexes.back(), ")");
   }
-  auto compiled = CompileQuietly(joined);
+  auto compiled = CompileGlobRegex(joined);
   if (compiled->ok()) return compiled;
   for (size_t i = 0; i < globs.size(); ++i) {
-    if (const auto alone = CompileQuietly(regexes[i]); !alone->ok()) {
+    if (const auto alone = CompileGlobRegex(regexes[i]); !alone->ok()) {
       return MakeError(Reason::kPatternInvalid, absl::StrCat("glob '", globs[i], "': ", alone->error()),
                        {{"pattern", globs[i]}});
     }

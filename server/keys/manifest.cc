@@ -14,7 +14,7 @@ namespace {
 
 using TensorsByName = absl::flat_hash_map<std::string_view, const TensorSpec*>;
 
-absl::Status Invalid(std::string_view message, std::string_view key) {
+absl::Status InvalidManifest(std::string_view message, std::string_view key) {
   return MakeError(Reason::kManifestInvalid, absl::StrFormat("manifest: %s", message), {{"key", std::string(key)}});
 }
 
@@ -23,13 +23,14 @@ absl::Status FillSizes(Manifest& manifest) {
   for (TensorSpec& tensor : manifest.tensors) {
     const TensorSize size = ComputeTensorSize(tensor.dtype, tensor.shape);
     if (size.error == TensorSizeError::kMisaligned) {
-      return Invalid(
+      return InvalidManifest(
           absl::StrFormat("tensor %s: elements of %s do not fill whole bytes", tensor.name, DTypeName(tensor.dtype)),
           tensor.name);
     }
     if (size.error.has_value() || size.bytes > std::numeric_limits<uint64_t>::max() - total) {
-      return Invalid(absl::StrFormat("tensor %s: its size exceeds 64 bits, alone or with those before it", tensor.name),
-                     tensor.name);
+      return InvalidManifest(
+          absl::StrFormat("tensor %s: its size exceeds 64 bits, alone or with those before it", tensor.name),
+          tensor.name);
     }
     tensor.bytes = size.bytes;
     total += size.bytes;
@@ -39,11 +40,12 @@ absl::Status FillSizes(Manifest& manifest) {
 
 absl::Status CheckTiedMember(const TensorsByName& tensors, std::string_view name, const TensorSpec*& source) {
   const auto found = tensors.find(name);
-  if (found == tensors.end()) return Invalid(absl::StrFormat("tied name %s is not a tensor", name), name);
+  if (found == tensors.end()) return InvalidManifest(absl::StrFormat("tied name %s is not a tensor", name), name);
   if (source == nullptr) {
     source = found->second;
   } else if (found->second->shape != source->shape || found->second->dtype != source->dtype) {
-    return Invalid(absl::StrFormat("tied tensors %s and %s differ in shape or dtype", source->name, name), name);
+    return InvalidManifest(absl::StrFormat("tied tensors %s and %s differ in shape or dtype", source->name, name),
+                           name);
   }
   return absl::OkStatus();
 }
@@ -53,8 +55,8 @@ absl::Status CheckTiedGroups(const Manifest& manifest, const TensorsByName& tens
   auto claim = [&](std::string_view name, const TiedGroup& group) {
     const auto [entry, inserted] = group_of.emplace(name, group.source);
     if (inserted) return absl::OkStatus();
-    return Invalid(absl::StrFormat("tensor %s is tied twice, to %s and to %s", name, entry->second, group.source),
-                   name);
+    return InvalidManifest(
+        absl::StrFormat("tensor %s is tied twice, to %s and to %s", name, entry->second, group.source), name);
   };
   for (const TiedGroup& group : manifest.tied_groups) {
     const TensorSpec* source = nullptr;
@@ -74,11 +76,11 @@ absl::Status CheckModules(const Manifest& manifest) {
   for (const ModuleSpec& module : manifest.modules) {
     const char* problem = module.name.empty() ? "it has no name" : KeyProblem(module.name);
     if (problem != nullptr) {
-      return Invalid(absl::StrFormat("module %d, \"%s\": %s", names.size(), Shortened(module.name), problem),
-                     module.name);
+      return InvalidManifest(absl::StrFormat("module %d, \"%s\": %s", names.size(), Shortened(module.name), problem),
+                             module.name);
     }
     if (!names.insert(module.name).second) {
-      return Invalid(absl::StrFormat("module %s appears twice", module.name), module.name);
+      return InvalidManifest(absl::StrFormat("module %s appears twice", module.name), module.name);
     }
   }
   return absl::OkStatus();
@@ -95,15 +97,15 @@ absl::Status ValidateManifest(Manifest& manifest, size_t max_tensors) {
   tensors.reserve(manifest.tensors.size());
   for (const TensorSpec& tensor : manifest.tensors) {
     if (tensor.name.empty()) {
-      return Invalid(absl::StrFormat("tensor %d has no name", &tensor - manifest.tensors.data()), tensor.name);
+      return InvalidManifest(absl::StrFormat("tensor %d has no name", &tensor - manifest.tensors.data()), tensor.name);
     }
     if (const char* problem = KeyProblem(tensor.name)) {
-      return Invalid(
+      return InvalidManifest(
           absl::StrFormat("tensor %d, \"%s\": %s", &tensor - manifest.tensors.data(), Shortened(tensor.name), problem),
           Shortened(tensor.name));
     }
     if (!tensors.emplace(tensor.name, &tensor).second) {
-      return Invalid(absl::StrFormat("tensor %s appears twice", tensor.name), tensor.name);
+      return InvalidManifest(absl::StrFormat("tensor %s appears twice", tensor.name), tensor.name);
     }
   }
   KEYLOAD_RETURN_IF_ERROR(CheckModules(manifest));

@@ -11,12 +11,12 @@ namespace {
 constexpr int64_t kPatternMemoryBytes = 2 << 20;
 constexpr int64_t kAlternationMemoryBytes = 16 << 20;
 
-absl::Status Invalid(std::string_view field, std::string_view pattern, std::string_view why) {
+absl::Status InvalidPattern(std::string_view field, std::string_view pattern, std::string_view why) {
   return MakeError(Reason::kPatternInvalid, absl::StrFormat("%s: pattern '%s': %s", field, pattern, why),
                    {{"field", std::string(field)}, {"pattern", std::string(pattern)}});
 }
 
-std::unique_ptr<re2::RE2> CompileQuietly(std::string_view pattern, int64_t memory_bytes, bool captures) {
+std::unique_ptr<re2::RE2> CompileRegex(std::string_view pattern, int64_t memory_bytes, bool captures) {
   re2::RE2::Options options;
   options.set_log_errors(false);
   options.set_max_mem(memory_bytes);
@@ -40,16 +40,16 @@ absl::Status PatternBudget::Take(std::string_view pattern) {
 absl::StatusOr<std::unique_ptr<re2::RE2>> CompilePattern(std::string_view field, std::string_view pattern,
                                                          PatternBudget& budget) {
   KEYLOAD_RETURN_IF_ERROR(budget.Take(pattern));
-  if (pattern.empty()) return Invalid(field, pattern, "an empty pattern matches every key");
-  auto compiled = CompileQuietly(pattern, kPatternMemoryBytes, /*captures=*/true);
-  if (!compiled->ok()) return Invalid(field, pattern, compiled->error());
+  if (pattern.empty()) return InvalidPattern(field, pattern, "an empty pattern matches every key");
+  auto compiled = CompileRegex(pattern, kPatternMemoryBytes, /*captures=*/true);
+  if (!compiled->ok()) return InvalidPattern(field, pattern, compiled->error());
   return compiled;
 }
 
 std::string GroupPattern(std::string_view pattern) {
   std::string group = absl::StrFormat("(?:%s)", pattern);
   // "\Q" without "\E" quotes to the end, the closing parenthesis too, which shows as an error.
-  if (pattern.find("\\Q") != std::string_view::npos && !CompileQuietly(group, kPatternMemoryBytes, false)->ok()) {
+  if (pattern.find("\\Q") != std::string_view::npos && !CompileRegex(group, kPatternMemoryBytes, false)->ok()) {
     group = absl::StrFormat("(?:%s\\E)", pattern);
   }
   return group;
@@ -75,7 +75,7 @@ absl::StatusOr<PatternSet> PatternSet::Compile(std::string_view field, std::span
 absl::StatusOr<PatternSet> PatternSet::FromAlternation(std::string_view field, std::string_view alternation) {
   PatternSet set;
   if (alternation.empty()) return set;
-  set.any_ = CompileQuietly(alternation, kAlternationMemoryBytes, /*captures=*/false);
+  set.any_ = CompileRegex(alternation, kAlternationMemoryBytes, /*captures=*/false);
   if (!set.any_->ok()) {
     const bool too_large = set.any_->error_code() == re2::RE2::ErrorPatternTooLarge;
     return MakeError(

@@ -8,7 +8,7 @@
 namespace keyload {
 namespace {
 
-constexpr std::string_view kField = "renames";
+constexpr std::string_view kRenamesField = "renames";
 // A replacement may repeat its groups, and rules chain: without these bounds a few rules make names of any size.
 constexpr size_t kMaxReplacementBytes = 4096;
 constexpr size_t kMaxNameBytes = 4096;
@@ -23,13 +23,13 @@ absl::Status CheckReplacement(const re2::RE2& pattern, const Rename& rename) {
   }
   return MakeError(
       Reason::kPatternInvalid,
-      absl::StrFormat("%s: pattern '%s': replacement '%s': %s", kField, rename.pattern, rename.replacement, why),
-      {{"field", std::string(kField)}, {"pattern", rename.pattern}, {"replacement", rename.replacement}});
+      absl::StrFormat("%s: pattern '%s': replacement '%s': %s", kRenamesField, rename.pattern, rename.replacement, why),
+      {{"field", std::string(kRenamesField)}, {"pattern", rename.pattern}, {"replacement", rename.replacement}});
 }
 
 absl::Status CannotRename(std::string_view name, std::string_view why) {
-  return MakeError(Reason::kPatternInvalid, absl::StrFormat("%s: key %s %s", kField, name, why),
-                   {{"field", std::string(kField)}, {"key", std::string(name)}});
+  return MakeError(Reason::kPatternInvalid, absl::StrFormat("%s: key %s %s", kRenamesField, name, why),
+                   {{"field", std::string(kRenamesField)}, {"key", std::string(name)}});
 }
 
 }  // namespace
@@ -45,13 +45,13 @@ absl::StatusOr<RenameRules> RenameRules::Compile(std::span<const Rename> first, 
   std::string alternation;
   for (const std::span<const Rename> renames : {first, second}) {
     for (const Rename& rename : renames) {
-      KEYLOAD_ASSIGN_OR_RETURN(auto pattern, CompilePattern(kField, rename.pattern, budget));
+      KEYLOAD_ASSIGN_OR_RETURN(auto pattern, CompilePattern(kRenamesField, rename.pattern, budget));
       KEYLOAD_RETURN_IF_ERROR(CheckReplacement(*pattern, rename));
       absl::StrAppend(&alternation, alternation.empty() ? "" : "|", GroupPattern(rename.pattern));
       rules.rules_.push_back({std::move(pattern), rename.replacement});
     }
   }
-  KEYLOAD_ASSIGN_OR_RETURN(rules.any_, PatternSet::FromAlternation(kField, alternation));
+  KEYLOAD_ASSIGN_OR_RETURN(rules.any_, PatternSet::FromAlternation(kRenamesField, alternation));
   return rules;
 }
 

@@ -94,7 +94,7 @@ absl::StatusOr<Conversion> ConversionFrom(const v1::Conversion& message, size_t 
 }
 
 template <typename Field>
-void Fill(const std::vector<std::string>& values, Field* field) {
+void FillStrings(const std::vector<std::string>& values, Field* field) {
   field->Add(values.begin(), values.end());
 }
 
@@ -149,12 +149,12 @@ v1::ModelManifest ToProto(const Manifest& manifest) {
   for (const TiedGroup& group : manifest.tied_groups) {
     v1::TiedGroup& added = *message.add_tied_groups();
     added.set_source(group.source);
-    Fill(group.targets, added.mutable_targets());
+    FillStrings(group.targets, added.mutable_targets());
   }
-  Fill(manifest.no_split_modules, message.mutable_no_split_modules());
-  Fill(manifest.keep_in_fp32, message.mutable_keep_in_fp32());
-  Fill(manifest.ignore_missing, message.mutable_ignore_missing());
-  Fill(manifest.ignore_unexpected, message.mutable_ignore_unexpected());
+  FillStrings(manifest.no_split_modules, message.mutable_no_split_modules());
+  FillStrings(manifest.keep_in_fp32, message.mutable_keep_in_fp32());
+  FillStrings(manifest.ignore_missing, message.mutable_ignore_missing());
+  FillStrings(manifest.ignore_unexpected, message.mutable_ignore_unexpected());
   for (const Rename& rename : manifest.renames) {
     v1::Rename& added = *message.add_renames();
     added.set_pattern(rename.pattern);
@@ -162,8 +162,8 @@ v1::ModelManifest ToProto(const Manifest& manifest) {
   }
   for (const Conversion& conversion : manifest.conversions) {
     v1::Conversion& added = *message.add_conversions();
-    Fill(conversion.sources, added.mutable_sources());
-    Fill(conversion.targets, added.mutable_targets());
+    FillStrings(conversion.sources, added.mutable_sources());
+    FillStrings(conversion.targets, added.mutable_targets());
     for (const ConversionOperation& operation : conversion.operations) {
       v1::Conversion::Operation& converted = *added.add_operations();
       converted.set_kind(KindOf(operation.kind));

@@ -118,7 +118,7 @@ v1::ModelState ToProto(ModelState state) {
 }
 
 template <typename Values, typename Field>
-void Fill(const Values& values, Field* field) {
+void FillMessages(const Values& values, Field* field) {
   field->Reserve(static_cast<int>(values.size()));
   for (const auto& value : values) *field->Add() = ToProto(value);
 }
@@ -167,14 +167,14 @@ v1::LoadReport ToProto(const LoadReport& report) {
   *message.mutable_keys() = ToProto(report.keys);
   message.mutable_missing_keys()->Add(report.missing_keys.begin(), report.missing_keys.end());
   message.mutable_unexpected_keys()->Add(report.unexpected_keys.begin(), report.unexpected_keys.end());
-  Fill(report.mismatched_keys, message.mutable_mismatched_keys());
-  Fill(report.device_map, message.mutable_device_map());
-  Fill(report.devices, message.mutable_devices());
-  Fill(report.phases, message.mutable_phases());
-  Fill(report.busy, message.mutable_busy());
+  FillMessages(report.mismatched_keys, message.mutable_mismatched_keys());
+  FillMessages(report.device_map, message.mutable_device_map());
+  FillMessages(report.devices, message.mutable_devices());
+  FillMessages(report.phases, message.mutable_phases());
+  FillMessages(report.busy, message.mutable_busy());
   *message.mutable_total_duration() = ToProto(report.total);
   *message.mutable_bytes() = ToProto(report.bytes);
-  Fill(report.shards, message.mutable_shards());
+  FillMessages(report.shards, message.mutable_shards());
   for (const std::string& warning : report.warnings) message.add_warnings(ToUtf8(warning));
   *message.mutable_start_time() = ToProto(report.start_time);
   return message;
@@ -216,8 +216,8 @@ v1::Model ToProto(const ModelInfo& info) {
   message.mutable_source()->set_path(content.source_path);
   if (content.keys->manifest != nullptr) message.set_architecture(content.keys->manifest->architecture);
   *message.mutable_keys() = ToProto(info.model->LiveKeys());
-  Fill(content.report.device_map, message.mutable_device_map());
-  Fill(info.model->LiveDevices(), message.mutable_devices());
+  FillMessages(content.report.device_map, message.mutable_device_map());
+  FillMessages(info.model->LiveDevices(), message.mutable_devices());
   *message.mutable_load_time() = ToProto(content.load_time);
   *message.mutable_last_use_time() = ToProto(info.last_use);
   message.set_last_load(content.report.load);

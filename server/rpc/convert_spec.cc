@@ -12,7 +12,7 @@
 namespace keyload {
 namespace {
 
-absl::Status NotSupported(std::string_view field, std::string_view what = "") {
+absl::Status FieldNotSupported(std::string_view field, std::string_view what = "") {
   return MakeError(Reason::kFieldNotSupported,
                    StrCat("spec.", field, what.empty() ? "" : " = ", what, " is not supported yet"),
                    {{"field", std::string(field)}});
@@ -20,9 +20,9 @@ absl::Status NotSupported(std::string_view field, std::string_view what = "") {
 
 // Everything that the contract names and this server does not do yet.
 absl::Status RefuseUnsupported(const v1::LoadSpec& spec) {
-  if (spec.missing() == v1::MISSING_POLICY_ZEROS) return NotSupported("missing", "ZEROS");
-  if (spec.missing() == v1::MISSING_POLICY_INIT) return NotSupported("missing", "INIT");
-  if (spec.has_tensor_parallel()) return NotSupported("tensor_parallel");
+  if (spec.missing() == v1::MISSING_POLICY_ZEROS) return FieldNotSupported("missing", "ZEROS");
+  if (spec.missing() == v1::MISSING_POLICY_INIT) return FieldNotSupported("missing", "INIT");
+  if (spec.has_tensor_parallel()) return FieldNotSupported("tensor_parallel");
   return absl::OkStatus();
 }
 

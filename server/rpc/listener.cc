@@ -28,7 +28,6 @@
 namespace keyload {
 namespace {
 
-constexpr std::string_view kUnixPrefix = "unix:";
 constexpr int kForEver = -1;
 constexpr int kFullWaitMs = 100;  // somebody has to give a descriptor back first
 constexpr std::chrono::minutes kTellEvery(1);

@@ -11,6 +11,7 @@
 
 #include "keyload/v1/model_loader.grpc.pb.h"
 #include "server/base/error.h"
+#include "server/base/listen_address.h"
 #include "server/base/log.h"
 #include "server/base/strings.h"
 #include "server/rpc/call_metrics.h"
@@ -21,7 +22,6 @@
 namespace keyload {
 namespace {
 
-constexpr std::string_view kUnixPrefix = "unix:";
 constexpr int kMinPingIntervalMs = 5'000;  // half of the shortest that clients are known to use
 constexpr int kHandshakeMs = 10'000;
 constexpr int kFewStreams = 16;       // where a connection has no business to have many

@@ -13,7 +13,7 @@
 namespace keyload {
 namespace {
 
-absl::Status NotSupported(std::string_view method) {
+absl::Status MethodNotSupported(std::string_view method) {
   return MakeError(Reason::kMethodNotSupported, StrCat(method, " is not supported yet"),
                    {{"method", std::string(method)}});
 }
@@ -23,23 +23,23 @@ absl::Status NotSupported(std::string_view method) {
 grpc::ServerUnaryReactor* ModelLoaderServiceImpl::AcquireLease(grpc::CallbackServerContext* context,
                                                                const v1::AcquireLeaseRequest*,
                                                                v1::AcquireLeaseResponse*) {
-  return FinishNow(context, NotSupported("AcquireLease"));
+  return FinishNow(context, MethodNotSupported("AcquireLease"));
 }
 
 grpc::ServerUnaryReactor* ModelLoaderServiceImpl::RenewLease(grpc::CallbackServerContext* context,
                                                              const v1::RenewLeaseRequest*, v1::RenewLeaseResponse*) {
-  return FinishNow(context, NotSupported("RenewLease"));
+  return FinishNow(context, MethodNotSupported("RenewLease"));
 }
 
 grpc::ServerUnaryReactor* ModelLoaderServiceImpl::ReleaseLease(grpc::CallbackServerContext* context,
                                                                const v1::ReleaseLeaseRequest*,
                                                                v1::ReleaseLeaseResponse*) {
-  return FinishNow(context, NotSupported("ReleaseLease"));
+  return FinishNow(context, MethodNotSupported("ReleaseLease"));
 }
 
 grpc::ServerUnaryReactor* ModelLoaderServiceImpl::ListLeases(grpc::CallbackServerContext* context,
                                                              const v1::ListLeasesRequest*, v1::ListLeasesResponse*) {
-  return FinishNow(context, NotSupported("ListLeases"));
+  return FinishNow(context, MethodNotSupported("ListLeases"));
 }
 
 }  // namespace keyload

@@ -13,7 +13,7 @@ constexpr size_t kMostMaps = 1000;
 constexpr uint64_t kMostBytes = 2ull << 20;
 constexpr uint64_t kEntryBytes = 16;  // of an entry beside its names, in an answer
 
-uint64_t BytesOf(const NamedDeviceMap& map) {
+uint64_t MapBytes(const NamedDeviceMap& map) {
   uint64_t bytes = map.name.size() + map.spec.policy.size() + kEntryBytes;
   for (const auto& [module, device] : map.spec.entries) bytes += module.size() + device.size() + kEntryBytes;
   for (const auto& [device, limit] : map.spec.max_memory) bytes += device.size() + kEntryBytes;
@@ -27,7 +27,7 @@ absl::Status CheckEtag(const NamedDeviceMap& kept, std::string_view etag) {
                    {{"name", kept.name}, {"etag", kept.etag}});
 }
 
-absl::Status NotFound(std::string_view name) {
+absl::Status MapNotFound(std::string_view name) {
   const std::string shown(name.substr(0, kMostNameBytes));
   return MakeError(Reason::kDeviceMapNotFound, StrCat("no device map is kept as ", shown), {{"name", shown}});
 }
@@ -45,9 +45,9 @@ absl::StatusOr<NamedDeviceMap> DeviceMapTable::Set(NamedDeviceMap map) {
   }
   MutexLock lock(mutex_);
   const auto kept = maps_.find(map.name);
-  if (kept == maps_.end() && !map.etag.empty()) return NotFound(map.name);
+  if (kept == maps_.end() && !map.etag.empty()) return MapNotFound(map.name);
   if (kept != maps_.end()) KEYLOAD_RETURN_IF_ERROR(CheckEtag(kept->second, map.etag));
-  const uint64_t bytes = bytes_ + BytesOf(map) - (kept == maps_.end() ? 0 : BytesOf(kept->second));
+  const uint64_t bytes = bytes_ + MapBytes(map) - (kept == maps_.end() ? 0 : MapBytes(kept->second));
   if (bytes > kMostBytes || (kept == maps_.end() && maps_.size() == kMostMaps)) {
     return MakeError(Reason::kDeviceMapsFull,
                      StrCat("over ", kMostMaps, " device maps, or ", kMostBytes, " bytes of them"),
@@ -61,24 +61,24 @@ absl::StatusOr<NamedDeviceMap> DeviceMapTable::Set(NamedDeviceMap map) {
 absl::StatusOr<NamedDeviceMap> DeviceMapTable::Get(std::string_view name) const {
   MutexLock lock(mutex_);
   const auto it = maps_.find(name);
-  if (it == maps_.end()) return NotFound(name);
+  if (it == maps_.end()) return MapNotFound(name);
   return it->second;
 }
 
 absl::Status DeviceMapTable::Delete(std::string_view name, std::string_view etag) {
   MutexLock lock(mutex_);
   const auto it = maps_.find(name);
-  if (it == maps_.end()) return NotFound(name);
+  if (it == maps_.end()) return MapNotFound(name);
   KEYLOAD_RETURN_IF_ERROR(CheckEtag(it->second, etag));
-  bytes_ -= BytesOf(it->second);
+  bytes_ -= MapBytes(it->second);
   maps_.erase(it);
   return absl::OkStatus();
 }
 
 void DeviceMapTable::Restore(const NamedDeviceMap& map) {
   MutexLock lock(mutex_);
-  if (bytes_ + BytesOf(map) > kMostBytes || maps_.size() == kMostMaps) return;
-  if (maps_.emplace(map.name, map).second) bytes_ += BytesOf(map);
+  if (bytes_ + MapBytes(map) > kMostBytes || maps_.size() == kMostMaps) return;
+  if (maps_.emplace(map.name, map).second) bytes_ += MapBytes(map);
 }
 
 std::vector<NamedDeviceMap> DeviceMapTable::List() const {

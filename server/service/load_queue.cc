@@ -27,7 +27,7 @@ bool Shares(const LoadPlan& plan, const DeviceNames& devices) {
   return false;
 }
 
-void AddDevices(const LoadPlan& plan, DeviceNames& devices) {
+void AddDeviceNames(const LoadPlan& plan, DeviceNames& devices) {
   for (size_t i = 0; i < plan.devices.size(); ++i) {
     if (plan.reserve_bytes[i] > 0) devices.insert(plan.devices[i]);
   }
@@ -138,7 +138,7 @@ absl::StatusOr<std::vector<MemoryReservation>> LoadQueue::Reserve(const LoadPlan
     const int32_t priority = load.priority();
     if (entry->priority < priority || (entry->priority == priority && entry->number > number)) continue;
     DeviceNames devices;
-    AddDevices(*entry->plan, devices);
+    AddDeviceNames(*entry->plan, devices);
     for (size_t i = 0; i < plan.devices.size(); ++i) {
       if (plan.reserve_bytes[i] == 0 || !devices.contains(plan.devices[i])) continue;
       const MemoryState state = devices_->Find(plan.devices[i])->account().state();
@@ -327,7 +327,7 @@ void LoadQueue::GiveMemory() {
         continue;
       }
     }
-    AddDevices(*entry.plan, awaited);
+    AddDeviceNames(*entry.plan, awaited);
     ++it;
   }
 }

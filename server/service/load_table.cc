@@ -14,7 +14,7 @@ constexpr std::string_view kPrefix = "load-";
 
 std::string NameOf(uint64_t number) { return absl::StrFormat("%s%06d", kPrefix, number); }
 
-uint64_t BytesOf(const LoadReport& report) {
+uint64_t ReportBytes(const LoadReport& report) {
   uint64_t bytes = sizeof(report);
   for (const std::string& key : report.missing_keys) bytes += sizeof(key) + key.size();
   for (const std::string& key : report.unexpected_keys) bytes += sizeof(key) + key.size();
@@ -25,7 +25,7 @@ uint64_t BytesOf(const LoadReport& report) {
   return bytes;
 }
 
-absl::Status NotFound(std::string_view what, std::string_view name) {
+absl::Status LoadNotFound(std::string_view what, std::string_view name) {
   return MakeError(Reason::kLoadNotFound,
                    StrCat("no load ", what, name.substr(0, kNameInMessage), " runs, or ended lately enough to be kept"),
                    {{"load", std::string(name.substr(0, kNameInMessage))}});
@@ -98,7 +98,7 @@ std::vector<std::string> LoadTable::Restore(const LoadIdentity& identity, const 
 
 std::vector<std::string> LoadTable::Keep(Entries::iterator entry) {
   const LoadStatus status = entry->second.load->status();
-  entry->second.bytes = status.result->ok() ? BytesOf(**status.result) : sizeof(LoadReport);
+  entry->second.bytes = status.result->ok() ? ReportBytes(**status.result) : sizeof(LoadReport);
   for (const std::string& id : entry->second.request_ids) entry->second.bytes += 2 * (sizeof(Request) + id.size());
   entry->second.ended = true;
   ended_bytes_ += entry->second.bytes;
@@ -159,14 +159,14 @@ std::shared_ptr<SharedLoad> LoadTable::FindRunning(const LoadIdentity& identity)
 absl::StatusOr<std::shared_ptr<SharedLoad>> LoadTable::Find(std::string_view load) const {
   MutexLock lock(mutex_);
   if (const auto it = entries_.find(NumberOf(load)); it != entries_.end()) return it->second.load;
-  return NotFound("", load);
+  return LoadNotFound("", load);
 }
 
 absl::StatusOr<std::shared_ptr<SharedLoad>> LoadTable::FindByRequestId(std::string_view request_id) const {
   MutexLock lock(mutex_);
   if (const auto it = by_request_id_.find(ToAbsl(request_id)); it != by_request_id_.end())
     return entries_.find(it->second.number)->second.load;
-  return NotFound("with request_id ", request_id);
+  return LoadNotFound("with request_id ", request_id);
 }
 
 absl::StatusOr<std::vector<std::shared_ptr<SharedLoad>>> LoadTable::List(std::string_view after, size_t most) const {

@@ -60,7 +60,7 @@ void AddEntries(const std::vector<Entry>& part, std::string Entry::*name, std::v
   }
 }
 
-void Add(const LoadReport& part, LoadReport& report) {
+void AddMeasured(const LoadReport& part, LoadReport& report) {
   report.bytes.read += part.bytes.read;
   report.bytes.cached += part.bytes.cached;
   report.bytes.mapped += part.bytes.mapped;
@@ -94,7 +94,7 @@ absl::Status LoadClaim(const ResidentModel& model, Residency::Claim claim, const
                                   *part, *model.content().keys->index, std::move(segments), resources, context,
                                   [](const LoadProgress&) {}, measured)
                                   .status();
-  Add(measured, report);
+  AddMeasured(measured, report);
   if (status.ok()) claim.Commit();
   return status;
 }

@@ -12,12 +12,12 @@
 namespace keyload {
 namespace {
 
-void Add(uint64_t offset, uint64_t length, std::vector<ByteRange>& ranges) {
+void AddRanges(uint64_t offset, uint64_t length, std::vector<ByteRange>& ranges) {
   if (length > 0) ranges.push_back({.offset = offset, .length = length});
 }
 
-void Add(std::span<const PlannedTensor> parts, ShardRanges& ranges) {
-  for (const PlannedTensor& part : parts) Add(part.file_offset, part.stored_bytes, ranges[part.shard]);
+void AddRanges(std::span<const PlannedTensor> parts, ShardRanges& ranges) {
+  for (const PlannedTensor& part : parts) AddRanges(part.file_offset, part.stored_bytes, ranges[part.shard]);
 }
 
 // The ranges of one shard on their way into the page cache.
@@ -76,12 +76,12 @@ ShardRanges RangesInFiles(const KeyReport& keys, const LoadPlan& plan, const std
     const PlannedTensor& tensor = plan.tensors[i];
     const bool in_file = plan.segments[tensor.segment].kind == SegmentKind::kFile ||
                          (i < states.size() && states[i] == Residency::State::kLazy);
-    if (in_file) Add(plan.PartsOf(tensor), ranges);
+    if (in_file) AddRanges(plan.PartsOf(tensor), ranges);
   }
   for (const uint32_t key : plan.lazy_keys) {
     for (const KeyPart& part : keys.PartsOf(keys.keys[key])) {
       const StoredTensor& stored = index.tensors()[part.stored];
-      Add(stored.offset + part.offset, part.bytes, ranges[stored.shard]);
+      AddRanges(stored.offset + part.offset, part.bytes, ranges[stored.shard]);
     }
   }
   for (std::vector<ByteRange>& of_shard : ranges) of_shard = JoinRanges(std::move(of_shard));
@@ -91,7 +91,7 @@ ShardRanges RangesInFiles(const KeyReport& keys, const LoadPlan& plan, const std
 ShardRanges CopiedRanges(const CheckpointIndex& index, const LoadPlan& plan) {
   ShardRanges ranges(index.shards().size());
   for (const PlannedTensor& tensor : plan.tensors) {
-    if (plan.segments[tensor.segment].kind == SegmentKind::kMemory) Add(plan.PartsOf(tensor), ranges);
+    if (plan.segments[tensor.segment].kind == SegmentKind::kMemory) AddRanges(plan.PartsOf(tensor), ranges);
   }
   for (std::vector<ByteRange>& of_shard : ranges) of_shard = JoinRanges(std::move(of_shard));
   return ranges;

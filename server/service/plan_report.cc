@@ -37,8 +37,8 @@ std::vector<bool> CountedOnce(const PlacementModel& model) {
   return counted;
 }
 
-void AddDevices(const KeyReport& keys, const PlacementInput& input, const Placement& placement, const LoadPlan& plan,
-                const std::vector<PlacementDevice>& devices, const DeviceSet& node, LoadReport& report) {
+void AddDeviceUses(const KeyReport& keys, const PlacementInput& input, const Placement& placement, const LoadPlan& plan,
+                   const std::vector<PlacementDevice>& devices, const DeviceSet& node, LoadReport& report) {
   report.devices.resize(placement.devices.size());
   for (size_t i = 0; i < placement.devices.size(); ++i) {
     DeviceUse& use = report.devices[i];
@@ -80,7 +80,7 @@ LoadReport MakePlanReport(const LoadSpec& spec, const PreparedKeys& prepared, co
   AddIndexWarning(*keys.index, report);
   AddNames(keys, KeySelection(), spec.name_limit, report);
   report.device_map = placement.device_map;
-  AddDevices(keys, input, placement, plan, devices, node, report);
+  AddDeviceUses(keys, input, placement, plan, devices, node, report);
   AddTensors(*keys.index, plan, report);
   report.bytes.selected = plan.selected_bytes;
   return report;

@@ -9,6 +9,8 @@ import pathlib
 import re
 import sys
 
+import anonymous_names
+
 # Which folders of server/ a folder may include. The flow is one way: a folder may only name folders above it, so the table
 # has no cycle by construction. Allow a new edge here and in the folder's CMakeLists.txt together.
 ALLOWED = {
@@ -135,6 +137,7 @@ def violations(root):
     for name, text in files.items():
         yield from check_file(name, text)
     yield from check_listed(root, files)
+    yield from anonymous_names.violations(files.items())
 
 
 def main():

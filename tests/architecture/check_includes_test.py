@@ -75,6 +75,36 @@ class CheckIncludesTest(unittest.TestCase):
         self.assertEqual(self.find({**lists, "tests/fuzz/b_fuzzer.cc": ""}), [])
         self.assertEqual(len(self.find({**lists, "tests/fuzz/c_fuzzer.cc": ""})), 1)
 
+    def find_private(self, first, second, folder="server/base"):
+        lists = {f"{folder}/CMakeLists.txt": "keyload_library(base SOURCES error.cc a.cc b.cc)\n"}
+        wrap = "namespace keyload {{\nnamespace {{\n{}\n}}  // namespace\n}}  // namespace keyload\n".format
+        return self.find({**lists, f"{folder}/a.cc": wrap(first), f"{folder}/b.cc": wrap(second)})
+
+    def test_one_private_name_in_two_files_of_a_folder(self):
+        for first, second in (("int Bad(int a) { return a; }", "template <typename T>\nint Bad(const T& a) {\n  return 0;\n}"),
+                              ("constexpr int kShown = 1;", "constexpr std::string_view kShown = \"a\";"),
+                              ("struct Row {\n  int a;\n};", "class Row final : public Base {\n};"),
+                              ("using Clock = std::chrono::steady_clock;", "using Clock = FakeClock;"),
+                              ("std::map<int, std::vector<int>> Names(int a);", "auto Names() {\n  return 1;\n}"),
+                              ("const char kRows[] = {1, 2};", "Mutex kRows ABSL_GUARDED_BY(other);")):
+            found = self.find_private(first, second)
+            self.assertEqual(len(found), 1, (first, second, found))
+            self.assertIn("server/base/a.cc and server/base/b.cc", found[0])
+
+    def test_static_functions_are_private_names_too(self):
+        files = {"server/base/CMakeLists.txt": "keyload_library(base SOURCES error.cc a.cc b.cc)\n",
+                 "server/base/a.cc": "namespace keyload {\nstatic int Bad() { return 1; }\n}\n",
+                 "server/base/b.cc": "namespace keyload {\nnamespace {\nint Bad() { return 1; }\n}\n}\n"}
+        self.assertEqual(len(self.find(files)), 1)
+
+    def test_names_that_are_not_private_may_be_alike(self):
+        for first, second in (("struct A {\n  int Size() const { return 1; }\n};", "struct B {\n  int Size() const { return 2; }\n};"),
+                              ("// int Bad() {\nint A() { return Bad(1); }", "int B() { int a = 1; return Bad(a); }"),
+                              ("namespace fs = std::filesystem;", "namespace fs = std::filesystem;"),
+                              ("using std::string;", "using std::string;"),
+                              ("constexpr uint64_t kA = uint64_t{2} << 20;", "constexpr uint64_t kB = uint64_t{2} << 20;")):
+            self.assertEqual(self.find_private(first, second), [], (first, second))
+
 
 if __name__ == "__main__":
     unittest.main()
