@@ -11,7 +11,7 @@ import tempfile
 os.environ["HF_HUB_OFFLINE"] = "1"
 os.environ["TRANSFORMERS_VERBOSITY"] = "critical"
 os.environ["HF_HUB_DISABLE_PROGRESS_BARS"] = "1"
-_source = pathlib.Path(os.environ["KEYLOAD_SOURCE_DIR"])
+_source = pathlib.Path(__file__).resolve().parents[2]
 PYTHON_PACKAGE = str(_source / "client" / "python")
 sys.path[:0] = [PYTHON_PACKAGE, str(_source / "tests" / "integration")]
 

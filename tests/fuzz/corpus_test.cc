@@ -9,16 +9,14 @@
 #include "tests/fuzz/checkpoint_fuzz.h"
 #include "tests/fuzz/expected_fuzz.h"
 #include "tests/support/checkpoint_builder.h"
+#include "tests/support/source_dir.h"
 
 namespace keyload {
 namespace {
 
 void Replay(const std::string& corpus, void (*fuzz)(std::string_view)) {
-  const char* source_dir = std::getenv("KEYLOAD_SOURCE_DIR");
-  ASSERT_NE(source_dir, nullptr);
   size_t files = 0;
-  for (const auto& entry :
-       std::filesystem::directory_iterator(std::string(source_dir) + "/tests/fuzz/corpus/" + corpus)) {
+  for (const auto& entry : std::filesystem::directory_iterator(SourceDir() + "/tests/fuzz/corpus/" + corpus)) {
     SCOPED_TRACE(entry.path());
     const std::string content = ReadFile(entry.path());
     fuzz(content);

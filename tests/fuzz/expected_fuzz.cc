@@ -8,6 +8,7 @@
 #include "server/base/strings.h"
 #include "server/expected/derive_manifest.h"
 #include "server/expected/expand.h"
+#include "tests/support/source_dir.h"
 
 namespace keyload {
 namespace {
@@ -40,9 +41,7 @@ void CheckExpanded(const Manifest& manifest) {
 void FuzzConfigJson(std::string_view json) {
   const auto config = ParseConfigJson(json, "fuzz");
   if (!config.ok()) return CheckRefusal(config.status());
-  const char* source = std::getenv("KEYLOAD_SOURCE_DIR");
-  Demand(source != nullptr);
-  const auto manifest = DeriveManifest(*config, "fuzz", {StrCat(source, "/server/expected/templates")});
+  const auto manifest = DeriveManifest(*config, "fuzz", {StrCat(SourceDir(), "/server/expected/templates")});
   if (!manifest.ok()) return CheckRefusal(manifest.status());
   CheckExpanded(**manifest);
   Manifest copy = **manifest;

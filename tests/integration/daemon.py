@@ -12,8 +12,10 @@ import tempfile
 import time
 import unittest
 
-BIN_DIR = pathlib.Path(os.environ["KEYLOAD_BIN_DIR"])
-SOURCE_DIR = pathlib.Path(os.environ["KEYLOAD_SOURCE_DIR"])
+import environment
+
+BIN_DIR = environment.folder("KEYLOAD_BIN_DIR", "the folder of keyloadd and keyload, as build/release/bin")
+SOURCE_DIR = environment.folder("KEYLOAD_SOURCE_DIR", "the root of the repository")
 WITH_TORCH = os.environ.get("KEYLOAD_WITH_TORCH") == "ON"
 START_SECONDS = 30  # LibTorch's libraries come from a cold disk at worst
 COMMAND_SECONDS = 60

@@ -9,8 +9,9 @@ import tempfile
 import unittest
 
 import checkpoints
+import daemon
 
-KEYLOAD = pathlib.Path(os.environ["KEYLOAD_BIN_DIR"]) / "keyload"
+KEYLOAD = daemon.BIN_DIR / "keyload"
 LAYERS = 12
 MODEL = {"model.embed.weight": ("BF16", [32, 16])}
 for layer in range(LAYERS):

@@ -1,4 +1,5 @@
 #include "server/base/error.h"
+#include "tests/support/source_dir.h"
 
 #include <gtest/gtest.h>
 
@@ -40,7 +41,7 @@ TEST(Error, ErrnoChoosesTheReason) {
 
 // The reasons and codes of docs/errors.md are those of the code: a table row is | `REASON` | CODE | ... |.
 TEST(Error, EveryReasonIsDocumentedWithItsCode) {
-  std::ifstream file(std::string(getenv("KEYLOAD_SOURCE_DIR")) + "/docs/errors.md");
+  std::ifstream file(SourceDir() + "/docs/errors.md");
   ASSERT_TRUE(file.good());
   std::stringstream text;
   text << file.rdbuf();

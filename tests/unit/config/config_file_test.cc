@@ -7,6 +7,7 @@
 
 #include "absl/strings/str_cat.h"
 #include "server/base/error.h"
+#include "tests/support/source_dir.h"
 
 namespace keyload {
 namespace {
@@ -116,7 +117,7 @@ TEST(ApplyConfigFile, RefusesASyntaxErrorWithItsLine) {
 }
 
 TEST(ApplyConfigFile, TheSampleIsValidAndStatesTheDefaults) {
-  const std::string path = std::string(std::getenv("KEYLOAD_SOURCE_DIR")) + "/deploy/keyloadd.toml";
+  const std::string path = SourceDir() + "/deploy/keyloadd.toml";
   const absl::StatusOr<Config> config = ParseConfig({"--config", path, "--check-config"}, {}, ReadConfigFile);
   ASSERT_TRUE(config.ok()) << config.status();
   const Config defaults;

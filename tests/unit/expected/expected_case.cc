@@ -8,10 +8,11 @@
 #include "absl/strings/str_join.h"
 #include "server/base/error.h"
 #include "server/base/strings.h"
+#include "tests/support/source_dir.h"
 
 namespace keyload {
 
-std::string SourceTemplates() { return StrCat(std::getenv("KEYLOAD_SOURCE_DIR"), "/server/expected/templates"); }
+std::string SourceTemplates() { return StrCat(SourceDir(), "/server/expected/templates"); }
 
 absl::StatusOr<std::shared_ptr<const Manifest>> DeriveFrom(std::string_view json,
                                                            const TemplateDirectories& directories) {

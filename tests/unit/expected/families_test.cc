@@ -8,6 +8,7 @@
 #include "absl/strings/str_join.h"
 #include "gtest/gtest.h"
 #include "server/base/strings.h"
+#include "tests/support/source_dir.h"
 #include "tests/unit/expected/expected_case.h"
 
 namespace keyload {
@@ -17,7 +18,7 @@ using Json = nlohmann::json;
 
 // tests/data/expected/make_cases.py says what a case is.
 std::vector<Json> Cases() {
-  std::ifstream file(StrCat(std::getenv("KEYLOAD_SOURCE_DIR"), "/tests/data/expected/cases.json"));
+  std::ifstream file(StrCat(SourceDir(), "/tests/data/expected/cases.json"));
   return Json::parse(file).get<std::vector<Json>>();
 }
 
