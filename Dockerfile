@@ -5,14 +5,11 @@ ARG BASE=debian:bookworm-slim
 FROM ${BASE} AS tools
 WORKDIR /src
 COPY scripts/bootstrap.sh scripts/
-RUN scripts/bootstrap.sh build && rm -rf /var/lib/apt/lists/* /var/cache/apt/archives/*.deb /root/.cache \
-    && rm -f .venv/lib/python3*/site-packages/torch/lib/libtorch_cuda*.so
+RUN scripts/bootstrap.sh build && rm -rf /var/lib/apt/lists/* /var/cache/apt/archives/*.deb /root/.cache
 
 # LibTorch's CPU half and the libraries that it is linked to, found through the linker's cache.
 FROM tools AS torch
-RUN mkdir -p /opt/torch && cd .venv/lib/python3*/site-packages \
-    && cp -L torch/lib/libtorch_cpu.so torch/lib/libc10.so torch/lib/libgomp.so.1 \
-       nvidia/cu13/lib/libcudart.so.13 nvidia/cu13/lib/libcupti.so.13 /opt/torch/ \
+RUN cp -r .venv/libtorch/lib /opt/torch \
     && strip --strip-unneeded /opt/torch/libtorch_cpu.so /opt/torch/libc10.so
 
 FROM ${BASE} AS libraries
@@ -33,7 +30,7 @@ RUN echo /usr/local/lib/keyload >/etc/ld.so.conf.d/keyload.conf && ldconfig
 
 FROM tools AS build
 COPY . .
-RUN cmake --preset release -DCMAKE_SKIP_RPATH=ON -DCMAKE_CXX_FLAGS_RELWITHDEBINFO="-O2 -DNDEBUG" \
+RUN cmake --preset release -DKEYLOAD_PEERS=OFF -DCMAKE_SKIP_RPATH=ON -DCMAKE_CXX_FLAGS_RELWITHDEBINFO="-O2 -DNDEBUG" \
     && cmake --build build/release --target keyloadd keyload keyload-mock \
     && strip build/release/bin/keyloadd build/release/bin/keyload build/release/bin/keyload-mock build/release/lib/*.so
 

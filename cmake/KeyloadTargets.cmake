@@ -34,7 +34,9 @@ function(keyload_test name)
   add_executable(${name} ${ARG_SOURCES})
   target_link_libraries(${name} PRIVATE keyload_flags ${ARG_DEPS} GTest::gmock GTest::gtest_main)
   target_precompile_headers(${name} PRIVATE <gmock/gmock.h> <gtest/gtest.h>)
-  set_target_properties(${name} PROPERTIES UNITY_BUILD OFF)  # test files name their fixtures alike
+  if(NOT ARG_LABEL STREQUAL "integration")
+    set_property(GLOBAL APPEND PROPERTY KEYLOAD_QUICK_TESTS ${name})
+  endif()
   include(GoogleTest)
   gtest_discover_tests(${name} DISCOVERY_TIMEOUT 60 DISCOVERY_MODE PRE_TEST
     PROPERTIES LABELS ${ARG_LABEL} TIMEOUT 120

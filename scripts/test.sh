@@ -1,15 +1,15 @@
 #!/bin/bash
-# Installs and builds what is absent, then runs every test, the container test included where there is Docker.
-# Arguments go to ctest: scripts/test.sh -L unit
+# Installs and builds what is absent, then runs every test, the container test too where there is Docker. Ends with the
+# number of tests of each kind and with what did not run and why. Arguments go to ctest: scripts/test.sh -L unit
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 
 scripts/bootstrap.sh test
 scripts/build.sh
-docker info >/dev/null 2>&1 || echo "container test skipped: no Docker"
-summary=build/release/differential.txt
-rm -f "$summary"
+readonly results=$PWD/build/release/tests.xml
+rm -f "$results" build/release/differential.txt
 code=0
-ctest --preset release -j2 "$@" || code=$?
-[[ ! -f $summary ]] || cat "$summary"
+ctest --preset release -j"$(nproc)" --output-junit "$results" --test-output-size-passed 10000000 "$@" || code=$?
+ctest --preset release --show-only=json-v1 >build/release/tests.json
+/usr/bin/python3 scripts/summarize_tests.py build/release || code=$((code == 0 ? 1 : code))
 exit "$code"
