@@ -5,7 +5,7 @@ set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 
 scripts/bootstrap.sh demo
-scripts/build.sh keyloadd keyload
+scripts/build.sh --demo
 
 readonly bin=$PWD/build/release/bin
 readonly manifest=tests/data/minilm-mlm.manifest.json
