@@ -37,9 +37,8 @@ absl::Status CheckReplaceable(const std::string& path) {
 
 absl::Status CheckWritable(const std::string& path) {
   KEYLOAD_RETURN_IF_ERROR(CheckReplaceable(path));
-  std::string directory = std::filesystem::path(path).parent_path().string();
-  if (directory.empty()) directory = ".";
-  if (::faccessat(AT_FDCWD, directory.c_str(), W_OK | X_OK, AT_EACCESS) != 0) return NoFile(path);
+  const std::filesystem::path directory = std::filesystem::path(path).parent_path();
+  if (::faccessat(AT_FDCWD, directory.empty() ? "." : directory.c_str(), W_OK | X_OK, AT_EACCESS) != 0) return NoFile(path);
   return absl::OkStatus();
 }
 
