@@ -15,6 +15,7 @@
 #include <utility>
 #include <vector>
 
+#include "absl/cleanup/cleanup.h"
 #include "absl/strings/str_format.h"
 #include "absl/strings/str_join.h"
 #include "absl/time/clock.h"
@@ -227,7 +228,7 @@ int Run(const Config& config, Reload::Read read_config) {
     state = *std::move(opened);
   }
   ModelRegistry registry(state == nullptr ? 0 : state->first_number());
-  DocumentStore documents(DocumentStore::Options(), ParseManifest);
+  DocumentStore documents({.max_total_bytes = config.document_bytes}, ParseManifest, ManifestParseBytes);
   // Every running load has its own share of the threads: one that waits for a slow device or file holds up no other.
   // What waits for a disk needs more of them than there are cores.
   const size_t io_share = std::max(io_threads, TransferResources().cold_workers);
@@ -242,6 +243,7 @@ int Run(const Config& config, Reload::Read read_config) {
       Executor::Options{.name = "reads", .threads = kReadThreads, .queue_limit = kQueryQueue});
   auto unloads = std::make_unique<Executor>(
       Executor::Options{.name = "unload", .threads = kQueryThreads, .queue_limit = kQueryQueue});
+  auto measures = std::make_unique<Executor>(Executor::Options{.name = "measure", .threads = 1, .queue_limit = 16});
   // Threads that only help: who opens a checkpoint reads headers itself too, so one that hangs on a dead file system
   // stops no other.
   HeaderCache header_cache({.max_bytes = kHeaderCacheBytes});
@@ -272,6 +274,8 @@ int Run(const Config& config, Reload::Read read_config) {
     }
     return sample;
   });
+  // However this function ends, a scrape that hangs and is left behind samples nothing that is gone.
+  const absl::Cleanup no_more_samples = [&metrics] { metrics.SetSampler(nullptr); };
 
   std::unique_ptr<MetricsServer> scrapes;
   if (!config.metrics_listen.empty()) {
@@ -290,7 +294,15 @@ int Run(const Config& config, Reload::Read read_config) {
        .peers = &peers,
        .tls = (*credentials)->tls(),
        .access = &access,
-       .rpc = {.service = &service, .queries = queries.get(), .reads = reads.get(), .unloads = unloads.get()}});
+       .rpc = {.service = &service,
+               .queries = queries.get(),
+               .reads = reads.get(),
+               .unloads = unloads.get(),
+               .measures = measures.get()},
+       .calls = {.total = config.max_calls, .per_peer = config.max_calls_per_peer},
+       .send_bytes = config.send_bytes,
+       .max_connections = config.max_connections,
+       .max_connections_per_peer = config.max_connections_per_peer});
   if (!server.ok()) {
     std::fprintf(stderr, "keyloadd: %s\n", std::string(server.status().message()).c_str());
     return kExitFailed;
@@ -328,6 +340,7 @@ int Run(const Config& config, Reload::Read read_config) {
   queries.reset();
   reads.reset();
   unloads.reset();
+  measures.reset();
   loads.reset();
   header_readers.reset();
   io.reset();

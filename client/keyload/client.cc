@@ -263,9 +263,18 @@ absl::StatusOr<v1::LoadStatus> Client::WatchLoad(std::string_view load, const Lo
 }
 
 absl::StatusOr<v1::ListLeasesResponse> Client::ListLeases(std::string_view model, const CallOptions& options) {
+  absl::Time started = absl::Now();
+  v1::ListLeasesResponse all;
   v1::ListLeasesRequest request;
   request.set_model(std::string(model));
-  return Unary(*impl_->stub, &Stub::ListLeases, request, options);
+  request.set_page_size(kPageSize);
+  do {
+    auto page = Unary(*impl_->stub, &Stub::ListLeases, request, Remaining(options, started));
+    if (!page.ok()) return std::move(page).status();
+    for (v1::Lease& lease : *page->mutable_leases()) *all.add_leases() = std::move(lease);
+    request.set_page_token(page->next_page_token());
+  } while (!request.page_token().empty());
+  return all;
 }
 
 absl::StatusOr<v1::NamedDeviceMap> Client::SetDeviceMap(const v1::NamedDeviceMap& map, const CallOptions& options) {
@@ -285,7 +294,17 @@ absl::StatusOr<v1::NamedDeviceMap> Client::GetDeviceMap(std::string_view name, c
 }
 
 absl::StatusOr<v1::ListDeviceMapsResponse> Client::ListDeviceMaps(const CallOptions& options) {
-  return Unary(*impl_->stub, &Stub::ListDeviceMaps, v1::ListDeviceMapsRequest(), options);
+  absl::Time started = absl::Now();
+  v1::ListDeviceMapsResponse all;
+  v1::ListDeviceMapsRequest request;
+  request.set_page_size(kPageSize);
+  do {
+    auto page = Unary(*impl_->stub, &Stub::ListDeviceMaps, request, Remaining(options, started));
+    if (!page.ok()) return std::move(page).status();
+    for (v1::NamedDeviceMap& map : *page->mutable_device_maps()) *all.add_device_maps() = std::move(map);
+    request.set_page_token(page->next_page_token());
+  } while (!request.page_token().empty());
+  return all;
 }
 
 absl::Status Client::DeleteDeviceMap(std::string_view name, const CallOptions& options) {

@@ -1,9 +1,12 @@
 #include "server/access/peer.h"
 
+#include <arpa/inet.h>
+#include <netinet/in.h>
 #include <sys/socket.h>
 
 #include <algorithm>
 #include <cerrno>
+#include <cstring>
 
 #include "server/base/error.h"
 
@@ -26,6 +29,26 @@ absl::StatusOr<PeerProcess> ReadPeer(int fd) {
   if (result != 0) return ErrnoToStatus(errno, "SO_PEERGROUPS", "the socket");
   peer.gids.insert(peer.gids.end(), groups.begin(), groups.begin() + bytes / sizeof(gid_t));
   return peer;
+}
+
+std::string ReadPeerHost(int fd) {
+  sockaddr_storage name = {};
+  socklen_t bytes = sizeof(name);
+  if (getpeername(fd, reinterpret_cast<sockaddr*>(&name), &bytes) != 0) return "";
+  char text[INET6_ADDRSTRLEN] = {};
+  if (name.ss_family == AF_INET) {
+    inet_ntop(AF_INET, &reinterpret_cast<const sockaddr_in*>(&name)->sin_addr, text, sizeof(text));
+    return text;
+  }
+  if (name.ss_family != AF_INET6) return "";
+  in6_addr address = reinterpret_cast<const sockaddr_in6*>(&name)->sin6_addr;
+  if (IN6_IS_ADDR_V4MAPPED(&address)) {
+    inet_ntop(AF_INET, address.s6_addr + 12, text, sizeof(text));
+    return text;
+  }
+  memset(address.s6_addr + 8, 0, 8);
+  inet_ntop(AF_INET6, &address, text, sizeof(text));
+  return std::string(text) + "/64";
 }
 
 bool PeerRules::Allows(const PeerProcess& peer) const {

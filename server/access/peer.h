@@ -4,6 +4,7 @@
 
 #include <cstdint>
 #include <memory>
+#include <string>
 #include <utility>
 #include <vector>
 
@@ -22,6 +23,10 @@ struct PeerProcess {
 
 // Of the connected Unix socket `fd`; what the system refused.
 absl::StatusOr<PeerProcess> ReadPeer(int fd);
+
+// The host at the other end of the connected TCP socket `fd`, for counting what one host does: its IPv4 address, or the
+// first 64 bits of its IPv6 address, as one host usually has all the addresses behind them. Empty when it is gone.
+std::string ReadPeerHost(int fd);
 
 // Which processes are served. A plain value.
 struct PeerRules {

@@ -49,6 +49,12 @@ struct Config {
   std::optional<uint64_t> reuse_memory_bytes;    // freed host memory that is kept; absent: a quarter of the above
   std::optional<uint64_t> hold_memory_bytes;     // page cache kept locked; absent: half of what the machine allows
   uint64_t scratch_bytes = uint64_t{256} << 20;  // buffers between file and device, all loads together
+  uint64_t document_bytes = uint64_t{1} << 30;   // memory for uploaded documents
+  uint64_t send_bytes = uint64_t{256} << 20;     // answers on their way to clients
+  uint32_t max_connections = 4096;               // open ones of each listener
+  uint32_t max_connections_per_peer = 1024;
+  uint32_t max_calls = 4096;  // open ones
+  uint32_t max_calls_per_peer = 2048;
   uint32_t concurrent_loads = 2;
   uint32_t io_threads = 0;                   // 0: one per core, at most 8
   uint32_t load_queue = 64;                  // loads that wait beyond those that run

@@ -16,7 +16,7 @@ namespace {
 
 using Values = absl::Span<const std::string>;
 
-constexpr uint64_t kMinScratchBytes = uint64_t{1} << 20;
+constexpr uint64_t kMinMemoryBytes = uint64_t{1} << 20;
 constexpr uint32_t kMaxSimulatedGpus = 1024;
 constexpr uint32_t kMaxThreads = 1024;
 constexpr uint32_t kMaxQueue = 1'000'000;
@@ -168,10 +168,17 @@ absl::Status ApplyHoldMemory(Values values, Config& config) {
   return absl::OkStatus();
 }
 
-absl::Status ApplyScratchMemory(Values values, Config& config) {
+template <auto kField>
+absl::Status ApplyMemory(Values values, Config& config) {
   KEYLOAD_ASSIGN_OR_RETURN(const uint64_t bytes, ParseByteSize(values[0]));
-  if (bytes < kMinScratchBytes) return BadValue("at least 1MiB is needed, not \"%s\"", values[0]);
-  config.scratch_bytes = bytes;
+  if (bytes < kMinMemoryBytes) return BadValue("at least 1MiB is needed, not \"%s\"", values[0]);
+  config.*kField = bytes;
+  return absl::OkStatus();
+}
+
+template <auto kField>
+absl::Status ApplyLimit(Values values, Config& config) {
+  KEYLOAD_ASSIGN_OR_RETURN(config.*kField, ParseCount(values[0], 1, kMaxQueue));
   return absl::OkStatus();
 }
 
@@ -283,8 +290,27 @@ constexpr Setting kSettings[] = {
      "Page cache of files to keep in memory for those who ask for it; 0: none [half of what the machine allows]",
      ApplyHoldMemory, Same<&Config::hold_memory_bytes>, Adopt<&Config::hold_memory_bytes>},
     {"--scratch-memory", "KEYLOADD_SCRATCH_MEMORY", "scratch_memory", SettingKind::kSize, '\0', "SIZE",
-     "Memory for bytes on their way from file to device, all loads together [256MiB]", ApplyScratchMemory,
+     "Memory for bytes on their way from file to device, all loads together [256MiB]",
+     ApplyMemory<&Config::scratch_bytes>,
      Same<&Config::scratch_bytes>, nullptr},
+    {"--document-memory", "KEYLOADD_DOCUMENT_MEMORY", "document_memory", SettingKind::kSize, '\0', "SIZE",
+     "Memory for uploaded manifests and key lists, while they come and while they are used [1GiB]",
+     ApplyMemory<&Config::document_bytes>, Same<&Config::document_bytes>, nullptr},
+    {"--send-memory", "KEYLOADD_SEND_MEMORY", "send_memory", SettingKind::kSize, '\0', "SIZE",
+     "Memory for answers on their way to clients, of which one client gets a quarter [256MiB]",
+     ApplyMemory<&Config::send_bytes>, Same<&Config::send_bytes>, nullptr},
+    {"--max-connections", "KEYLOADD_MAX_CONNECTIONS", "max_connections", SettingKind::kCount, '\0', "N",
+     "Open connections of each listener; fewer where the process may have few descriptors [4096]",
+     ApplyLimit<&Config::max_connections>, Same<&Config::max_connections>, nullptr},
+    {"--max-connections-per-peer", "KEYLOADD_MAX_CONNECTIONS_PER_PEER", "max_connections_per_peer", SettingKind::kCount,
+     '\0', "N", "Of these, those of one user on a Unix socket or of one host over TCP [1024]",
+     ApplyLimit<&Config::max_connections_per_peer>, Same<&Config::max_connections_per_peer>, nullptr},
+    {"--max-calls", "KEYLOADD_MAX_CALLS", "max_calls", SettingKind::kCount, '\0', "N",
+     "Open calls and streams; beyond that a call is refused [4096]", ApplyLimit<&Config::max_calls>,
+     Same<&Config::max_calls>, nullptr},
+    {"--max-calls-per-peer", "KEYLOADD_MAX_CALLS_PER_PEER", "max_calls_per_peer", SettingKind::kCount, '\0', "N",
+     "Of these, those of one caller: a token on one host, or all processes on Unix sockets without one [2048]",
+     ApplyLimit<&Config::max_calls_per_peer>, Same<&Config::max_calls_per_peer>, nullptr},
     {"--concurrent-loads", "KEYLOADD_CONCURRENT_LOADS", "concurrent_loads", SettingKind::kCount, '\0', "N",
      "Loads that run at the same time [2]", ApplyConcurrentLoads, Same<&Config::concurrent_loads>, nullptr},
     {"--io-threads", "KEYLOADD_IO_THREADS", "io_threads", SettingKind::kCount, '\0', "N",

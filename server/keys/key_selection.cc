@@ -75,14 +75,16 @@ absl::StatusOr<KeySelection> KeySelection::Compile(const KeySelectionSpec& spec)
   KEYLOAD_ASSIGN_OR_RETURN(selection.include_, CompileGlobs(spec.include, alternatives_left));
   KEYLOAD_ASSIGN_OR_RETURN(selection.exclude_, CompileGlobs(spec.exclude, alternatives_left));
   selection.names_ = spec.keys;
+  selection.list_ = spec.list;
   selection.named_.insert(selection.names_.begin(), selection.names_.end());
   return selection;
 }
 
-bool KeySelection::selects_all() const { return include_ == nullptr && exclude_ == nullptr && names_.empty(); }
+bool KeySelection::selects_all() const { return include_ == nullptr && exclude_ == nullptr && name_count() == 0; }
 
 bool KeySelection::Selects(std::string_view key) const {
-  const bool wanted = (include_ == nullptr && names_.empty()) || named_.contains(key) ||
+  const bool wanted = (include_ == nullptr && name_count() == 0) || named_.contains(key) ||
+                      (list_ != nullptr && list_->Contains(key)) ||
                       (include_ != nullptr && re2::RE2::FullMatch(key, *include_));
   return wanted && (exclude_ == nullptr || !re2::RE2::FullMatch(key, *exclude_));
 }

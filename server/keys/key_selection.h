@@ -7,6 +7,7 @@
 
 #include "absl/container/flat_hash_set.h"
 #include "absl/status/statusor.h"
+#include "server/keys/key_list.h"
 
 namespace re2 {
 class RE2;
@@ -21,6 +22,7 @@ struct KeySelectionSpec {
   std::vector<std::string> include;
   std::vector<std::string> exclude;
   std::vector<std::string> keys;  // exact names
+  std::shared_ptr<const KeyList> list = nullptr;  // more of them, shared by all that name it; null: none
 };
 
 // The compiled form. Immutable, thread-safe; matching is linear in the name's length, whatever the patterns.
@@ -37,13 +39,17 @@ class KeySelection {
   bool selects_all() const;
   // True if `key` matches an include (or there is neither include nor name) or is named, and matches no exclude.
   bool Selects(std::string_view key) const;
-  // The exact names of the spec.
-  const std::vector<std::string>& names() const { return names_; }
+  // The exact names of the spec, those of its list behind its own.
+  size_t name_count() const { return names_.size() + (list_ == nullptr ? 0 : list_->size()); }
+  std::string_view name(size_t i) const {
+    return i < names_.size() ? std::string_view(names_[i]) : (*list_)[i - names_.size()];
+  }
 
  private:
   std::unique_ptr<re2::RE2> include_;
   std::unique_ptr<re2::RE2> exclude_;
   std::vector<std::string> names_;
+  std::shared_ptr<const KeyList> list_;         // null: none
   absl::flat_hash_set<std::string_view> named_;  // into names_, whose strings stay where they are when it moves
 };
 

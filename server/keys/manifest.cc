@@ -114,4 +114,37 @@ absl::Status ValidateManifest(Manifest& manifest, size_t max_tensors) {
   return CheckTiedGroups(manifest, tensors);
 }
 
+uint64_t MemoryBytes(const Manifest& manifest) {
+  const auto of_text = [](const std::string& text) {
+    constexpr size_t kInPlace = 15;  // bytes that libstdc++ keeps in the string itself
+    return sizeof(std::string) + (text.capacity() > kInPlace ? text.capacity() + 1 : 0);
+  };
+  const auto of_texts = [&](const std::vector<std::string>& texts) {
+    uint64_t bytes = 0;
+    for (const std::string& text : texts) bytes += of_text(text);
+    return bytes;
+  };
+  uint64_t bytes = sizeof(Manifest) + of_text(manifest.architecture) + of_text(manifest.base_model_prefix);
+  for (const ModuleSpec& module : manifest.modules) bytes += of_text(module.name) + of_text(module.class_name);
+  for (const TensorSpec& tensor : manifest.tensors) {
+    bytes += sizeof(TensorSpec) - sizeof(std::string) + of_text(tensor.name);
+    if (tensor.shape.capacity() > Shape().capacity()) bytes += tensor.shape.capacity() * sizeof(uint64_t);
+  }
+  for (const TiedGroup& group : manifest.tied_groups) {
+    bytes += sizeof(TiedGroup) + of_text(group.source) + of_texts(group.targets);
+  }
+  for (const auto* texts : {&manifest.no_split_modules, &manifest.keep_in_fp32, &manifest.ignore_missing,
+                            &manifest.ignore_unexpected}) {
+    bytes += of_texts(*texts);
+  }
+  for (const Rename& rename : manifest.renames) bytes += of_text(rename.pattern) + of_text(rename.replacement);
+  for (const Conversion& conversion : manifest.conversions) {
+    bytes += sizeof(Conversion) + of_texts(conversion.sources) + of_texts(conversion.targets);
+    for (const ConversionOperation& operation : conversion.operations) {
+      bytes += sizeof(operation) + operation.dims.capacity() * sizeof(int64_t);
+    }
+  }
+  return bytes;
+}
+
 }  // namespace keyload

@@ -46,6 +46,9 @@ struct Manifest {
   std::vector<Conversion> conversions;  // after the renames; of those that match a key the first counts
 };
 
+// The memory that `manifest` takes, as far as its own sizes tell.
+uint64_t MemoryBytes(const Manifest& manifest);
+
 inline constexpr size_t kMaxManifestTensors = 10'000'000;
 
 // Fills TensorSpec::bytes. MANIFEST_INVALID: duplicate or empty names of tensors or modules, names that no

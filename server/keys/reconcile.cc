@@ -22,6 +22,7 @@ namespace keyload {
 namespace {
 
 constexpr size_t kNamesInWarning = 5;
+constexpr size_t kNamesRemembered = 10'000;  // so as not to count a name twice that a request names twice
 
 // Rules of the request and its manifest together.
 struct CompiledRules {
@@ -161,19 +162,23 @@ void WarnAboutIndexOnly(const CheckpointIndex& index, const std::vector<std::str
 
 void WarnAboutSelection(const KeySelection& selection, uint64_t selected, KeyReport& report) {
   if (selection.selects_all()) return;
-  absl::flat_hash_set<std::string_view> unknown(selection.names().begin(), selection.names().end());
-  if (!unknown.empty()) {
+  absl::flat_hash_set<std::string_view> known;  // of what is named, not of what the selection names: that may be more
+  if (selection.name_count() > 0) {
     for (const ModelKey& key : report.keys) {
-      if (key.state != KeyState::kNonPersistent) unknown.erase(key.name);
+      if (key.state != KeyState::kNonPersistent) known.insert(key.name);
     }
   }
-  if (!unknown.empty()) {
-    const size_t count = unknown.size();
-    std::vector<std::string> first;
-    for (const std::string& name : selection.names()) {
-      if (first.size() == kNamesInWarning) break;
-      if (unknown.erase(name) > 0) first.push_back(name);
-    }
+  size_t count = 0;
+  std::vector<std::string> first;
+  absl::flat_hash_set<std::string_view> told;  // a name may stand twice in a request
+  for (size_t i = 0; i < selection.name_count(); ++i) {
+    const std::string_view name = selection.name(i);
+    if (known.contains(name) || told.contains(name)) continue;
+    ++count;
+    if (told.size() < kNamesRemembered) told.insert(name);
+    if (first.size() < kNamesInWarning) first.emplace_back(name);
+  }
+  if (count > 0) {
     report.warnings.push_back(absl::StrCat(count, count == 1 ? " selected name is" : " selected names are",
                                            " no expected key: ", absl::StrJoin(first, ", "),
                                            count > first.size() ? ", ..." : ""));

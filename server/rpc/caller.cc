@@ -4,6 +4,7 @@
 #include <iterator>
 #include <utility>
 
+#include "server/base/strings.h"
 #include "server/rpc/authorize.h"
 
 namespace keyload {
@@ -39,6 +40,12 @@ std::string ParseTraceparent(std::string_view text) {
   const std::string_view rest = text.substr(kTraceparentLength);
   if (!rest.empty() && (version == "00" || rest.front() != '-')) return "";
   return std::string(text.substr(0, kTraceparentLength));
+}
+
+std::string PeerOf(const Caller& caller) {
+  const std::string_view peer = caller.peer;
+  const bool is_unix = peer.starts_with("unix:");
+  return StrCat(caller.name, "@", is_unix ? "unix" : peer.substr(0, peer.rfind(':')));
 }
 
 std::shared_ptr<const Caller> CallerOf(const AccessControl* access, const grpc::CallbackServerContext& context) {

@@ -15,6 +15,10 @@ namespace keyload {
 // nobody has one. Never null; holds nothing of the context. Thread-safe, does not block.
 std::shared_ptr<const Caller> CallerOf(const AccessControl* access, const grpc::CallbackServerContext& context);
 
+// Whom a call counts against where calls and bytes are bounded per peer: the caller's name and its host, without the
+// port. All processes on Unix sockets that show no token are one peer.
+std::string PeerOf(const Caller& caller);
+
 // The version, trace id, parent id and flags of a W3C `traceparent`: its first 55 characters. Empty for what is none: a
 // version that does not exist, an id of zeros, anything that is not lower-case hexadecimal. A later version may have
 // more behind them, which is not taken.

@@ -2,26 +2,27 @@
 
 #include <grpcpp/support/server_callback.h>
 
-#include <atomic>
 #include <chrono>
 #include <string>
 #include <utility>
 
 #include "server/base/error.h"
 #include "server/base/log.h"
+#include "server/base/mutex.h"
 #include "server/rpc/grpc_status.h"
+#include "server/rpc/read_rate.h"
 #include "server/rpc/rpc_context.h"
 
 namespace keyload {
 
-// A response stream whose messages are made one at a time on an executor: the next one only after the client took the
-// last. Deletes itself. Subclasses make the messages.
+// A response stream whose messages are made one at a time on an executor, each when it can be sent: after the client
+// took the one before, and as large as the budget for answers allows. Deletes itself. Subclasses make the messages.
 template <typename Response>
 class ChunkStream : public grpc::ServerWriteReactor<Response>, public LiveCall {
  public:
-  using Clock = std::chrono::steady_clock;
   void OnWriteDone(bool ok) override {
-    sending_since_ = kNotSending;
+    rate_.Taken(Clock::now());
+    hold_.Release();
     ok ? Continue() : this->Finish(grpc::Status::CANCELLED);
   }
   void OnCancel() override { stop_.request_stop(); }
@@ -31,10 +32,9 @@ class ChunkStream : public grpc::ServerWriteReactor<Response>, public LiveCall {
     stop_.request_stop();
     context_.TryCancel();  // a write that the client does not take would wait for ever
   }
-  void CancelIfUnread(Clock::time_point time) override {
-    if (sending_since_.load() >= time) return;
-    sending_since_ = kNotSending;
-    Log(LogLevel::kWarning, "cancel", {{"message", std::string("the client takes nothing of its stream")}},
+  void CancelIfUnread(Clock::time_point now, Clock::duration limit) override {
+    if (!rate_.IsTooSlow(now, limit)) return;
+    Log(LogLevel::kWarning, "cancel", {{"message", std::string("the client takes too little of its stream")}},
         request_context_.caller.get());
     Cancel();
   }
@@ -44,13 +44,16 @@ class ChunkStream : public grpc::ServerWriteReactor<Response>, public LiveCall {
       : rpc_(rpc),
         executor_(executor),
         context_(context),
-        request_context_(ToRequestContext(rpc, context, stop_.get_token())) {
-    rpc_.calls->Add(this);
+        request_context_(ToRequestContext(rpc, context, stop_.get_token())),
+        hold_(*rpc.send, PeerOf(*request_context_.caller)) {
+    rpc_.calls->Add(this, PeerOf(*request_context_.caller));
   }
   ~ChunkStream() override { rpc_.calls->Remove(this); }
 
-  // Fills the next message: true; false at the end. Runs on the executor and may block.
-  virtual absl::StatusOr<bool> Next(Response& response) = 0;
+  // Fills the next message, with some `bytes`: true; false at the end. Runs on the executor and may block.
+  virtual absl::StatusOr<bool> Next(Response& response, uint64_t bytes) = 0;
+  // How large a message may be when nobody is short of memory.
+  virtual uint64_t most_bytes() const = 0;
 
   // Makes and sends the next message. Called once by the subclass to begin.
   void Continue() {
@@ -60,10 +63,12 @@ class ChunkStream : public grpc::ServerWriteReactor<Response>, public LiveCall {
       if (absl::Status status = request_context_.Check(); !status.ok()) {
         more = status;
       } else {
-        more = Next(response_);
+        more = Next(response_, hold_.TakeChunk(most_bytes()));
       }
       if (!more.ok() || !*more) return this->Finish(ToGrpcStatus(more.status()));
-      sending_since_ = Clock::now();
+      const size_t bytes = response_.ByteSizeLong();
+      hold_.Shrink(bytes);
+      rate_.Sent(Clock::now(), bytes);
       this->StartWrite(&response_);
     });
     if (!queued) this->Finish(ToGrpcStatus(TooManyWaiting()));
@@ -75,13 +80,12 @@ class ChunkStream : public grpc::ServerWriteReactor<Response>, public LiveCall {
   const RpcContext rpc_;
 
  private:
-  static constexpr Clock::time_point kNotSending = Clock::time_point::max();
-
   Executor& executor_;
   grpc::CallbackServerContext& context_;
   std::stop_source stop_;  // before request_context_, which holds its token
   const RequestContext request_context_;
-  std::atomic<Clock::time_point> sending_since_ = kNotSending;
+  SendBudget::Hold hold_;
+  ReadRate rate_;
   Response response_;
 };
 

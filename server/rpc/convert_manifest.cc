@@ -10,6 +10,8 @@
 #include "absl/strings/match.h"
 #include "server/base/error.h"
 #include "server/base/strings.h"
+#include "server/rpc/parsed_bytes.h"
+#include "server/rpc/strict_request.h"
 
 namespace keyload {
 namespace {
@@ -93,6 +95,8 @@ absl::StatusOr<Conversion> ConversionFrom(const v1::Conversion& message, size_t 
   return conversion;
 }
 
+bool IsJson(std::string_view bytes) { return absl::StartsWith(absl::StripLeadingAsciiWhitespace(ToAbsl(bytes)), "{"); }
+
 template <typename Field>
 void FillStrings(const std::vector<std::string>& values, Field* field) {
   field->Add(values.begin(), values.end());
@@ -173,14 +177,23 @@ v1::ModelManifest ToProto(const Manifest& manifest) {
   return message;
 }
 
+uint64_t ManifestParseBytes(std::string_view bytes) {
+  // The message, and the manifest that is made of it while the message is there: no larger than that.
+  if (!IsJson(bytes)) return 2 * ParsedBytes(bytes, *v1::ModelManifest::descriptor());
+  // "{}," is the shortest text that becomes a message; numbers and strings become less for each byte.
+  constexpr uint64_t kPerByte = (sizeof(v1::TensorSpec) + sizeof(void*)) / 3 + 1;
+  return 2 * kPerByte * bytes.size();
+}
+
 absl::StatusOr<std::shared_ptr<const Manifest>> ParseManifest(std::string_view bytes) {
   v1::ModelManifest message;
-  if (absl::StartsWith(absl::StripLeadingAsciiWhitespace(ToAbsl(bytes)), "{")) {
+  if (IsJson(bytes)) {
     const auto parsed = google::protobuf::util::JsonStringToMessage(std::string(bytes), &message);
     if (!parsed.ok()) return MakeError(Reason::kManifestInvalid, StrCat("manifest: ", std::string(parsed.message())));
   } else if (!message.ParseFromArray(bytes.data(), static_cast<int>(bytes.size()))) {
     return MakeError(Reason::kManifestInvalid, "manifest: neither JSON nor a binary ModelManifest");
   }
+  KEYLOAD_RETURN_IF_ERROR(Annotate(CheckKnownFields(message), "manifest"));
   return FromProto(message);
 }
 

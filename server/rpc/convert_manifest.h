@@ -16,6 +16,9 @@ absl::StatusOr<std::shared_ptr<const Manifest>> FromProto(const v1::ModelManifes
 v1::ModelManifest ToProto(const Manifest& manifest);
 
 // The same out of bytes: proto3 JSON when the first character is '{', binary otherwise.
+// FIELD_NOT_SUPPORTED: it has a field that this server does not know.
 absl::StatusOr<std::shared_ptr<const Manifest>> ParseManifest(std::string_view bytes);
+// The memory that ParseManifest takes at most for `bytes` while it works; a few bytes can become large messages.
+uint64_t ManifestParseBytes(std::string_view bytes);
 
 }  // namespace keyload

@@ -2,12 +2,16 @@
 
 #include <google/protobuf/util/time_util.h>
 
+#include "server/base/utf8.h"
 #include "server/rpc/grpc_status.h"
 
 namespace keyload {
 namespace {
 
 using google::protobuf::util::TimeUtil;
+
+constexpr uint64_t kRestOfReportBytes = 384 << 10;  // of what is no long list: devices, phases, an error
+constexpr uint64_t kMapBytes = 3 << 20;             // of the map of one model
 
 google::protobuf::Duration ToProto(absl::Duration duration) {
   return TimeUtil::NanosecondsToDuration(absl::ToInt64Nanoseconds(duration));
@@ -117,6 +121,27 @@ v1::ModelState ToProto(ModelState state) {
   return v1::MODEL_STATE_UNSPECIFIED;
 }
 
+uint64_t EntryBytes(const std::string& entry) { return entry.size(); }
+uint64_t EntryBytes(const google::protobuf::Message& entry) { return entry.ByteSizeLong(); }
+
+// Keeps the first entries of `list`, in half of `room`, and takes their bytes off it. Returns how many are left out.
+template <typename List>
+uint64_t CutList(List& list, uint64_t& room) {
+  constexpr uint64_t kFraming = 6;
+  const uint64_t most = room / 2;
+  uint64_t bytes = 0;
+  int kept = 0;
+  for (; kept < list.size(); ++kept) {
+    const uint64_t entry = EntryBytes(list.Get(kept)) + kFraming;
+    if (bytes + entry > most) break;
+    bytes += entry;
+  }
+  room -= bytes;
+  const int left_out = list.size() - kept;
+  list.DeleteSubrange(kept, left_out);
+  return static_cast<uint64_t>(left_out);
+}
+
 template <typename Values, typename Field>
 void FillMessages(const Values& values, Field* field) {
   field->Reserve(static_cast<int>(values.size()));
@@ -155,6 +180,19 @@ v1::ExpectedKeys::From ToProto(ExpectedFrom from) {
   return v1::ExpectedKeys::FROM_UNSPECIFIED;
 }
 
+void CutReport(v1::LoadReport& report, uint64_t bytes) {
+  if (report.ByteSizeLong() <= bytes) return;
+  uint64_t room = bytes > kRestOfReportBytes ? bytes - kRestOfReportBytes : 0;
+  report.set_warnings_left_out(report.warnings_left_out() + CutList(*report.mutable_warnings(), room));
+  report.set_device_map_left_out(report.device_map_left_out() + CutList(*report.mutable_device_map(), room));
+  report.set_missing_keys_left_out(report.missing_keys_left_out() + CutList(*report.mutable_missing_keys(), room));
+  report.set_unexpected_keys_left_out(report.unexpected_keys_left_out() +
+                                      CutList(*report.mutable_unexpected_keys(), room));
+  report.set_mismatched_keys_left_out(report.mismatched_keys_left_out() +
+                                      CutList(*report.mutable_mismatched_keys(), room));
+  report.set_shards_left_out(report.shards_left_out() + CutList(*report.mutable_shards(), room));
+}
+
 v1::LoadReport ToProto(const LoadReport& report) {
   v1::LoadReport message;
   message.set_load(report.load);
@@ -177,6 +215,7 @@ v1::LoadReport ToProto(const LoadReport& report) {
   FillMessages(report.shards, message.mutable_shards());
   for (const std::string& warning : report.warnings) message.add_warnings(ToUtf8(warning));
   *message.mutable_start_time() = ToProto(report.start_time);
+  CutReport(message, kMaxReportBytes);
   return message;
 }
 
@@ -206,7 +245,7 @@ v1::LoadStatus ToProto(const LoadStatus& status) {
   return message;
 }
 
-v1::Model ToProto(const ModelInfo& info) {
+v1::Model ToProto(const ModelInfo& info, bool with_map) {
   v1::Model message;
   message.set_name(info.name);
   message.set_state(ToProto(info.state));
@@ -216,7 +255,13 @@ v1::Model ToProto(const ModelInfo& info) {
   message.mutable_source()->set_path(content.source_path);
   if (content.keys->manifest != nullptr) message.set_architecture(content.keys->manifest->architecture);
   *message.mutable_keys() = ToProto(info.model->LiveKeys());
-  FillMessages(content.report.device_map, message.mutable_device_map());
+  if (with_map) {
+    FillMessages(content.report.device_map, message.mutable_device_map());
+    uint64_t room = 2 * kMapBytes;
+    message.set_device_map_left_out(CutList(*message.mutable_device_map(), room));
+  } else {
+    message.set_device_map_left_out(content.report.device_map.size());
+  }
   FillMessages(info.model->LiveDevices(), message.mutable_devices());
   *message.mutable_load_time() = ToProto(content.load_time);
   *message.mutable_last_use_time() = ToProto(info.last_use);

@@ -2,9 +2,6 @@
 
 #include <grpcpp/support/status.h>
 
-#include <string>
-#include <string_view>
-
 #include "absl/status/status.h"
 #include "keyload/v1/model_loader.pb.h"
 
@@ -17,8 +14,5 @@ grpc::Status ToGrpcStatus(const absl::Status& status);
 
 // The same for an error inside a message.
 v1::LoadError ToLoadError(const absl::Status& status);
-
-// `text` with every byte that is not UTF-8 replaced by U+FFFD: file names may be anything, protobuf strings may not.
-std::string ToUtf8(std::string_view text);
 
 }  // namespace keyload

@@ -1,5 +1,7 @@
 #include "server/rpc/guarded_service.h"
 
+#include <grpcpp/impl/codegen/server_callback_handlers.h>
+
 #include <memory>
 #include <string>
 #include <string_view>
@@ -8,11 +10,14 @@
 
 #include "server/base/error.h"
 #include "server/base/log.h"
+#include "server/base/strings.h"
 #include "server/rpc/audited_request.h"
 #include "server/rpc/authorize.h"
 #include "server/rpc/caller.h"
 #include "server/rpc/grpc_status.h"
 #include "server/rpc/model_loader_service.h"
+#include "server/rpc/strict_handler.h"
+#include "server/rpc/strict_request.h"
 
 namespace keyload {
 namespace {
@@ -21,142 +26,144 @@ namespace {
 template <typename Reactor>
 class RefusedCall : public Reactor {
  public:
-  explicit RefusedCall(const grpc::Status& why) { this->Finish(why); }
+  explicit RefusedCall(const absl::Status& why) { this->Finish(ToGrpcStatus(why)); }
   void OnDone() override { delete this; }
 };
 
-class GuardedService final : public v1::ModelLoaderService::CallbackService {
+class GuardedService final : public grpc::Service {
   using Context = grpc::CallbackServerContext;
   using Loader = ModelLoaderServiceImpl;
+  using RpcMethod = grpc::internal::RpcMethod;
+  template <typename Response>
+  using WriteReactor = grpc::ServerWriteReactor<Response>;
+  using LoadReactor = grpc::ServerBidiReactor<grpc::ByteBuffer, v1::LoadResponse>;
+  using UploadReactor = grpc::ServerReadReactor<grpc::ByteBuffer>;
 
  public:
   explicit GuardedService(const RpcContext& rpc)
-      : loader_(WithLimiter(rpc, refusals_)), access_(*rpc.access), metrics_(rpc.service->metrics()) {}
-
-  grpc::ServerBidiReactor<v1::LoadRequest, v1::LoadResponse>* Load(Context* context) override {
-    return Guard<&Loader::Load>(Role::kLoad, "Load", context);
-  }
-  grpc::ServerUnaryReactor* LoadModel(Context* context, const v1::LoadModelRequest* request,
-                                      v1::LoadModelResponse* response) override {
-    return Guard<&Loader::LoadModel>(Role::kLoad, "LoadModel", context, request, response);
-  }
-  grpc::ServerUnaryReactor* PlanLoad(Context* context, const v1::PlanLoadRequest* request,
-                                     v1::PlanLoadResponse* response) override {
-    return Guard<&Loader::PlanLoad>(Role::kRead, "PlanLoad", context, request, response);
-  }
-  grpc::ServerUnaryReactor* GetLoad(Context* context, const v1::GetLoadRequest* request,
-                                    v1::GetLoadResponse* response) override {
-    return Guard<&Loader::GetLoad>(Role::kRead, "GetLoad", context, request, response);
-  }
-  grpc::ServerUnaryReactor* ListLoads(Context* context, const v1::ListLoadsRequest* request,
-                                      v1::ListLoadsResponse* response) override {
-    return Guard<&Loader::ListLoads>(Role::kRead, "ListLoads", context, request, response);
-  }
-  grpc::ServerWriteReactor<v1::WatchLoadResponse>* WatchLoad(Context* context,
-                                                             const v1::WatchLoadRequest* request) override {
-    return Guard<&Loader::WatchLoad>(Role::kRead, "WatchLoad", context, request);
-  }
-  grpc::ServerUnaryReactor* CancelLoad(Context* context, const v1::CancelLoadRequest* request,
-                                       v1::CancelLoadResponse* response) override {
-    return Guard<&Loader::CancelLoad>(Role::kLoad, "CancelLoad", context, request, response);
-  }
-  grpc::ServerUnaryReactor* GetModel(Context* context, const v1::GetModelRequest* request,
-                                     v1::GetModelResponse* response) override {
-    return Guard<&Loader::GetModel>(Role::kRead, "GetModel", context, request, response);
-  }
-  grpc::ServerUnaryReactor* ListModels(Context* context, const v1::ListModelsRequest* request,
-                                       v1::ListModelsResponse* response) override {
-    return Guard<&Loader::ListModels>(Role::kRead, "ListModels", context, request, response);
-  }
-  grpc::ServerWriteReactor<v1::WatchModelsResponse>* WatchModels(Context* context,
-                                                                 const v1::WatchModelsRequest* request) override {
-    return Guard<&Loader::WatchModels>(Role::kRead, "WatchModels", context, request);
-  }
-  grpc::ServerWriteReactor<v1::ListKeysResponse>* ListKeys(Context* context,
-                                                           const v1::ListKeysRequest* request) override {
-    return Guard<&Loader::ListKeys>(Role::kRead, "ListKeys", context, request);
-  }
-  grpc::ServerWriteReactor<v1::ReadTensorsResponse>* ReadTensors(Context* context,
-                                                                 const v1::ReadTensorsRequest* request) override {
-    return Guard<&Loader::ReadTensors>(Role::kLoad, "ReadTensors", context, request);
-  }
-  grpc::ServerUnaryReactor* Materialize(Context* context, const v1::MaterializeRequest* request,
-                                        v1::MaterializeResponse* response) override {
-    return Guard<&Loader::Materialize>(Role::kLoad, "Materialize", context, request, response);
-  }
-  grpc::ServerUnaryReactor* Evict(Context* context, const v1::EvictRequest* request,
-                                  v1::EvictResponse* response) override {
-    return Guard<&Loader::Evict>(Role::kLoad, "Evict", context, request, response);
-  }
-  grpc::ServerUnaryReactor* UnloadModel(Context* context, const v1::UnloadModelRequest* request,
-                                        v1::UnloadModelResponse* response) override {
-    return Guard<&Loader::UnloadModel>(Role::kLoad, "UnloadModel", context, request, response);
-  }
-  grpc::ServerUnaryReactor* AcquireLease(Context* context, const v1::AcquireLeaseRequest* request,
-                                         v1::AcquireLeaseResponse* response) override {
-    return Guard<&Loader::AcquireLease>(Role::kLoad, "AcquireLease", context, request, response);
-  }
-  grpc::ServerUnaryReactor* RenewLease(Context* context, const v1::RenewLeaseRequest* request,
-                                       v1::RenewLeaseResponse* response) override {
-    return Guard<&Loader::RenewLease>(Role::kLoad, "RenewLease", context, request, response);
-  }
-  grpc::ServerUnaryReactor* ReleaseLease(Context* context, const v1::ReleaseLeaseRequest* request,
-                                         v1::ReleaseLeaseResponse* response) override {
-    return Guard<&Loader::ReleaseLease>(Role::kLoad, "ReleaseLease", context, request, response);
-  }
-  grpc::ServerUnaryReactor* ListLeases(Context* context, const v1::ListLeasesRequest* request,
-                                       v1::ListLeasesResponse* response) override {
-    return Guard<&Loader::ListLeases>(Role::kRead, "ListLeases", context, request, response);
-  }
-  grpc::ServerUnaryReactor* SetDeviceMap(Context* context, const v1::SetDeviceMapRequest* request,
-                                         v1::SetDeviceMapResponse* response) override {
-    return Guard<&Loader::SetDeviceMap>(Role::kAdmin, "SetDeviceMap", context, request, response);
-  }
-  grpc::ServerUnaryReactor* GetDeviceMap(Context* context, const v1::GetDeviceMapRequest* request,
-                                         v1::GetDeviceMapResponse* response) override {
-    return Guard<&Loader::GetDeviceMap>(Role::kRead, "GetDeviceMap", context, request, response);
-  }
-  grpc::ServerUnaryReactor* ListDeviceMaps(Context* context, const v1::ListDeviceMapsRequest* request,
-                                           v1::ListDeviceMapsResponse* response) override {
-    return Guard<&Loader::ListDeviceMaps>(Role::kRead, "ListDeviceMaps", context, request, response);
-  }
-  grpc::ServerUnaryReactor* DeleteDeviceMap(Context* context, const v1::DeleteDeviceMapRequest* request,
-                                            v1::DeleteDeviceMapResponse* response) override {
-    return Guard<&Loader::DeleteDeviceMap>(Role::kAdmin, "DeleteDeviceMap", context, request, response);
-  }
-  grpc::ServerReadReactor<v1::UploadDocumentRequest>* UploadDocument(Context* context,
-                                                                     v1::UploadDocumentResponse* response) override {
-    return Guard<&Loader::UploadDocument>(Role::kLoad, "UploadDocument", context, response);
-  }
-  grpc::ServerUnaryReactor* ListDevices(Context* context, const v1::ListDevicesRequest* request,
-                                        v1::ListDevicesResponse* response) override {
-    return Guard<&Loader::ListDevices>(Role::kRead, "ListDevices", context, request, response);
-  }
-  grpc::ServerUnaryReactor* GetServerInfo(Context* context, const v1::GetServerInfoRequest* request,
-                                          v1::GetServerInfoResponse* response) override {
-    return Guard<&Loader::GetServerInfo>(Role::kRead, "GetServerInfo", context, request, response);
+      : loader_(WithLimiter(rpc, refusals_)), access_(*rpc.access), calls_(*rpc.calls), metrics_(rpc.service->metrics()) {
+    AddLoad();
+    AddUnary("LoadModel", Role::kLoad, &Loader::LoadModel);
+    AddUnary("PlanLoad", Role::kRead, &Loader::PlanLoad);
+    AddUnary("GetLoad", Role::kRead, &Loader::GetLoad);
+    AddUnary("ListLoads", Role::kRead, &Loader::ListLoads);
+    AddStream("WatchLoad", Role::kRead, &Loader::WatchLoad);
+    AddUnary("CancelLoad", Role::kLoad, &Loader::CancelLoad);
+    AddUnary("GetModel", Role::kRead, &Loader::GetModel);
+    AddUnary("ListModels", Role::kRead, &Loader::ListModels);
+    AddStream("WatchModels", Role::kRead, &Loader::WatchModels);
+    AddStream("ListKeys", Role::kRead, &Loader::ListKeys);
+    AddStream("ReadTensors", Role::kLoad, &Loader::ReadTensors);
+    AddUnary("Materialize", Role::kLoad, &Loader::Materialize);
+    AddUnary("Evict", Role::kLoad, &Loader::Evict);
+    AddUnary("UnloadModel", Role::kLoad, &Loader::UnloadModel);
+    AddUnary("AcquireLease", Role::kLoad, &Loader::AcquireLease);
+    AddUnary("RenewLease", Role::kLoad, &Loader::RenewLease);
+    AddUnary("ReleaseLease", Role::kLoad, &Loader::ReleaseLease);
+    AddUnary("ListLeases", Role::kRead, &Loader::ListLeases);
+    AddUnary("SetDeviceMap", Role::kAdmin, &Loader::SetDeviceMap);
+    AddUnary("GetDeviceMap", Role::kRead, &Loader::GetDeviceMap);
+    AddUnary("ListDeviceMaps", Role::kRead, &Loader::ListDeviceMaps);
+    AddUnary("DeleteDeviceMap", Role::kAdmin, &Loader::DeleteDeviceMap);
+    AddUpload();
+    AddUnary("ListDevices", Role::kRead, &Loader::ListDevices);
+    AddUnary("GetServerInfo", Role::kRead, &Loader::GetServerInfo);
   }
 
  private:
-  template <auto kMethod, typename... Args>
-  using Result = decltype((std::declval<Loader&>().*kMethod)(nullptr, std::declval<Args>()...));
+  template <typename Request, typename Response>
+  void AddUnary(const char* method, Role needed,
+                grpc::ServerUnaryReactor* (Loader::*handle)(Context*, const Request*, Response*)) {
+    using Handler = grpc::internal::CallbackUnaryHandler<Request, Response>;
+    const auto guarded = [=, this](Context* context, const Request* request, Response* response) {
+      const absl::Status status = Check(needed, method, *context, request);
+      if (!status.ok()) return Refuse<grpc::ServerUnaryReactor>(status);
+      return (loader_.*handle)(context, request, response);
+    };
+    const auto refusing = [=, this](Context* context, const Request*, Response*) {
+      return Refuse<grpc::ServerUnaryReactor>(CheckMalformed<Request>(needed, method, *context));
+    };
+    AddMethod(method, RpcMethod::NORMAL_RPC,
+              new StrictHandler(std::make_unique<Handler>(guarded), std::make_unique<Handler>(refusing)));
+  }
 
-  template <auto kMethod, typename... Args>
-  Result<kMethod, Args...> Guard(Role needed, std::string_view method, Context* context, Args... args) {
-    const absl::Status status = Authorize(access_, *context, needed, method);
-    if (status.ok()) return (loader_.*kMethod)(context, args...);
-    const std::shared_ptr<const Caller> caller = CallerOf(&access_, *context);
-    if (TellRefusal(status, method, *caller, metrics_, refusals_)) AuditRefusal<kMethod>(*caller, status, args...);
-    return new RefusedCall<std::remove_pointer_t<Result<kMethod, Args...>>>(ToGrpcStatus(status));
+  template <typename Request, typename Response>
+  void AddStream(const char* method, Role needed,
+                 WriteReactor<Response>* (Loader::*handle)(Context*, const Request*)) {
+    using Handler = grpc::internal::CallbackServerStreamingHandler<Request, Response>;
+    const auto guarded = [=, this](Context* context, const Request* request) {
+      const absl::Status status = Check(needed, method, *context, request);
+      if (!status.ok()) return Refuse<WriteReactor<Response>>(status);
+      return (loader_.*handle)(context, request);
+    };
+    const auto refusing = [=, this](Context* context, const Request*) {
+      return Refuse<WriteReactor<Response>>(CheckMalformed<Request>(needed, method, *context));
+    };
+    AddMethod(method, RpcMethod::SERVER_STREAMING,
+              new StrictHandler(std::make_unique<Handler>(guarded), std::make_unique<Handler>(refusing)));
+  }
+
+  void AddLoad() {
+    const auto guarded = [this](Context* context) -> LoadReactor* {
+      const absl::Status status = Check<v1::LoadRequest>(Role::kLoad, "Load", *context, nullptr);
+      return status.ok() ? loader_.Load(context) : Refuse<LoadReactor>(status);
+    };
+    AddMethod("Load", RpcMethod::BIDI_STREAMING,
+              new grpc::internal::CallbackBidiHandler<grpc::ByteBuffer, v1::LoadResponse>(guarded));
+  }
+
+  void AddUpload() {
+    const auto guarded = [this](Context* context, v1::UploadDocumentResponse* response) -> UploadReactor* {
+      const absl::Status status = Check<v1::UploadDocumentRequest>(Role::kLoad, "UploadDocument", *context, nullptr);
+      return status.ok() ? loader_.UploadDocument(context, response) : Refuse<UploadReactor>(status);
+    };
+    AddMethod(
+        "UploadDocument", RpcMethod::CLIENT_STREAMING,
+        new grpc::internal::CallbackClientStreamingHandler<grpc::ByteBuffer, v1::UploadDocumentResponse>(guarded));
+  }
+
+  // gRPC takes the handler.
+  void AddMethod(const char* method, RpcMethod::RpcType type, grpc::internal::MethodHandler* handler) {
+    paths_.push_back(
+        std::make_unique<std::string>(StrCat("/", v1::ModelLoaderService::service_full_name(), "/", method)));
+    grpc::Service::AddMethod(new grpc::internal::RpcServiceMethod(paths_.back()->c_str(), type, nullptr));
+    MarkMethodCallback(static_cast<int>(paths_.size()) - 1, handler);
+  }
+
+  template <typename Reactor>
+  static Reactor* Refuse(const absl::Status& why) {
+    return new RefusedCall<Reactor>(why);
+  }
+
+  // Whether the call may begin. `request` is null where a stream has not brought one yet.
+  template <typename Request>
+  absl::Status Check(Role needed, std::string_view method, const Context& context, const Request* request) {
+    absl::Status status = Authorize(access_, context, needed, method);
+    if (!status.ok()) {
+      const std::shared_ptr<const Caller> caller = CallerOf(&access_, context);
+      if (TellRefusal(status, method, *caller, metrics_, refusals_)) AuditRefusal(*caller, status, request);
+      return status;
+    }
+    const std::shared_ptr<const Caller> caller = CallerOf(&access_, context);
+    status = calls_.CheckRoom(PeerOf(*caller));
+    if (status.ok() && request != nullptr) status = CheckKnownFields(*request);
+    if (!status.ok()) AuditRefusal(*caller, status, request);
+    return status;
+  }
+
+  // Of a request that is no message: a caller that may not make the call learns no more than that.
+  template <typename Request>
+  absl::Status CheckMalformed(Role needed, std::string_view method, const Context& context) {
+    const absl::Status status = Check<Request>(needed, method, context, nullptr);
+    return status.ok() ? MalformedRequest(Request::descriptor()->full_name()) : status;
   }
 
   // The audit line of a call that would have had one.
-  template <auto kMethod, typename Request = void, typename... Response>
-  void AuditRefusal(const Caller& caller, const absl::Status& status, const Request* request = nullptr,
-                    Response*... /*response*/) const {
+  template <typename Request>
+  void AuditRefusal(const Caller& caller, const absl::Status& status, const Request* request) const {
     AuditEntry entry;
-    if constexpr (AuditedRequest<Request>) entry = AuditOf(*request);
-    if constexpr (std::is_same_v<decltype(kMethod), decltype(&Loader::Load)>) entry.action = "load";
+    if constexpr (AuditedRequest<Request>) entry = AuditOf(request == nullptr ? Request() : *request);
+    if constexpr (std::is_same_v<Request, v1::LoadRequest>) entry.action = "load";
     if (entry.action.empty()) return;
     entry.status = status;
     Audit(entry, caller);
@@ -170,7 +177,9 @@ class GuardedService final : public v1::ModelLoaderService::CallbackService {
   LogLimiter refusals_;
   Loader loader_;
   const AccessControl& access_;
+  const LiveCalls& calls_;
   Metrics& metrics_;
+  std::vector<std::unique_ptr<std::string>> paths_;  // gRPC keeps pointers to them
 };
 
 }  // namespace

@@ -1,8 +1,6 @@
 #include "server/rpc/key_streams.h"
 
 #include <algorithm>
-#include <atomic>
-#include <chrono>
 #include <memory>
 #include <optional>
 #include <string>
@@ -22,6 +20,14 @@ namespace {
 constexpr size_t kListBytes = 256 << 10;  // of a chunk of keys, roughly
 constexpr uint64_t kReadBytes = 1 << 20;  // of a chunk of tensor data
 
+constexpr size_t kBatch = 256;        // keys that are looked for at a time
+constexpr size_t kReadBatch = 1024;   // of which lazy neighbours are read together
+constexpr uint64_t kInfoBytes = 100;  // of a key in a list besides its name, roughly
+
+absl::StatusOr<KeySelection> SelectionOf(const RpcContext& rpc, const v1::KeySelection& select) {
+  return CompileSelection(FromProto(select), select.key_list_digest(), rpc.service->documents());
+}
+
 class ListKeysStream : public ChunkStream<v1::ListKeysResponse> {
  public:
   ListKeysStream(const RpcContext& rpc, grpc::CallbackServerContext& context, const v1::ListKeysRequest& request)
@@ -30,13 +36,21 @@ class ListKeysStream : public ChunkStream<v1::ListKeysResponse> {
   }
 
  private:
-  absl::StatusOr<bool> Next(v1::ListKeysResponse& response) override {
-    if (model_ == nullptr) KEYLOAD_RETURN_IF_ERROR(Prepare());
-    size_t bytes = 0;
-    for (; next_ < keys_.size() && bytes < kListBytes; ++next_) {
-      v1::KeyInfo info = ToProto(keys_[next_]);
+  uint64_t most_bytes() const override { return kListBytes; }
+
+  absl::StatusOr<bool> Next(v1::ListKeysResponse& response, uint64_t bytes) override {
+    if (!cursor_) KEYLOAD_RETURN_IF_ERROR(Prepare());
+    const std::vector<Residency::State> states = model_->residency().states();
+    uint64_t used = 0;
+    while (used < bytes) {
+      if (next_ == batch_.size()) {
+        KEYLOAD_ASSIGN_OR_RETURN(batch_, cursor_->Next(kBatch, request_context()));
+        next_ = 0;
+        if (batch_.empty()) break;
+      }
+      v1::KeyInfo info = ToProto(DescribeKey(*model_, &states, batch_[next_++]));
       if (!states_.empty() && !states_.contains(info.state())) continue;
-      bytes += info.key().size() + 100;
+      used += info.key().size() + kInfoBytes;
       *response.add_keys() = std::move(info);
     }
     return response.keys_size() > 0;
@@ -44,18 +58,17 @@ class ListKeysStream : public ChunkStream<v1::ListKeysResponse> {
 
   absl::Status Prepare() {
     KEYLOAD_ASSIGN_OR_RETURN(model_, rpc_.service->registry().Use(request_.model()));
-    KEYLOAD_ASSIGN_OR_RETURN(
-        const KeySelection selection,
-        CompileSelection(FromProto(request_.select()), request_.select().key_list_digest(), rpc_.service->documents()));
+    KEYLOAD_ASSIGN_OR_RETURN(KeySelection selection, SelectionOf(rpc_, request_.select()));
     for (const int state : request_.states()) states_.insert(state);
-    keys_ = ListKeys(*model_, selection);
+    cursor_.emplace(model_, std::move(selection), KeyCursor::Of::kAll);
     return absl::OkStatus();
   }
 
-  const v1::ListKeysRequest request_;
+  const v1::ListKeysRequest& request_;  // gRPC's, until OnDone
   ModelHandle model_;
-  std::vector<ListedKey> keys_;  // views into *model_
   absl::flat_hash_set<int> states_;
+  std::optional<KeyCursor> cursor_;
+  std::vector<uint32_t> batch_;  // of the cursor, from next_ on not sent yet
   size_t next_ = 0;
 };
 
@@ -67,34 +80,40 @@ class ReadTensorsStream : public ChunkStream<v1::ReadTensorsResponse> {
   }
 
  private:
-  absl::StatusOr<bool> Next(v1::ReadTensorsResponse& response) override {
-    if (model_ == nullptr) KEYLOAD_RETURN_IF_ERROR(Prepare());
-    if (next_ == keys_.size()) return false;
-    const std::string_view key = keys_[next_].key.substr(0, kNameInMessage);
-    KEYLOAD_RETURN_IF_ERROR(Annotate(ReadChunk(response), StrCat("model ", request_.model(), ": ", key),
-                                     {{"model", request_.model()}, {"key", std::string(key)}}));
+  uint64_t most_bytes() const override { return kReadBytes; }
+
+  absl::StatusOr<bool> Next(v1::ReadTensorsResponse& response, uint64_t bytes) override {
+    if (!cursor_) KEYLOAD_RETURN_IF_ERROR(Prepare());
+    if (next_ == batch_.size()) {
+      KEYLOAD_ASSIGN_OR_RETURN(batch_, cursor_->Next(kReadBatch, request_context()));
+      next_ = ahead_ = 0;
+      if (batch_.empty()) return false;
+    }
+    const std::string key(model_->content().keys->keys[batch_[next_]].name.substr(0, kNameInMessage));
+    KEYLOAD_RETURN_IF_ERROR(Annotate(ReadChunk(response, bytes), StrCat("model ", request_.model(), ": ", key),
+                                     {{"model", request_.model()}, {"key", key}}));
     return true;
   }
 
-  absl::Status ReadChunk(v1::ReadTensorsResponse& response) {
-    ListedKey& key = keys_[next_];
+  absl::Status ReadChunk(v1::ReadTensorsResponse& response, uint64_t bytes) {
+    const uint32_t key = batch_[next_];
     if (offset_ == 0) {
       if (next_ == ahead_) {
-        ahead_ += rpc_.service->ReadAhead(*model_, std::span(keys_).subspan(next_), request_context());
+        ahead_ += rpc_.service->ReadAhead(*model_, std::span(batch_).subspan(next_), request_context());
       }
-      KEYLOAD_ASSIGN_OR_RETURN(bytes_,
-                               rpc_.service->OpenTensor(*model_, static_cast<uint32_t>(key.index), request_context()));
-      if (model_->TensorOf(static_cast<uint32_t>(key.index)) != ResidentModel::kInFile)
-        key.state = ListedState::kResident;
-      *response.mutable_tensor() = ToProto(key);
+      KEYLOAD_ASSIGN_OR_RETURN(bytes_, rpc_.service->OpenTensor(*model_, key, request_context()));
+      ListedKey listed = DescribeKey(*model_, nullptr, key);
+      if (model_->TensorOf(key) != ResidentModel::kInFile) listed.state = ListedState::kResident;
+      size_ = listed.bytes;
+      *response.mutable_tensor() = ToProto(listed);
     }
     response.set_offset(offset_);
-    const uint64_t length = std::min(kReadBytes, key.bytes - offset_);
+    const uint64_t length = std::min(bytes, size_ - offset_);
     std::string& data = *response.mutable_data();
     data.resize(length);
     KEYLOAD_RETURN_IF_ERROR(bytes_->Read(offset_, std::as_writable_bytes(std::span(data))));
     offset_ += length;
-    if (offset_ == key.bytes) {
+    if (offset_ == size_) {
       bytes_.reset();
       offset_ = 0;
       ++next_;
@@ -103,92 +122,28 @@ class ReadTensorsStream : public ChunkStream<v1::ReadTensorsResponse> {
   }
 
   absl::Status Prepare() {
-    KEYLOAD_ASSIGN_OR_RETURN(const ModelHandle model, rpc_.service->registry().Use(request_.model()));
-    if (request_.generation() != 0 && request_.generation() != model->report().generation) {
+    KEYLOAD_ASSIGN_OR_RETURN(model_, rpc_.service->registry().Use(request_.model()));
+    if (request_.generation() != 0 && request_.generation() != model_->report().generation) {
       return MakeError(Reason::kGenerationMismatch,
-                       StrCat("model ", request_.model(), " is at generation ", model->report().generation, ", not ",
+                       StrCat("model ", request_.model(), " is at generation ", model_->report().generation, ", not ",
                               request_.generation()),
-                       {{"model", request_.model()}, {"generation", StrCat(model->report().generation)}});
+                       {{"model", request_.model()}, {"generation", StrCat(model_->report().generation)}});
     }
-    KEYLOAD_ASSIGN_OR_RETURN(
-        const KeySelection selection,
-        CompileSelection(FromProto(request_.select()), request_.select().key_list_digest(), rpc_.service->documents()));
-    KEYLOAD_ASSIGN_OR_RETURN(keys_, KeysToRead(*model, selection));
-    model_ = model;
+    KEYLOAD_ASSIGN_OR_RETURN(KeySelection selection, SelectionOf(rpc_, request_.select()));
+    KEYLOAD_RETURN_IF_ERROR(CheckNamedKeys(*model_, selection, request_context()));
+    cursor_.emplace(model_, std::move(selection), KeyCursor::Of::kWithBytes);
     return absl::OkStatus();
   }
 
-  const v1::ReadTensorsRequest request_;
+  const v1::ReadTensorsRequest& request_;  // gRPC's, until OnDone
   ModelHandle model_;
-  std::vector<ListedKey> keys_;       // views into *model_
-  std::optional<TensorBytes> bytes_;  // of keys_[next_]; keeps them while they are sent
+  std::optional<KeyCursor> cursor_;
+  std::vector<uint32_t> batch_;       // of the cursor
+  std::optional<TensorBytes> bytes_;  // of batch_[next_]; keeps them while they are sent
   size_t next_ = 0;
   size_t ahead_ = 0;     // up to here keys have been read ahead
-  uint64_t offset_ = 0;  // in keys_[next_]
-};
-
-class UploadDocumentStream : public grpc::ServerReadReactor<v1::UploadDocumentRequest>, public LiveCall {
- public:
-  UploadDocumentStream(const RpcContext& rpc, grpc::CallbackServerContext& context,
-                       v1::UploadDocumentResponse* response)
-      : rpc_(rpc), context_(context), response_(*response), upload_(rpc.service->documents().BeginUpload()) {
-    rpc_.calls->Add(this);
-    upload_.ok() ? StartRead(&chunk_) : Finish(ToGrpcStatus(upload_.status()));
-  }
-
-  void OnReadDone(bool ok) override {
-    if (!ok) return cancelled_ ? Finish(grpc::Status::CANCELLED) : Store();
-    last_chunk_ = std::chrono::steady_clock::now();
-    if (!kind_) kind_ = chunk_.kind();
-    const uint64_t limit = rpc_.service->documents().options().max_document_bytes;
-    if (bytes_.size() + chunk_.data().size() > limit) {
-      return Finish(ToGrpcStatus(MakeError(Reason::kDocumentTooLarge, StrCat("a document may have ", limit, " bytes"),
-                                           {{"limit_bytes", StrCat(limit)}})));
-    }
-    bytes_ += chunk_.data();
-    StartRead(&chunk_);
-  }
-  void OnCancel() override { cancelled_ = true; }
-  void OnDone() override { delete this; }
-  void Drain() override {}
-  void Cancel() override { context_.TryCancel(); }
-  // Only so many uploads may be under way.
-  void CancelIfUnread(std::chrono::steady_clock::time_point time) override {
-    if (last_chunk_.load() < time) Cancel();
-  }
-
- private:
-  ~UploadDocumentStream() override { rpc_.calls->Remove(this); }
-
-  void Store() {
-    last_chunk_ = std::chrono::steady_clock::time_point::max();
-    const bool queued = rpc_.queries->TrySubmit([this] { Finish(ToGrpcStatus(StoreNow())); });
-    if (!queued) Finish(ToGrpcStatus(TooManyWaiting()));
-  }
-
-  absl::Status StoreNow() {
-    const auto kind = kind_.value_or(v1::UploadDocumentRequest::KIND_UNSPECIFIED);
-    if (kind != v1::UploadDocumentRequest::KIND_MANIFEST && kind != v1::UploadDocumentRequest::KIND_KEY_LIST) {
-      return MakeError(Reason::kBadRequest, "the first chunk must say the kind of the document", {{"field", "kind"}});
-    }
-    DocumentStore& documents = rpc_.service->documents();
-    KEYLOAD_ASSIGN_OR_RETURN(const DocumentStore::Stored stored, kind == v1::UploadDocumentRequest::KIND_MANIFEST
-                                                                     ? documents.AddManifest(bytes_)
-                                                                     : documents.AddKeyList(bytes_));
-    response_.set_digest(stored.digest);
-    response_.set_known(stored.known);
-    return absl::OkStatus();
-  }
-
-  const RpcContext rpc_;
-  grpc::CallbackServerContext& context_;
-  v1::UploadDocumentResponse& response_;
-  const absl::StatusOr<std::unique_ptr<DocumentStore::Upload>> upload_;
-  v1::UploadDocumentRequest chunk_;
-  std::optional<v1::UploadDocumentRequest::Kind> kind_;
-  std::string bytes_;
-  std::atomic<bool> cancelled_ = false;
-  std::atomic<std::chrono::steady_clock::time_point> last_chunk_ = std::chrono::steady_clock::now();
+  uint64_t offset_ = 0;  // in batch_[next_]
+  uint64_t size_ = 0;    // of batch_[next_]
 };
 
 }  // namespace
@@ -203,12 +158,6 @@ grpc::ServerWriteReactor<v1::ReadTensorsResponse>* StartReadTensors(const RpcCon
                                                                     grpc::CallbackServerContext* context,
                                                                     const v1::ReadTensorsRequest* request) {
   return new ReadTensorsStream(rpc, *context, *request);
-}
-
-grpc::ServerReadReactor<v1::UploadDocumentRequest>* StartUploadDocument(const RpcContext& rpc,
-                                                                        grpc::CallbackServerContext* context,
-                                                                        v1::UploadDocumentResponse* response) {
-  return new UploadDocumentStream(rpc, *context, response);
 }
 
 }  // namespace keyload

@@ -7,15 +7,12 @@
 
 namespace keyload {
 
-// Handlers of the streaming reads and of the upload; each returned reactor deletes itself.
+// Handlers of the streaming reads; each returned reactor deletes itself.
 grpc::ServerWriteReactor<v1::ListKeysResponse>* StartListKeys(const RpcContext& rpc,
                                                               grpc::CallbackServerContext* context,
                                                               const v1::ListKeysRequest* request);
 grpc::ServerWriteReactor<v1::ReadTensorsResponse>* StartReadTensors(const RpcContext& rpc,
                                                                     grpc::CallbackServerContext* context,
                                                                     const v1::ReadTensorsRequest* request);
-grpc::ServerReadReactor<v1::UploadDocumentRequest>* StartUploadDocument(const RpcContext& rpc,
-                                                                        grpc::CallbackServerContext* context,
-                                                                        v1::UploadDocumentResponse* response);
 
 }  // namespace keyload

@@ -1,6 +1,7 @@
 #pragma once
 
 #include <cstddef>
+#include <cstdint>
 
 namespace keyload {
 
@@ -8,5 +9,9 @@ namespace keyload {
 inline constexpr int kMaxMessageBytes = 4 << 20;       // of a message that the server takes
 inline constexpr int kMaxStreamsPerConnection = 1024;  // calls of one connection; its further ones wait in the client
 inline constexpr size_t kMaxLoadsPerStream = 64;       // unfinished ones
+inline constexpr size_t kDefaultConnections = 4096;    // of one listener
+inline constexpr size_t kDefaultConnectionsPerPeer = 1024;
+inline constexpr uint64_t kDefaultSendBytes = 256 << 20;  // on their way to all clients
+inline constexpr size_t kMaxWatchers = 256;               // WatchModels calls: each is written to at every change
 
 }  // namespace keyload

@@ -1,47 +1,78 @@
 #pragma once
 
 #include <chrono>
+#include <cstddef>
+#include <string>
 
-#include "absl/container/flat_hash_set.h"
+#include "absl/container/flat_hash_map.h"
+#include "absl/status/status.h"
+#include "server/base/error.h"
 #include "server/base/mutex.h"
+#include "server/base/retry.h"
+#include "server/base/strings.h"
+#include "server/rpc/caller.h"
 
 namespace keyload {
 
 // A call that is open and can be told to end: gRPC itself tells an idle stream nothing before the shutdown's deadline.
 class LiveCall {
  public:
+  using Clock = std::chrono::steady_clock;
+
   virtual ~LiveCall() = default;
   // Ends the call with UNAVAILABLE / DRAINING as soon as it has nothing left to do. Never blocks.
   virtual void Drain() = 0;
   // Ends it now: what it still does is cancelled. Never blocks.
   virtual void Cancel() = 0;
-  // Ends it if its client has not taken what it was sent, or sent what it began to, since `time`. Never blocks.
-  virtual void CancelIfUnread(std::chrono::steady_clock::time_point /*time*/) {}
+  // Ends it if for `limit` its client has taken too little of what it was sent, or has not sent what it began to. Never
+  // blocks.
+  virtual void CancelIfUnread(Clock::time_point /*now*/, Clock::duration /*limit*/) {}
 };
 
-// The open calls of a server. Thread-safe; what it calls of a call runs under the lock, so they must not remove it
-// themselves but through gRPC's OnDone, on another thread.
+// The open calls of a server, in all and per peer. Thread-safe; what it calls of a call runs under the lock, so they
+// must not remove it themselves but through gRPC's OnDone, on another thread.
 class LiveCalls {
  public:
-  void Add(LiveCall* call) {
+  struct Limits {
+    size_t total = 4096;
+    size_t per_peer = 2048;
+  };
+  explicit LiveCalls(const Limits& limits) : limits_(limits) {}
+
+  // Whether another call of `peer` may begin: LOAD_QUEUE_FULL else. Those that begin at the same moment may be a few
+  // more than the limit.
+  absl::Status CheckRoom(const std::string& peer) const {
     MutexLock lock(mutex_);
-    calls_.insert(call);
+    if (calls_.size() >= limits_.total) {
+      return Annotate(TooManyWaiting(absl::Seconds(1)), StrCat(limits_.total, " calls are open"));
+    }
+    const auto it = of_peer_.find(peer);
+    if (it == of_peer_.end() || it->second < limits_.per_peer) return absl::OkStatus();
+    return Annotate(TooManyWaiting(absl::Seconds(1)), StrCat(limits_.per_peer, " calls of this client are open"));
+  }
+  void Add(LiveCall* call, const std::string& peer) {
+    MutexLock lock(mutex_);
+    calls_.emplace(call, peer);
+    ++of_peer_[peer];
   }
   void Remove(LiveCall* call) {
     MutexLock lock(mutex_);
-    calls_.erase(call);
+    const auto it = calls_.find(call);
+    if (const auto count = of_peer_.find(it->second); --count->second == 0) of_peer_.erase(count);
+    calls_.erase(it);
   }
   void DrainAll() {
     MutexLock lock(mutex_);
-    for (LiveCall* call : calls_) call->Drain();
+    for (const auto& [call, peer] : calls_) call->Drain();
   }
   void CancelAll() {
     MutexLock lock(mutex_);
-    for (LiveCall* call : calls_) call->Cancel();
+    for (const auto& [call, peer] : calls_) call->Cancel();
   }
-  void CancelUnread(std::chrono::steady_clock::time_point time) {
+  void CancelUnread(std::chrono::steady_clock::duration limit) {
+    const auto now = std::chrono::steady_clock::now();
     MutexLock lock(mutex_);
-    for (LiveCall* call : calls_) call->CancelIfUnread(time);
+    for (const auto& [call, peer] : calls_) call->CancelIfUnread(now, limit);
   }
   size_t size() const {
     MutexLock lock(mutex_);
@@ -49,8 +80,10 @@ class LiveCalls {
   }
 
  private:
+  const Limits limits_;
   mutable Mutex mutex_;
-  absl::flat_hash_set<LiveCall*> calls_ ABSL_GUARDED_BY(mutex_);
+  absl::flat_hash_map<LiveCall*, std::string> calls_ ABSL_GUARDED_BY(mutex_);  // with their peers
+  absl::flat_hash_map<std::string, size_t> of_peer_ ABSL_GUARDED_BY(mutex_);   // never 0
 };
 
 }  // namespace keyload

@@ -16,13 +16,12 @@
 namespace keyload {
 namespace {
 
-constexpr size_t kPageBytes = 1 << 20;  // of reports, after which a page ends: clients take messages of 4 MiB
-
 // The state of a load at once, then what changes, up to its end. What the client does not take is replaced by what is
 // newer. Deletes itself.
 class WatchLoadCall : public grpc::ServerWriteReactor<v1::WatchLoadResponse>, public LiveCall {
  public:
-  explicit WatchLoadCall(const RpcContext& rpc) : calls_(*rpc.calls) { calls_.Add(this); }
+  WatchLoadCall(const RpcContext& rpc, grpc::CallbackServerContext& context)
+      : WatchLoadCall(rpc, context, PeerOf(*CallerOf(rpc.access, context))) {}
 
   void Start(const RpcContext& rpc, const std::string& load) {
     absl::StatusOr<std::shared_ptr<SharedLoad>> found = rpc.service->FindLoad(load);
@@ -36,6 +35,8 @@ class WatchLoadCall : public grpc::ServerWriteReactor<v1::WatchLoadResponse>, pu
     {
       MutexLock lock(mutex_);
       writing_ = false;
+      sending_since_ = Clock::time_point::max();
+      hold_.Release();
     }
     if (!ok) Cancel();
     Advance();
@@ -51,8 +52,17 @@ class WatchLoadCall : public grpc::ServerWriteReactor<v1::WatchLoadResponse>, pu
     }
     ticket->Leave();
   }
+  void CancelIfUnread(Clock::time_point now, Clock::duration limit) override {
+    MutexLock lock(mutex_);
+    if (sending_since_ < now - limit) context_.TryCancel();
+  }
 
  private:
+  WatchLoadCall(const RpcContext& rpc, grpc::CallbackServerContext& context, const std::string& peer)
+      : calls_(*rpc.calls), context_(context), hold_(*rpc.send, peer) {
+    calls_.Add(this, peer);
+  }
+
   class Observer : public LoadObserver {
    public:
     Observer(WatchLoadCall& call, const LoadIdentity& identity) : call_(call), identity_(identity) {}
@@ -88,7 +98,11 @@ class WatchLoadCall : public grpc::ServerWriteReactor<v1::WatchLoadResponse>, pu
       if (writing_ || finished_) return;
       if (next_ && !broken_) {
         *response_.mutable_status() = *std::exchange(next_, std::nullopt);
+        if (!hold_.TryTake(response_.ByteSizeLong()) && response_.status().has_report()) {
+          CutReport(*response_.mutable_status()->mutable_report(), 0);
+        }
         writing_ = true;
+        sending_since_ = Clock::now();
         StartWrite(&response_);
         return;
       }
@@ -100,6 +114,8 @@ class WatchLoadCall : public grpc::ServerWriteReactor<v1::WatchLoadResponse>, pu
   }
 
   LiveCalls& calls_;
+  grpc::CallbackServerContext& context_;
+  SendBudget::Hold hold_;  // of the write in flight
   const std::shared_ptr<LoadTicket> ticket_ = std::make_shared<LoadTicket>();
   v1::WatchLoadResponse response_;  // the write in flight
 
@@ -107,6 +123,7 @@ class WatchLoadCall : public grpc::ServerWriteReactor<v1::WatchLoadResponse>, pu
   std::optional<v1::LoadStatus> next_ ABSL_GUARDED_BY(mutex_);
   bool ended_ ABSL_GUARDED_BY(mutex_) = false;  // the load, or this call's part in it
   bool writing_ ABSL_GUARDED_BY(mutex_) = false;
+  Clock::time_point sending_since_ ABSL_GUARDED_BY(mutex_) = Clock::time_point::max();
   bool broken_ ABSL_GUARDED_BY(mutex_) = false;  // nobody reads, or is to
   bool finished_ ABSL_GUARDED_BY(mutex_) = false;
 };
@@ -126,7 +143,7 @@ grpc::ServerUnaryReactor* ModelLoaderServiceImpl::GetLoad(grpc::CallbackServerCo
     *response->mutable_status() = ToProto(load->status());
     return absl::OkStatus();
   };
-  return FinishNow(context, get());
+  return UnaryCall::Finished(rpc_, context, response, get());
 }
 
 // The page token is the last name of the page before: loads are listed in the order of their start.
@@ -139,14 +156,15 @@ grpc::ServerUnaryReactor* ModelLoaderServiceImpl::ListLoads(grpc::CallbackServer
   if (!loads.ok()) return FinishNow(context, loads.status());
   size_t bytes = 0;
   for (const std::shared_ptr<SharedLoad>& load : *loads) {
-    if (static_cast<size_t>(response->loads_size()) == *page || bytes > kPageBytes) {
+    v1::LoadStatus status = ToProto(load->status());
+    bytes += status.ByteSizeLong();
+    if (PageIsFull(static_cast<size_t>(response->loads_size()), *page, bytes)) {
       response->set_next_page_token(response->loads(response->loads_size() - 1).load());
       break;
     }
-    *response->add_loads() = ToProto(load->status());
-    bytes += response->loads(response->loads_size() - 1).ByteSizeLong();
+    *response->add_loads() = std::move(status);
   }
-  return FinishNow(context, absl::OkStatus());
+  return UnaryCall::Finished(rpc_, context, response, absl::OkStatus());
 }
 
 grpc::ServerUnaryReactor* ModelLoaderServiceImpl::CancelLoad(grpc::CallbackServerContext* context,
@@ -162,8 +180,8 @@ grpc::ServerUnaryReactor* ModelLoaderServiceImpl::CancelLoad(grpc::CallbackServe
 }
 
 grpc::ServerWriteReactor<v1::WatchLoadResponse>* ModelLoaderServiceImpl::WatchLoad(
-    grpc::CallbackServerContext* /*context*/, const v1::WatchLoadRequest* request) {
-  auto* const call = new WatchLoadCall(rpc_);
+    grpc::CallbackServerContext* context, const v1::WatchLoadRequest* request) {
+  auto* const call = new WatchLoadCall(rpc_, *context);
   call->Start(rpc_, request->load());
   return call;
 }

@@ -1,5 +1,6 @@
 #include "server/rpc/load_model_call.h"
 
+#include <atomic>
 #include <memory>
 #include <utility>
 
@@ -14,10 +15,15 @@ namespace {
 
 class LoadModelCall : public grpc::ServerUnaryReactor, public LiveCall {
  public:
-  LoadModelCall(const RpcContext& rpc, const grpc::CallbackServerContext& context, const std::string& model,
+  LoadModelCall(const RpcContext& rpc, grpc::CallbackServerContext& context, const std::string& model,
                 v1::LoadModelResponse* response)
-      : calls_(*rpc.calls), response_(*response), caller_(CallerOf(rpc.access, context)), audit_(model, caller_) {
-    calls_.Add(this);
+      : calls_(*rpc.calls),
+        context_(context),
+        response_(*response),
+        caller_(CallerOf(rpc.access, context)),
+        hold_(*rpc.send, PeerOf(*caller_)),
+        audit_(model, caller_) {
+    calls_.Add(this, PeerOf(*caller_));
   }
 
   void Start(const RpcContext& rpc, const grpc::CallbackServerContext& context, const v1::LoadSpec& spec) {
@@ -31,6 +37,9 @@ class LoadModelCall : public grpc::ServerUnaryReactor, public LiveCall {
   void OnDone() override { delete this; }
   void Drain() override {}  // its load goes on within the grace
   void Cancel() override { ticket_->Leave(); }
+  void CancelIfUnread(Clock::time_point now, Clock::duration limit) override {
+    if (answered_.load() < now - limit) context_.TryCancel();
+  }
 
  private:
   class Observer : public LoadObserver {
@@ -51,15 +60,20 @@ class LoadModelCall : public grpc::ServerUnaryReactor, public LiveCall {
     absl::Status status = result.status();
     if (status.ok()) {
       *response_.mutable_report() = ToProto(*result);
+      if (!hold_.TryTake(response_.ByteSizeLong())) CutReport(*response_.mutable_report(), 0);
       status = Annotate(result->error, result->load, {{"load", result->load}});
     }
     audit_.End(result);
+    answered_ = Clock::now();
     Finish(ToGrpcStatus(status));
   }
 
   LiveCalls& calls_;
+  grpc::CallbackServerContext& context_;
   v1::LoadModelResponse& response_;
   const std::shared_ptr<const Caller> caller_;
+  SendBudget::Hold hold_;
+  std::atomic<Clock::time_point> answered_ = Clock::time_point::max();
   LoadAudit audit_;
   const std::shared_ptr<LoadTicket> ticket_ = std::make_shared<LoadTicket>();
 };

@@ -13,6 +13,7 @@
 #include "server/rpc/grpc_status.h"
 #include "server/rpc/limits.h"
 #include "server/rpc/load_audit.h"
+#include "server/rpc/strict_request.h"
 
 namespace keyload {
 
@@ -103,9 +104,13 @@ class LoadStream::Load : public LoadObserver {
   Slots slots_;  // guarded by stream_.mutex_
 };
 
-LoadStream::LoadStream(const RpcContext& rpc, const grpc::CallbackServerContext& context)
-    : rpc_(rpc), context_(context), deadline_(DeadlineOf(context)), caller_(CallerOf(rpc.access, context)) {
-  rpc_.calls->Add(this);
+LoadStream::LoadStream(const RpcContext& rpc, grpc::CallbackServerContext& context)
+    : rpc_(rpc),
+      context_(context),
+      deadline_(DeadlineOf(context)),
+      caller_(CallerOf(rpc.access, context)),
+      hold_(*rpc.send, PeerOf(*caller_)) {
+  rpc_.calls->Add(this, PeerOf(*caller_));
   StartRead(&request_);
   if (rpc_.service->draining()) Drain();  // those that were there have been told
 }
@@ -122,18 +127,24 @@ void LoadStream::OnReadDone(bool ok) {
     }
     return Advance();
   }
-  if (const absl::Status status = Handle(request_); !status.ok()) {
+  if (const absl::Status status = Handle(); !status.ok()) {
     {
       MutexLock lock(mutex_);
       reads_done_ = true;
     }
     return Abort(status);
   }
-  request_.Clear();
   StartRead(&request_);
 }
 
+absl::Status LoadStream::Handle() {
+  v1::LoadRequest request;
+  KEYLOAD_RETURN_IF_ERROR(ParseRequest(request_, request));
+  return Handle(request);
+}
+
 absl::Status LoadStream::Handle(const v1::LoadRequest& request) {
+  if (const absl::Status known = CheckKnownFields(request); !known.ok()) return Refuse(request, known);
   if (request.load_id().empty() || request.load_id().size() > 128) {
     return Refuse(request, MakeError(Reason::kBadRequest, "load_id must have 1 to 128 bytes", {{"field", "load_id"}}));
   }
@@ -228,6 +239,11 @@ void LoadStream::Advance(absl::FunctionRef<void()> change) {
     if (writing_ || finished_) return;
     if (TakeEvent()) {
       writing_ = true;
+      sending_since_ = Clock::now();
+      if (!hold_.TryTake(response_.ByteSizeLong())) {
+        if (response_.has_planned()) CutReport(*response_.mutable_planned(), 0);
+        if (response_.has_report()) CutReport(*response_.mutable_report(), 0);
+      }
       StartWrite(&response_);
       return;
     }
@@ -244,6 +260,8 @@ void LoadStream::OnWriteDone(bool ok) {
   {
     MutexLock lock(mutex_);
     writing_ = false;
+    sending_since_ = Clock::time_point::max();
+    hold_.Release();
   }
   ok ? Advance() : Abort(absl::CancelledError("the client is gone"));
 }
@@ -269,6 +287,11 @@ void LoadStream::Drain() {
     draining_ = true;
   }
   Advance();
+}
+
+void LoadStream::CancelIfUnread(Clock::time_point now, Clock::duration limit) {
+  MutexLock lock(mutex_);
+  if (loads_.empty() && sending_since_ < now - limit) context_.TryCancel();
 }
 
 void LoadStream::Cancel() {

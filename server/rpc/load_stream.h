@@ -20,9 +20,9 @@ namespace keyload {
 // each, so that a client that stops reading costs a few messages and never a queue: progress is replaced by newer
 // progress. Whether the caller may load is asked for each of them. Lives until the client is gone and the last load has
 // ended; deletes itself.
-class LoadStream : public grpc::ServerBidiReactor<v1::LoadRequest, v1::LoadResponse>, public LiveCall {
+class LoadStream : public grpc::ServerBidiReactor<grpc::ByteBuffer, v1::LoadResponse>, public LiveCall {
  public:
-  LoadStream(const RpcContext& rpc, const grpc::CallbackServerContext& context);
+  LoadStream(const RpcContext& rpc, grpc::CallbackServerContext& context);
 
   void OnReadDone(bool ok) override;
   void OnWriteDone(bool ok) override;
@@ -30,6 +30,8 @@ class LoadStream : public grpc::ServerBidiReactor<v1::LoadRequest, v1::LoadRespo
   void OnDone() override;
   void Drain() override;
   void Cancel() override;
+  // Once its loads have ended and a client does not take what is left to say. It is kept: GetLoad tells it too.
+  void CancelIfUnread(Clock::time_point now, Clock::duration limit) override;
 
  private:
   class Load;
@@ -37,6 +39,8 @@ class LoadStream : public grpc::ServerBidiReactor<v1::LoadRequest, v1::LoadRespo
   ~LoadStream() override;
   // Ends the stream with `status` once its loads, which are cancelled, have ended.
   void Abort(const absl::Status& status);
+  // Of the message that was read.
+  absl::Status Handle();
   absl::Status Handle(const v1::LoadRequest& request);
   absl::Status Start(const v1::LoadRequest& request);
   // Writes the audit line of a request that no load was made for; returns `status`.
@@ -50,10 +54,11 @@ class LoadStream : public grpc::ServerBidiReactor<v1::LoadRequest, v1::LoadRespo
   bool TakeEvent() ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
 
   const RpcContext rpc_;
-  const grpc::CallbackServerContext& context_;  // gRPC's, until OnDone
+  grpc::CallbackServerContext& context_;  // gRPC's, until OnDone
   const absl::Time deadline_;
   const std::shared_ptr<const Caller> caller_;
-  v1::LoadRequest request_;    // the read in flight
+  SendBudget::Hold hold_;      // of the write in flight
+  grpc::ByteBuffer request_;   // the read in flight: whether it is a LoadRequest is for the stream to say
   v1::LoadResponse response_;  // the write in flight
 
   Mutex mutex_;
@@ -61,6 +66,7 @@ class LoadStream : public grpc::ServerBidiReactor<v1::LoadRequest, v1::LoadRespo
   std::deque<std::string> order_ ABSL_GUARDED_BY(mutex_);  // of loads_, for a fair turn each
   bool reads_done_ ABSL_GUARDED_BY(mutex_) = false;
   bool writing_ ABSL_GUARDED_BY(mutex_) = false;
+  Clock::time_point sending_since_ ABSL_GUARDED_BY(mutex_) = Clock::time_point::max();
   bool broken_ ABSL_GUARDED_BY(mutex_) = false;  // nobody reads: events are dropped
   bool draining_ ABSL_GUARDED_BY(mutex_) = false;
   bool finished_ ABSL_GUARDED_BY(mutex_) = false;

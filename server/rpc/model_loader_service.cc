@@ -10,6 +10,7 @@
 #include "absl/time/clock.h"
 #include "server/base/error.h"
 #include "server/base/strings.h"
+#include "server/base/utf8.h"
 #include "server/rpc/convert_report.h"
 #include "server/rpc/convert_spec.h"
 #include "server/rpc/grpc_status.h"
@@ -20,13 +21,14 @@
 #include "server/rpc/page.h"
 #include "server/rpc/unary_call.h"
 #include "server/rpc/unload_call.h"
+#include "server/rpc/upload_call.h"
 #include "server/rpc/watch_models.h"
 #include "server/service/page_cache_load.h"
 
 namespace keyload {
 ModelLoaderServiceImpl::ModelLoaderServiceImpl(const RpcContext& rpc) : rpc_(rpc), start_time_(absl::Now()) {}
 
-grpc::ServerBidiReactor<v1::LoadRequest, v1::LoadResponse>* ModelLoaderServiceImpl::Load(
+grpc::ServerBidiReactor<grpc::ByteBuffer, v1::LoadResponse>* ModelLoaderServiceImpl::Load(
     grpc::CallbackServerContext* context) {
   return new LoadStream(rpc_, *context);
 }
@@ -41,7 +43,7 @@ grpc::ServerUnaryReactor* ModelLoaderServiceImpl::PlanLoad(grpc::CallbackServerC
                                                            const v1::PlanLoadRequest* request,
                                                            v1::PlanLoadResponse* response) {
   return UnaryCall::Start(
-      rpc_, *rpc_.queries, context, [this, request, response](const RequestContext& call) -> absl::Status {
+      rpc_, *rpc_.queries, context, response, [this, request, response](const RequestContext& call) -> absl::Status {
         KEYLOAD_ASSIGN_OR_RETURN(const LoadSpec spec, FromProto(request->spec(), &rpc_.service->device_maps()));
         KEYLOAD_ASSIGN_OR_RETURN(const LoadReport report, rpc_.service->Plan(spec, call));
         *response->mutable_report() = ToProto(report);
@@ -53,10 +55,12 @@ grpc::ServerUnaryReactor* ModelLoaderServiceImpl::GetModel(grpc::CallbackServerC
                                                            const v1::GetModelRequest* request,
                                                            v1::GetModelResponse* response) {
   return UnaryCall::Start(
-      rpc_, *rpc_.queries, context, [this, request, response](const RequestContext& /*call*/) -> absl::Status {
+      rpc_, *rpc_.queries, context, response, [this, request, response](const RequestContext& /*call*/) -> absl::Status {
         KEYLOAD_ASSIGN_OR_RETURN(const ModelInfo info, rpc_.service->registry().Info(request->model()));
-        *response->mutable_model() = ToProto(info);
-        if (info.model != nullptr) response->mutable_model()->set_page_cache_bytes(PageCacheBytes(*info.model));
+        *response->mutable_model() = ToProto(info, /*with_map=*/true);
+        if (info.model != nullptr) {
+          response->mutable_model()->set_page_cache_bytes(RecentPageCacheBytes(info.model, *rpc_.measures));
+        }
         return absl::OkStatus();
       });
 }
@@ -67,15 +71,18 @@ grpc::ServerUnaryReactor* ModelLoaderServiceImpl::ListModels(grpc::CallbackServe
                                                              v1::ListModelsResponse* response) {
   const absl::StatusOr<size_t> page = PageSize(request->page_size());
   if (!page.ok()) return FinishNow(context, page.status());
+  size_t bytes = 0;
   for (const ModelInfo& info : rpc_.service->registry().List()) {
     if (info.name <= request->page_token()) continue;
-    if (static_cast<size_t>(response->models_size()) == *page) {
+    v1::Model model = ToProto(info, /*with_map=*/false);
+    bytes += model.ByteSizeLong();
+    if (PageIsFull(static_cast<size_t>(response->models_size()), *page, bytes)) {
       response->set_next_page_token(response->models(response->models_size() - 1).name());
       break;
     }
-    *response->add_models() = ToProto(info);
+    *response->add_models() = std::move(model);
   }
-  return FinishNow(context, absl::OkStatus());
+  return UnaryCall::Finished(rpc_, context, response, absl::OkStatus());
 }
 
 grpc::ServerWriteReactor<v1::WatchModelsResponse>* ModelLoaderServiceImpl::WatchModels(
@@ -99,7 +106,7 @@ grpc::ServerUnaryReactor* ModelLoaderServiceImpl::UnloadModel(grpc::CallbackServ
   return StartUnloadModel(rpc_, context, request, response);
 }
 
-grpc::ServerReadReactor<v1::UploadDocumentRequest>* ModelLoaderServiceImpl::UploadDocument(
+grpc::ServerReadReactor<grpc::ByteBuffer>* ModelLoaderServiceImpl::UploadDocument(
     grpc::CallbackServerContext* context, v1::UploadDocumentResponse* response) {
   return StartUploadDocument(rpc_, context, response);
 }
@@ -110,7 +117,7 @@ grpc::ServerUnaryReactor* ModelLoaderServiceImpl::ListDevices(grpc::CallbackServ
   const DeviceSet& devices = rpc_.service->devices();
   for (const std::unique_ptr<Device>& device : devices.devices()) *response->add_devices() = ToProto(*device);
   for (std::string& note : devices.notes()) response->add_notes(std::move(note));
-  return FinishNow(context, absl::OkStatus());
+  return UnaryCall::Finished(rpc_, context, response, absl::OkStatus());
 }
 
 grpc::ServerUnaryReactor* ModelLoaderServiceImpl::GetServerInfo(grpc::CallbackServerContext* context,
@@ -123,6 +130,7 @@ grpc::ServerUnaryReactor* ModelLoaderServiceImpl::GetServerInfo(grpc::CallbackSe
   (*response->mutable_limits())["message_bytes"] = kMaxMessageBytes;
   (*response->mutable_limits())["streams_per_connection"] = kMaxStreamsPerConnection;
   (*response->mutable_limits())["loads_per_stream"] = kMaxLoadsPerStream;
+  for (const auto& [name, value] : rpc_.limits) (*response->mutable_limits())[name] = value;
   for (const std::string& root : rpc_.service->roots()->roots()) response->add_roots(ToUtf8(root));
   *response->mutable_start_time() = TimeUtil::NanosecondsToTimestamp(absl::ToUnixNanos(start_time_));
   response->set_draining(rpc_.service->draining());

@@ -18,4 +18,11 @@ inline absl::StatusOr<size_t> PageSize(int32_t requested) {
   return requested == 0 ? kDefault : std::min(requested, kMost);
 }
 
+// Whether a page with `count` elements takes no more: it is `most` long, or would with the next element have `bytes`,
+// that one included. A page has at least one element; clients take messages of 4 MiB by default.
+inline bool PageIsFull(size_t count, size_t most, size_t bytes) {
+  constexpr size_t kPageBytes = 1 << 20;
+  return count == most || (count > 0 && bytes > kPageBytes);
+}
+
 }  // namespace keyload

@@ -37,7 +37,7 @@ grpc::ServerUnaryReactor* ModelLoaderServiceImpl::Materialize(grpc::CallbackServ
     *response->mutable_report() = ToProto(*report);
     return absl::OkStatus();
   };
-  return UnaryCall::Start(rpc_, rpc_.service->loads(), context, std::move(materialize), audit);
+  return UnaryCall::Start(rpc_, rpc_.service->loads(), context, response, std::move(materialize), audit);
 }
 
 grpc::ServerUnaryReactor* ModelLoaderServiceImpl::Evict(grpc::CallbackServerContext* context,
@@ -50,7 +50,7 @@ grpc::ServerUnaryReactor* ModelLoaderServiceImpl::Evict(grpc::CallbackServerCont
     response->set_bytes(evicted.bytes);
     return absl::OkStatus();
   };
-  return UnaryCall::Start(rpc_, *rpc_.queries, context, evict, std::make_shared<AuditEntry>(AuditOf(*request)));
+  return UnaryCall::Start(rpc_, *rpc_.queries, context, response, evict, std::make_shared<AuditEntry>(AuditOf(*request)));
 }
 
 }  // namespace keyload

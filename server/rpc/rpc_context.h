@@ -2,13 +2,19 @@
 
 #include <grpcpp/server_context.h>
 
+#include <atomic>
+#include <cstdint>
 #include <stop_token>
+#include <string>
+#include <utility>
+#include <vector>
 
 #include "server/base/executor.h"
 #include "server/base/log_limiter.h"
 #include "server/base/request_context.h"
 #include "server/rpc/caller.h"
 #include "server/rpc/live_calls.h"
+#include "server/rpc/send_budget.h"
 #include "server/service/loader_service.h"
 
 namespace keyload {
@@ -19,7 +25,11 @@ struct RpcContext {
   Executor* queries = nullptr;  // answers that may block on a file
   Executor* reads = nullptr;    // tensor bytes, which may wait for lazy keys to be loaded
   Executor* unloads = nullptr;  // gives memory back
+  Executor* measures = nullptr;  // looks at every page of large files
   LiveCalls* calls = nullptr;
+  SendBudget* send = nullptr;
+  std::atomic<size_t>* watchers = nullptr;  // open WatchModels calls
+  std::vector<std::pair<std::string, uint64_t>> limits;  // of the server, for GetServerInfo
   const AccessControl* access = nullptr;  // that calls have passed; null: callers have no names
   LogLimiter* refusals = nullptr;         // of the lines about refused callers; null where none are refused
 };

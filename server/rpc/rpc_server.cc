@@ -4,6 +4,7 @@
 #include <grpc/grpc.h>
 #include <grpcpp/ext/health_check_service_server_builder_option.h>
 #include <grpcpp/health_check_service_interface.h>
+#include <sys/resource.h>
 
 #include <algorithm>
 #include <string_view>
@@ -17,6 +18,7 @@
 #include "server/rpc/call_metrics.h"
 #include "server/rpc/grpc_log.h"
 #include "server/rpc/guarded_service.h"
+#include "server/rpc/read_rate.h"
 #include "server/rpc/tls_credentials.h"
 
 namespace keyload {
@@ -26,18 +28,9 @@ constexpr int kMinPingIntervalMs = 5'000;  // half of the shortest that clients 
 constexpr int kHandshakeMs = 10'000;
 constexpr int kFewStreams = 16;       // where a connection has no business to have many
 constexpr int kRefusedAgeMs = 2'000;  // enough to be told
-constexpr int kHealthIdleMs = 300'000;
 constexpr int kMaxHealthBytes = 4096;
 
 using ConnectionType = grpc::ServerBuilder::experimental_type::ExternalConnectionType;
-
-// What holds of every server: connections that do not get on, and clients that ping.
-void SetLimits(grpc::ServerBuilder& builder, int max_streams) {
-  builder.AddChannelArgument(GRPC_ARG_HTTP2_MIN_RECV_PING_INTERVAL_WITHOUT_DATA_MS, kMinPingIntervalMs);
-  builder.AddChannelArgument(GRPC_ARG_KEEPALIVE_PERMIT_WITHOUT_CALLS, 1);
-  builder.AddChannelArgument(GRPC_ARG_MAX_CONCURRENT_STREAMS, max_streams);
-  builder.AddChannelArgument(GRPC_ARG_SERVER_HANDSHAKE_TIMEOUT_MS, kHandshakeMs);
-}
 
 absl::Status BuildInto(grpc::ServerBuilder& builder, std::unique_ptr<grpc::Server>& server) {
   server = builder.BuildAndStart();
@@ -60,6 +53,17 @@ absl::Status LoadReflection() {
   return MakeError(Reason::kBadRequest, StrCat("reflection is not to be had: ", dlerror()));
 }
 
+std::vector<std::pair<std::string, uint64_t>> LimitValues(const RpcServer::Options& options) {
+  return {{"connections", options.max_connections},
+          {"connections_per_peer", options.max_connections_per_peer},
+          {"calls", options.calls.total},
+          {"calls_per_peer", options.calls.per_peer},
+          {"watchers", kMaxWatchers},
+          {"send_bytes", options.send_bytes},
+          {"send_bytes_per_peer", SendBudget(options.send_bytes).per_peer_bytes()},
+          {"stream_bytes_per_minute", ReadRate::kMinBytesPerMinute}};
+}
+
 // Names that probes ask for; "liveness" stays true while the daemon drains.
 constexpr std::string_view kLiveness = "liveness";
 constexpr std::string_view kReadiness = "readiness";
@@ -67,11 +71,18 @@ constexpr std::string_view kReadiness = "readiness";
 }  // namespace
 
 RpcServer::RpcServer(const Options& options)
-    : rpc_{.service = options.rpc.service,
+    : options_(options),
+      calls_(options.calls),
+      send_(options.send_bytes),
+      rpc_{.service = options.rpc.service,
            .queries = options.rpc.queries,
            .reads = options.rpc.reads,
            .unloads = options.rpc.unloads,
+           .measures = options.rpc.measures,
            .calls = &calls_,
+           .send = &send_,
+           .watchers = &watchers_,
+           .limits = LimitValues(options),
            .access = options.access == nullptr ? &open_access_ : options.access},
       open_access_(nullptr, Role::kAdmin),
       service_(MakeGuardedService(rpc_)),
@@ -95,11 +106,28 @@ absl::StatusOr<std::unique_ptr<RpcServer>> RpcServer::Start(const Options& optio
   return server;
 }
 
+void RpcServer::SetLimits(grpc::ServerBuilder& builder, int max_streams) const {
+  builder.AddChannelArgument(GRPC_ARG_HTTP2_MIN_RECV_PING_INTERVAL_WITHOUT_DATA_MS, kMinPingIntervalMs);
+  builder.AddChannelArgument(GRPC_ARG_KEEPALIVE_PERMIT_WITHOUT_CALLS, 1);
+  builder.AddChannelArgument(GRPC_ARG_KEEPALIVE_TIME_MS, static_cast<int>(options_.keepalive_time.count()));
+  builder.AddChannelArgument(GRPC_ARG_KEEPALIVE_TIMEOUT_MS, static_cast<int>(options_.keepalive_timeout.count()));
+  builder.AddChannelArgument(GRPC_ARG_HTTP2_MAX_PINGS_WITHOUT_DATA, 0);  // else two, and then nobody is asked any more
+  builder.AddChannelArgument(GRPC_ARG_MAX_CONNECTION_IDLE_MS, static_cast<int>(options_.idle_limit.count()));
+  builder.AddChannelArgument(GRPC_ARG_MAX_CONCURRENT_STREAMS, max_streams);
+  builder.AddChannelArgument(GRPC_ARG_SERVER_HANDSHAKE_TIMEOUT_MS, kHandshakeMs);
+}
+
+ConnectionTable::Limits RpcServer::ConnectionLimits(const Options& options, size_t descriptors, size_t listeners) {
+  const size_t share = descriptors / 2 / std::max<size_t>(listeners, 1);
+  return {.total = std::min(options.max_connections, share),
+          .per_peer = std::min(options.max_connections_per_peer, std::max<size_t>(share / 2, 1))};
+}
+
 void RpcServer::WatchStreams(std::chrono::milliseconds unread_limit) {
   MutexLock lock(mutex_);
   while (!ending_) {
     ended_.WaitFor(mutex_, unread_limit / 4);
-    calls_.CancelUnread(std::chrono::steady_clock::now() - unread_limit);
+    calls_.CancelUnread(unread_limit);
   }
 }
 
@@ -109,35 +137,43 @@ absl::Status RpcServer::Listen(const Options& options) {
   grpc_init();
   KEYLOAD_RETURN_IF_ERROR(Bind(options));
   if (options.peers != nullptr) KEYLOAD_RETURN_IF_ERROR(StartRefusing());
-  if (health_listener_ != nullptr) KEYLOAD_RETURN_IF_ERROR(StartHealth());
+  if (health_entrance_ != nullptr) KEYLOAD_RETURN_IF_ERROR(StartHealth());
   KEYLOAD_RETURN_IF_ERROR(StartMain(options));
   for (const std::string_view name :
        {std::string_view(v1::ModelLoaderService::service_full_name()), kLiveness, kReadiness}) {
     SetServing(std::string(name), true);
   }
-  for (const std::unique_ptr<Listener>& listener : listeners_) {
-    addresses_.push_back(listener->address());
-    if (listener->address().starts_with(kUnixPrefix)) {
-      listener->Start([this, peers = options.peers](UniqueFd connection) { Sort(peers, std::move(connection)); });
+  for (const std::unique_ptr<Entrance>& entrance : entrances_) {
+    Listener& listener = *entrance->listener;
+    addresses_.push_back(listener.address());
+    if (listener.address().starts_with(kUnixPrefix)) {
+      listener.Start([this, &entrance = *entrance](UniqueFd connection) {
+        SortUnixConnection(entrance, std::move(connection));
+      });
     } else {
-      listener->Start([this](UniqueFd connection) { HandOver(*from_tcp_, std::move(connection)); });
+      listener.Start([this, &entrance = *entrance](UniqueFd connection) {
+        TakeTcpConnection(entrance, *from_tcp_, std::move(connection));
+      });
     }
   }
-  if (health_listener_ != nullptr) {
-    health_listener_->Start([this](UniqueFd connection) { HandOver(*health_, std::move(connection)); });
+  if (health_entrance_ != nullptr) {
+    health_entrance_->listener->Start(
+        [this](UniqueFd connection) { TakeTcpConnection(*health_entrance_, *health_, std::move(connection)); });
   }
   return absl::OkStatus();
 }
 
 absl::Status RpcServer::Bind(const Options& options) {
   for (const std::string& address : options.listen) {
-    KEYLOAD_ASSIGN_OR_RETURN(listeners_.emplace_back(),
+    entrances_.push_back(std::make_unique<Entrance>());
+    KEYLOAD_ASSIGN_OR_RETURN(entrances_.back()->listener,
                              address.starts_with(kUnixPrefix)
                                  ? Listener::BindUnix(address.substr(kUnixPrefix.size()), options.socket_mode)
                                  : Listener::BindTcp(address));
   }
   if (options.health_listen.empty()) return absl::OkStatus();
-  KEYLOAD_ASSIGN_OR_RETURN(health_listener_, Listener::BindTcp(options.health_listen));
+  health_entrance_ = std::make_unique<Entrance>();
+  KEYLOAD_ASSIGN_OR_RETURN(health_entrance_->listener, Listener::BindTcp(options.health_listen));
   return absl::OkStatus();
 }
 
@@ -157,7 +193,6 @@ absl::Status RpcServer::StartHealth() {
   grpc::EnableDefaultHealthCheckService(true);
   grpc::ServerBuilder builder;
   SetLimits(builder, kFewStreams);
-  builder.AddChannelArgument(GRPC_ARG_MAX_CONNECTION_IDLE_MS, kHealthIdleMs);
   builder.SetMaxReceiveMessageSize(kMaxHealthBytes);
   builder.RegisterCallbackGenericService(&nothing_else_);
   health_ =
@@ -182,10 +217,34 @@ absl::Status RpcServer::StartMain(const Options& options) {
   return BuildInto(builder, server_);
 }
 
-void RpcServer::Sort(const CurrentPeerRules* peers, UniqueFd connection) {
-  if (peers == nullptr) return HandOver(*from_unix_, std::move(connection));
+bool RpcServer::Admit(Entrance& entrance, const UniqueFd& connection, const std::string& peer) {
+  rlimit descriptors = {};
+  if (getrlimit(RLIMIT_NOFILE, &descriptors) != 0) descriptors.rlim_cur = 1024;
+  const size_t listeners = entrances_.size() + (health_entrance_ == nullptr ? 0 : 1);
+  const ConnectionTable::Limits limits = ConnectionLimits(options_, descriptors.rlim_cur, listeners);
+  const ConnectionTable::Admission admission = entrance.connections.Admit(connection.get(), peer, limits);
+  if (admission == ConnectionTable::Admission::kAdmitted) return true;
+  const bool of_peer = admission == ConnectionTable::Admission::kTooManyOfPeer;
+  crowding_.Log(LogLevel::kWarning, "connections refused",
+                {{"address", entrance.listener->address()},
+                 {"peer", peer},
+                 {"error", std::string(of_peer ? "the peer has too many connections" : "too many connections")},
+                 {"limit", uint64_t{of_peer ? limits.per_peer : limits.total}}});
+  return false;
+}
+
+void RpcServer::TakeTcpConnection(Entrance& entrance, grpc::experimental::ExternalConnectionAcceptor& acceptor,
+                                  UniqueFd connection) {
+  if (Admit(entrance, connection, ReadPeerHost(connection.get()))) HandOver(acceptor, std::move(connection));
+}
+
+void RpcServer::SortUnixConnection(Entrance& entrance, UniqueFd connection) {
   const absl::StatusOr<PeerProcess> peer = ReadPeer(connection.get());
-  if (peer.ok() && peers->Allows(*peer)) return HandOver(*from_unix_, std::move(connection));
+  const bool allowed = options_.peers == nullptr || (peer.ok() && options_.peers->Allows(*peer));
+  // Those that are not served share what one peer may have.
+  const std::string name = allowed ? StrCat("uid ", peer.ok() ? StrCat(peer->uid) : "unknown") : "not allowed";
+  if (!Admit(entrance, connection, name)) return;
+  if (allowed) return HandOver(*from_unix_, std::move(connection));
   rpc_.service->metrics().ConnectionRefused();
   std::vector<LogField> who = {{"error", std::string(peer.status().message())}};
   if (peer.ok()) who = {{"pid", int64_t{peer->pid}}, {"uid", uint64_t{peer->uid}}};
@@ -209,12 +268,12 @@ void RpcServer::BeginDrain() {
 }
 
 void RpcServer::Abandon() {
-  for (const std::unique_ptr<Listener>& listener : listeners_) listener->Unlink();
+  for (const std::unique_ptr<Entrance>& entrance : entrances_) entrance->listener->Unlink();
 }
 
 void RpcServer::Shutdown(absl::Time deadline) {
-  listeners_.clear();
-  health_listener_ = nullptr;
+  entrances_.clear();
+  health_entrance_ = nullptr;
   for (grpc::Server* const server : {server_.get(), health_server_.get(), refusing_server_.get()}) {
     if (server == nullptr) continue;
     server->Shutdown(absl::ToChronoTime(std::max(deadline, absl::UnixEpoch())));

@@ -5,6 +5,7 @@
 #include <grpcpp/server.h>
 #include <grpcpp/server_builder.h>
 
+#include <atomic>
 #include <chrono>
 #include <memory>
 #include <string>
@@ -20,6 +21,7 @@
 #include "server/base/fd.h"
 #include "server/base/log_limiter.h"
 #include "server/base/mutex.h"
+#include "server/rpc/connection_table.h"
 #include "server/rpc/limits.h"
 #include "server/rpc/listener.h"
 #include "server/rpc/live_calls.h"
@@ -42,11 +44,28 @@ class RpcServer {
     const Reloading<TlsMaterial>* tls = nullptr;
     const AccessControl* access = nullptr;
     RpcContext rpc;  // calls is set by the server
-    // A client that takes nothing of a stream of keys or tensors for that long has it cancelled: the stream keeps its
-    // model, which could not be unloaded else. gRPC's keepalive tells nothing about a client that does not read.
+    // A client that is waited for that long and takes less than ReadRate::kMinBytesPerMinute of a stream of keys or
+    // tensors has it cancelled: the stream keeps its model, which could not be unloaded else. So has one that does not
+    // take its answer, or stops in the middle of an upload. gRPC's keepalive tells nothing about a client that does not
+    // read.
     std::chrono::milliseconds unread_limit = std::chrono::seconds(60);
+    LiveCalls::Limits calls;                                   // open ones, and of one peer
+    uint64_t send_bytes = kDefaultSendBytes;                   // of answers on their way; a quarter for one peer
     int max_streams = kMaxStreamsPerConnection;
+    // Open connections of each listener, and of one peer of it: a user on a Unix socket, a host over TCP. Where the
+    // process may have few descriptors there are fewer: see ConnectionLimits.
+    size_t max_connections = kDefaultConnections;
+    size_t max_connections_per_peer = kDefaultConnectionsPerPeer;
+    std::chrono::milliseconds idle_limit = std::chrono::minutes(5);  // a connection without calls ends after that
+    // A client is asked for a sign of life after `keepalive_time` without one, and given up after `keepalive_timeout`
+    // more: both together bound how long a client that lost power keeps its loads.
+    std::chrono::milliseconds keepalive_time = std::chrono::seconds(30);
+    std::chrono::milliseconds keepalive_timeout = std::chrono::seconds(20);
   };
+  // What one of `listeners` may have open while the process may have `descriptors`: half of these are for connections,
+  // in equal shares, so that no listener can take what another needs, and one peer may have half a share.
+  static ConnectionTable::Limits ConnectionLimits(const Options& options, size_t descriptors, size_t listeners);
+
   // Listens, and answers from then on. BAD_REQUEST names an address that is in use or cannot be bound, also by another
   // daemon.
   static absl::StatusOr<std::unique_ptr<RpcServer>> Start(const Options& options);
@@ -55,7 +74,7 @@ class RpcServer {
 
   // As bound, with the real port.
   const std::vector<std::string>& addresses() const { return addresses_; }
-  std::string health_address() const { return health_listener_ == nullptr ? "" : health_listener_->address(); }
+  std::string health_address() const { return health_entrance_ == nullptr ? "" : health_entrance_->listener->address(); }
 
   // Health says NOT_SERVING, new loads are refused, streams without a load end. Returns at once.
   void BeginDrain();
@@ -78,19 +97,34 @@ class RpcServer {
   absl::Status StartHealth();
   // For processes that the rules do not allow.
   absl::Status StartRefusing();
-  // Gives a connection of a Unix socket to who is to answer it.
-  void Sort(const CurrentPeerRules* peers, UniqueFd connection);
+  // An address with the connections that it has.
+  struct Entrance {
+    ConnectionTable connections;  // the listener's thread's
+    std::unique_ptr<Listener> listener;
+  };
+  // True if there is room for one more of `peer`; what is refused is told in the log.
+  bool Admit(Entrance& entrance, const UniqueFd& connection, const std::string& peer);
+  // Gives a connection of a Unix socket to the server that is to answer it.
+  void SortUnixConnection(Entrance& entrance, UniqueFd connection);
+  void TakeTcpConnection(Entrance& entrance, grpc::experimental::ExternalConnectionAcceptor& acceptor,
+                         UniqueFd connection);
+  // What holds for every server: connections that do not get on, clients that ping and clients that are gone.
+  void SetLimits(grpc::ServerBuilder& builder, int max_streams) const;
   void SetServing(const std::string& service, bool serving);
   // Cancels streams that are not read, until the end.
   void WatchStreams(std::chrono::milliseconds unread_limit);
 
+  const Options options_;  // as given; its rpc lacks what the server sets
   LiveCalls calls_;
+  SendBudget send_;
+  std::atomic<size_t> watchers_ = 0;
   RpcContext rpc_;
   const AccessControl open_access_;
   const std::unique_ptr<grpc::Service> service_;
   RefusingService refusing_service_;
   grpc::CallbackGenericService nothing_else_;  // UNIMPLEMENTED; gRPC starts no server without a service
-  LogLimiter refusals_;
+  LogLimiter refusals_;  // lines about processes that are not allowed
+  LogLimiter crowding_;  // lines about connections above the limits
   std::vector<std::string> addresses_;
   std::shared_ptr<grpc::ServerCredentials> tls_;
   Acceptor from_unix_;
@@ -101,8 +135,8 @@ class RpcServer {
   std::unique_ptr<grpc::Server> health_server_;
   std::unique_ptr<grpc::Server> refusing_server_;
   // Their threads use what stands above.
-  std::vector<std::unique_ptr<Listener>> listeners_;
-  std::unique_ptr<Listener> health_listener_;  // null: none
+  std::vector<std::unique_ptr<Entrance>> entrances_;
+  std::unique_ptr<Entrance> health_entrance_;  // null: none
 
   Mutex mutex_;
   CondVar ended_;

@@ -38,6 +38,11 @@ class Codec : public StateCodec {
     }
     message.mutable_select()->clear_key_list_digest();
     message.mutable_select()->mutable_keys()->Assign(spec.select.keys.begin(), spec.select.keys.end());
+    if (spec.select.list != nullptr) {
+      for (size_t i = 0; i < spec.select.list->size(); ++i) {
+        message.mutable_select()->add_keys(std::string((*spec.select.list)[i]));
+      }
+    }
     return model.SerializeAsString();
   }
 

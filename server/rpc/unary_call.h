@@ -1,29 +1,36 @@
 #pragma once
 
+#include <google/protobuf/message.h>
 #include <grpcpp/support/server_callback.h>
 
+#include <atomic>
 #include <memory>
 #include <utility>
 
 #include "absl/functional/any_invocable.h"
 #include "server/base/error.h"
 #include "server/base/log.h"
+#include "server/base/strings.h"
 #include "server/rpc/grpc_status.h"
 #include "server/rpc/rpc_context.h"
 
 namespace keyload {
 
-// A unary call that is answered on an executor. Cancelling the call stops its context. Deletes itself.
+// OK when the answer may be sent, which `hold` then has room for; else MEMORY_EXHAUSTED, and the answer is empty.
+absl::Status TakeRoomForAnswer(SendBudget::Hold& hold, google::protobuf::Message& response);
+
+// A unary call that is answered on an executor, or at once. Cancelling the call stops its context. A client that does
+// not take the answer has the call cancelled. Deletes itself.
 class UnaryCall : public grpc::ServerUnaryReactor, public LiveCall {
  public:
   using Handler = absl::AnyInvocable<absl::Status(const RequestContext&)>;
 
-  // `handler` fills the response; request and response live until the call is done. `audit`, if there is one, is
-  // written when the call is answered; the handler may add to it.
+  // `handler` fills `response`; request and response live until the call is done. `audit`, if there is one, is written
+  // when the call is answered; the handler may add to it.
   static grpc::ServerUnaryReactor* Start(const RpcContext& rpc, Executor& executor,
-                                         grpc::CallbackServerContext* context, Handler handler,
-                                         std::shared_ptr<AuditEntry> audit = nullptr) {
-    auto* const call = new UnaryCall(rpc, *context, std::move(audit));
+                                         grpc::CallbackServerContext* context, google::protobuf::Message* response,
+                                         Handler handler, std::shared_ptr<AuditEntry> audit = nullptr) {
+    auto* const call = new UnaryCall(rpc, *context, *response, std::move(audit));
     const bool queued = executor.TrySubmit(
         [call, handler = std::move(handler)]() mutable { call->Answer(call->request_context_.Check(), handler); });
     if (!queued) call->End(TooManyWaiting());
@@ -31,8 +38,9 @@ class UnaryCall : public grpc::ServerUnaryReactor, public LiveCall {
   }
   // The same in the queue of loads: cancelled, or too late, it leaves that at once.
   static grpc::ServerUnaryReactor* Start(const RpcContext& rpc, LoadQueue& loads, grpc::CallbackServerContext* context,
-                                         Handler handler, std::shared_ptr<AuditEntry> audit = nullptr) {
-    auto* const call = new UnaryCall(rpc, *context, std::move(audit));
+                                         google::protobuf::Message* response, Handler handler,
+                                         std::shared_ptr<AuditEntry> audit = nullptr) {
+    auto* const call = new UnaryCall(rpc, *context, *response, std::move(audit));
     const RequestContext& request = call->request_context_;
     const absl::Status queued = loads.Submit(
         {.context = request, .load = nullptr, .run = [call, handler = std::move(handler)](auto turn) mutable {
@@ -41,18 +49,32 @@ class UnaryCall : public grpc::ServerUnaryReactor, public LiveCall {
     if (!queued.ok()) call->End(queued);
     return call;
   }
+  // Answers at once, on gRPC's thread.
+  static grpc::ServerUnaryReactor* Finished(const RpcContext& rpc, grpc::CallbackServerContext* context,
+                                            google::protobuf::Message* response, const absl::Status& status) {
+    auto* const call = new UnaryCall(rpc, *context, *response, nullptr);
+    call->End(status);
+    return call;
+  }
 
   void OnCancel() override { stop_.request_stop(); }
   void OnDone() override { delete this; }
   void Drain() override {}  // it is working on its answer
   void Cancel() override { stop_.request_stop(); }
+  void CancelIfUnread(Clock::time_point now, Clock::duration limit) override {
+    if (answered_.load() < now - limit) context_.TryCancel();
+  }
 
  private:
-  UnaryCall(const RpcContext& rpc, const grpc::CallbackServerContext& context, std::shared_ptr<AuditEntry> audit)
+  UnaryCall(const RpcContext& rpc, grpc::CallbackServerContext& context, google::protobuf::Message& response,
+            std::shared_ptr<AuditEntry> audit)
       : calls_(*rpc.calls),
+        context_(context),
+        response_(response),
         request_context_(ToRequestContext(rpc, context, stop_.get_token())),
+        hold_(*rpc.send, PeerOf(*request_context_.caller)),
         audit_(std::move(audit)) {
-    calls_.Add(this);
+    calls_.Add(this, PeerOf(*request_context_.caller));
   }
   ~UnaryCall() override { calls_.Remove(this); }
 
@@ -61,21 +83,27 @@ class UnaryCall : public grpc::ServerUnaryReactor, public LiveCall {
     End(status);
   }
 
-  void End(const absl::Status& status) {
+  void End(absl::Status status) {
+    if (status.ok()) status = TakeRoomForAnswer(hold_, response_);
     if (audit_ != nullptr) {
       audit_->status = status;
       Audit(*audit_, *request_context_.caller);
     }
+    answered_ = Clock::now();
     Finish(ToGrpcStatus(status));
   }
 
   LiveCalls& calls_;
+  grpc::CallbackServerContext& context_;
+  google::protobuf::Message& response_;
   std::stop_source stop_;  // before request_context_, which holds its token
   const RequestContext request_context_;
+  SendBudget::Hold hold_;
   const std::shared_ptr<AuditEntry> audit_;
+  std::atomic<Clock::time_point> answered_ = Clock::time_point::max();
 };
 
-// Answers at once, on gRPC's thread.
+// Answers with a small message at once, on gRPC's thread.
 inline grpc::ServerUnaryReactor* FinishNow(grpc::CallbackServerContext* context, const absl::Status& status) {
   grpc::ServerUnaryReactor* const reactor = context->DefaultReactor();
   reactor->Finish(ToGrpcStatus(status));

@@ -18,7 +18,7 @@ class UnloadCall : public grpc::ServerUnaryReactor, public LiveCall {
   UnloadCall(const RpcContext& rpc, AuditEntry audit, std::shared_ptr<const Caller> caller,
              v1::UnloadModelResponse* response)
       : calls_(*rpc.calls), audit_(std::move(audit)), caller_(std::move(caller)), response_(*response) {
-    calls_.Add(this);
+    calls_.Add(this, PeerOf(*caller_));
   }
 
   void Start(const RpcContext& rpc) {

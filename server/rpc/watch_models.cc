@@ -1,5 +1,6 @@
 #include "server/rpc/watch_models.h"
 
+#include <atomic>
 #include <chrono>
 #include <deque>
 #include <memory>
@@ -11,20 +12,26 @@
 #include "server/base/error.h"
 #include "server/base/mutex.h"
 #include "server/base/retry.h"
+#include "server/base/strings.h"
 #include "server/rpc/convert_report.h"
 #include "server/rpc/grpc_status.h"
+#include "server/rpc/limits.h"
 
 namespace keyload {
 namespace {
 
 class WatchModelsCall : public grpc::ServerWriteReactor<v1::WatchModelsResponse>, public LiveCall {
  public:
-  using Clock = std::chrono::steady_clock;
-
   WatchModelsCall(const RpcContext& rpc, grpc::CallbackServerContext& context, const v1::WatchModelsRequest& request)
-      : context_(context), calls_(*rpc.calls), names_(request.models().begin(), request.models().end()) {
-    calls_.Add(this);
+      : context_(context),
+        calls_(*rpc.calls),
+        watchers_(*rpc.watchers),
+        names_(request.models().begin(), request.models().end()) {
+    calls_.Add(this, PeerOf(*CallerOf(rpc.access, context)));
     if (rpc.service->draining()) Drain();  // those that were there have been told
+    if (++watchers_ > kMaxWatchers) {
+      End(Annotate(TooManyWaiting(absl::Seconds(1)), StrCat(kMaxWatchers, " calls watch the models already")));
+    }
     subscription_ = rpc.service->registry().Subscribe([this](const ModelRegistry::Change& change) { Note(change); });
     {
       MutexLock lock(mutex_);
@@ -50,10 +57,10 @@ class WatchModelsCall : public grpc::ServerWriteReactor<v1::WatchModelsResponse>
     Drain();
     context_.TryCancel();  // a write that the client does not take would wait for ever
   }
-  void CancelIfUnread(Clock::time_point time) override {
+  void CancelIfUnread(Clock::time_point now, Clock::duration limit) override {
     {
       MutexLock lock(mutex_);
-      if (sending_since_ >= time) return;
+      if (sending_since_ >= now - limit) return;
     }
     Cancel();
   }
@@ -61,6 +68,7 @@ class WatchModelsCall : public grpc::ServerWriteReactor<v1::WatchModelsResponse>
  private:
   ~WatchModelsCall() override {
     subscription_.reset();
+    --watchers_;
     calls_.Remove(this);
   }
 
@@ -123,6 +131,7 @@ class WatchModelsCall : public grpc::ServerWriteReactor<v1::WatchModelsResponse>
 
   grpc::CallbackServerContext& context_;
   LiveCalls& calls_;
+  std::atomic<size_t>& watchers_;  // changes of models are written to all of them, under the registry's lock
   const absl::flat_hash_set<std::string> names_;  // empty: all
   std::unique_ptr<ModelRegistry::Subscription> subscription_;
   v1::WatchModelsResponse response_;  // the write in flight

@@ -81,10 +81,10 @@ void DeviceMapTable::Restore(const NamedDeviceMap& map) {
   if (maps_.emplace(map.name, map).second) bytes_ += MapBytes(map);
 }
 
-std::vector<NamedDeviceMap> DeviceMapTable::List() const {
+std::vector<NamedDeviceMap> DeviceMapTable::List(std::string_view after, size_t most) const {
   std::vector<NamedDeviceMap> maps;
   MutexLock lock(mutex_);
-  for (const auto& [name, map] : maps_) maps.push_back(map);
+  for (auto it = maps_.upper_bound(after); it != maps_.end() && maps.size() < most; ++it) maps.push_back(it->second);
   return maps;
 }
 

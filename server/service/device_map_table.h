@@ -33,7 +33,8 @@ class DeviceMapTable {
   absl::StatusOr<NamedDeviceMap> Get(std::string_view name) const;
   // DEVICE_MAP_NOT_FOUND; DEVICE_MAP_CHANGED when `etag` is given and not that of the kept map.
   absl::Status Delete(std::string_view name, std::string_view etag);
-  std::vector<NamedDeviceMap> List() const;  // by name
+  // In order of their names those behind `after`, at most `most`.
+  std::vector<NamedDeviceMap> List(std::string_view after, size_t most) const;
   // Keeps a map of a run before with the etag that it has, within the bounds; else not.
   void Restore(const NamedDeviceMap& map);
 

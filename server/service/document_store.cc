@@ -1,16 +1,50 @@
 #include "server/service/document_store.h"
 
-#include "absl/strings/str_split.h"
+#include <algorithm>
+#include <iterator>
+#include <utility>
+
 #include "server/base/digest.h"
 #include "server/base/error.h"
 #include "server/base/strings.h"
 
 namespace keyload {
+namespace {
+
+constexpr size_t kMinUploadBuffer = 64 << 10;
+
+// `value` with the charge for its memory, which lasts as long as it is used.
+template <typename Value>
+std::shared_ptr<const Value> Charged(std::shared_ptr<const Value> value, HeapCharge charge) {
+  struct Held {
+    HeapCharge charge;
+    std::shared_ptr<const Value> value;
+  };
+  const Value* const held = value.get();
+  auto owner = std::make_shared<Held>(Held{.charge = std::move(charge), .value = std::move(value)});
+  return std::shared_ptr<const Value>(std::move(owner), held);
+}
+
+}  // namespace
 
 absl::StatusOr<std::unique_ptr<DocumentStore::Upload>> DocumentStore::BeginUpload() {
   if (++uploads_ <= options_.max_uploads) return std::unique_ptr<Upload>(new Upload(*this));
   --uploads_;
   return TooManyWaiting();
+}
+
+absl::Status DocumentStore::Upload::Append(std::string_view chunk) {
+  const size_t size = bytes_.size() + chunk.size();
+  KEYLOAD_RETURN_IF_ERROR(store_.CheckSize(size, "document"));
+  if (size > bytes_.capacity()) {
+    // While it moves, both buffers are there.
+    const size_t capacity = std::max({size, 2 * bytes_.capacity(), kMinUploadBuffer});
+    KEYLOAD_RETURN_IF_ERROR(store_.Resize(charge_, bytes_.capacity() + capacity));
+    bytes_.reserve(capacity);
+    KEYLOAD_RETURN_IF_ERROR(store_.Resize(charge_, bytes_.capacity()));
+  }
+  bytes_ += chunk;
+  return absl::OkStatus();
 }
 
 absl::StatusOr<DocumentStore::Stored> DocumentStore::AddManifest(std::string_view bytes) {
@@ -21,56 +55,75 @@ absl::StatusOr<DocumentStore::Stored> DocumentStore::AddKeyList(std::string_view
   return Add(bytes, "key list", &DocumentStore::ParseKeyList);
 }
 
-absl::StatusOr<DocumentStore::Stored> DocumentStore::Add(std::string_view bytes, std::string_view kind, Parse parse) {
-  if (bytes.size() > options_.max_document_bytes) {
-    return MakeError(
-        Reason::kDocumentTooLarge,
-        StrCat("the ", kind, " has ", bytes.size(), " bytes, at most ", options_.max_document_bytes, " are taken"),
-        {{"limit_bytes", StrCat(options_.max_document_bytes)}});
+absl::Status DocumentStore::CheckSize(uint64_t bytes, std::string_view kind) const {
+  if (bytes <= options_.max_document_bytes) return absl::OkStatus();
+  return MakeError(Reason::kDocumentTooLarge,
+                   StrCat("the ", kind, " has over ", options_.max_document_bytes, " bytes, which is the limit"),
+                   {{"limit_bytes", StrCat(options_.max_document_bytes)}});
+}
+
+absl::Status DocumentStore::Resize(HeapCharge& charge, uint64_t bytes) {
+  while (!charge.Resize(bytes)) {
+    if (ForgetOne()) continue;
+    return MakeError(Reason::kMemoryExhausted,
+                     StrCat("documents may take ", account_->limit_bytes(), " bytes of memory, of which ",
+                            account_->used_bytes(), " are used; this one needs ", bytes - charge.bytes(),
+                            " more (--document-memory)"),
+                     {{"requested_bytes", StrCat(bytes - charge.bytes())},
+                      {"limit_bytes", StrCat(account_->limit_bytes())}});
   }
-  Document document = {.digest = Sha256Digest(bytes), .bytes = bytes.size(), .manifest = nullptr, .key_list = nullptr};
+  return absl::OkStatus();
+}
+
+bool DocumentStore::ForgetOne() {
+  Document forgotten;  // freed outside the lock
+  MutexLock lock(mutex_);
+  for (auto it = documents_.rbegin(); it != documents_.rend(); ++it) {
+    if (it->is_used()) continue;
+    forgotten = std::move(*it);
+    by_digest_.erase(forgotten.digest);
+    documents_.erase(std::next(it).base());
+    return true;
+  }
+  return false;
+}
+
+absl::StatusOr<DocumentStore::Stored> DocumentStore::Add(std::string_view bytes, std::string_view kind, Parse parse) {
+  KEYLOAD_RETURN_IF_ERROR(CheckSize(bytes.size(), kind));
+  Document document = {.digest = Sha256Digest(bytes), .manifest = nullptr, .key_list = nullptr};
   if (const absl::StatusOr<Document> known = Find(document.digest); known.ok()) document = *known;
   const bool known = document.manifest != nullptr || document.key_list != nullptr;
   KEYLOAD_RETURN_IF_ERROR((this->*parse)(bytes, document));
-  const Stored stored = {.digest = document.digest, .known = known};
+  Stored stored = {.digest = document.digest, .known = known, .manifest = document.manifest};
   MutexLock lock(mutex_);
   if (const auto it = by_digest_.find(document.digest); it != by_digest_.end()) {
     *it->second = std::move(document);
     return stored;
   }
-  total_bytes_ += document.bytes;
   documents_.push_front(std::move(document));
   by_digest_.emplace(stored.digest, documents_.begin());
-  while (total_bytes_ > options_.max_total_bytes && documents_.size() > 1) {
-    total_bytes_ -= documents_.back().bytes;
-    by_digest_.erase(documents_.back().digest);
-    documents_.pop_back();
-  }
   return stored;
 }
 
-absl::Status DocumentStore::ParseManifest(std::string_view bytes, Document& document) const {
+absl::Status DocumentStore::ParseManifest(std::string_view bytes, Document& document) {
   if (document.manifest != nullptr) return absl::OkStatus();
-  KEYLOAD_ASSIGN_OR_RETURN(document.manifest, parse_(bytes));
+  HeapCharge parsing(account_);
+  KEYLOAD_RETURN_IF_ERROR(Resize(parsing, cost_(bytes)));
+  KEYLOAD_ASSIGN_OR_RETURN(std::shared_ptr<const Manifest> manifest, parse_(bytes));
+  HeapCharge charge(account_);
+  KEYLOAD_RETURN_IF_ERROR(Resize(charge, MemoryBytes(*manifest)));
+  document.manifest = Charged(std::move(manifest), std::move(charge));
   return absl::OkStatus();
 }
 
-absl::Status DocumentStore::ParseKeyList(std::string_view bytes, Document& document) const {
+absl::Status DocumentStore::ParseKeyList(std::string_view bytes, Document& document) {
   if (document.key_list != nullptr) return absl::OkStatus();
-  auto keys = std::make_shared<KeyList>();
-  for (const absl::string_view piece : absl::StrSplit(ToAbsl(bytes), '\n', absl::SkipEmpty())) {
-    std::string_view line = ToStd(piece);
-    if (line.ends_with('\r')) line.remove_suffix(1);
-    if (line.size() > 4096 || line.find('\0') != std::string_view::npos) {
-      return MakeError(Reason::kBadRequest, StrCat("line ", keys->size() + 1, " of the key list is no key"));
-    }
-    if (!line.empty()) keys->emplace_back(line);
-    if (keys->size() > options_.max_list_keys) {
-      return MakeError(Reason::kDocumentTooLarge,
-                       StrCat("the key list has more than ", options_.max_list_keys, " keys"));
-    }
-  }
-  document.key_list = std::move(keys);
+  HeapCharge parsing(account_);
+  KEYLOAD_RETURN_IF_ERROR(Resize(parsing, KeyList::ParseBytes(bytes)));
+  KEYLOAD_ASSIGN_OR_RETURN(KeyList keys, KeyList::Parse(bytes, options_.max_list_keys));
+  // What stays is less than what parsing took.
+  [[maybe_unused]] const bool smaller = parsing.Resize(std::min(keys.memory_bytes(), parsing.bytes()));
+  document.key_list = Charged<KeyList>(std::make_shared<const KeyList>(std::move(keys)), std::move(parsing));
   return absl::OkStatus();
 }
 

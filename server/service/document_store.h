@@ -7,51 +7,67 @@
 #include <memory>
 #include <string>
 #include <string_view>
-#include <vector>
 
 #include "absl/container/flat_hash_map.h"
 #include "absl/status/statusor.h"
 #include "server/base/mutex.h"
+#include "server/keys/key_list.h"
 #include "server/keys/manifest.h"
+#include "server/service/heap_account.h"
 
 namespace keyload {
 
-using KeyList = std::vector<std::string>;
 // Turns bytes (binary or JSON ModelManifest) into a validated manifest. MANIFEST_INVALID.
 using ManifestParser = std::function<absl::StatusOr<std::shared_ptr<const Manifest>>(std::string_view bytes)>;
+// The memory that the parser takes at most for `bytes` while it works.
+using ManifestCost = std::function<uint64_t(std::string_view bytes)>;
 
-// Large inputs that clients upload once and name by digest afterwards. The least recently used go when the total passes
-// the bound; whoever holds one keeps it. Thread-safe.
+// Large inputs that clients upload once and name by digest afterwards. All memory for them is counted before it is
+// taken: what is being received, what parsing takes, and the documents themselves as long as anybody uses one, a loaded
+// model its manifest for example. When there is no room, the least recently used documents that nobody uses go. Requests
+// share a document and never copy it. Thread-safe.
 class DocumentStore {
  public:
   struct Options {
     uint64_t max_document_bytes = 256ull << 20;
-    uint64_t max_total_bytes = 1ull << 30;
-    size_t max_list_keys = 10'000'000;  // of one key list
-    size_t max_uploads = 8;             // at a time; each holds up to a document in memory
+    uint64_t max_total_bytes = 1ull << 30;  // of memory, not of what was sent
+    size_t max_list_keys = 10'000'000;      // of one key list
+    size_t max_uploads = 8;                 // at a time
   };
-  DocumentStore(const Options& options, ManifestParser parse) : options_(options), parse_(std::move(parse)) {}
+  DocumentStore(
+      const Options& options, ManifestParser parse, ManifestCost cost = [](std::string_view) { return 0; })
+      : options_(options),
+        parse_(std::move(parse)),
+        cost_(std::move(cost)),
+        account_(std::make_shared<HeapAccount>(options.max_total_bytes)) {}
 
   struct Stored {
     std::string digest;  // "sha256:<hex>"
     bool known = false;  // was there before
+    std::shared_ptr<const Manifest> manifest;  // of AddManifest
   };
-  // A document that is being received, from Begin to its destruction. Must not outlive the store.
+  // A document that is being received, from BeginUpload to its destruction. Must not outlive the store. Confine to one
+  // thread at a time.
   class Upload {
    public:
     ~Upload() { --store_.uploads_; }
     Upload(const Upload&) = delete;
+    // DOCUMENT_TOO_LARGE, MEMORY_EXHAUSTED.
+    absl::Status Append(std::string_view chunk);
+    std::string_view bytes() const { return bytes_; }
 
    private:
     friend class DocumentStore;
-    explicit Upload(DocumentStore& store) : store_(store) {}
+    explicit Upload(DocumentStore& store) : store_(store), charge_(store.account_) {}
     DocumentStore& store_;
+    std::string bytes_;
+    HeapCharge charge_;
   };
   // LOAD_QUEUE_FULL while max_uploads are under way.
   absl::StatusOr<std::unique_ptr<Upload>> BeginUpload();
 
   // Parses and keeps a document; what does not parse is not kept. DOCUMENT_TOO_LARGE (in bytes or keys),
-  // MANIFEST_INVALID, BAD_REQUEST (a key list with NUL or names over 4096 bytes).
+  // MANIFEST_INVALID, MEMORY_EXHAUSTED, BAD_REQUEST (a key list with names over 4096 bytes, NUL, or other than UTF-8).
   absl::StatusOr<Stored> AddManifest(std::string_view bytes);
   absl::StatusOr<Stored> AddKeyList(std::string_view bytes);
 
@@ -60,28 +76,37 @@ class DocumentStore {
   absl::StatusOr<std::shared_ptr<const KeyList>> FindKeyList(std::string_view digest);
 
   const Options& options() const { return options_; }
+  // What all documents and uploads take now.
+  uint64_t used_bytes() const { return account_->used_bytes(); }
 
  private:
   struct Document {
     std::string digest;
-    uint64_t bytes = 0;
     std::shared_ptr<const Manifest> manifest;
     std::shared_ptr<const KeyList> key_list;
+
+    bool is_used() const { return manifest.use_count() > 1 || key_list.use_count() > 1; }
   };
-  using Parse = absl::Status (DocumentStore::*)(std::string_view, Document&) const;
+  using Parse = absl::Status (DocumentStore::*)(std::string_view, Document&);
 
   absl::StatusOr<Stored> Add(std::string_view bytes, std::string_view kind, Parse parse);
-  absl::Status ParseManifest(std::string_view bytes, Document& document) const;
-  absl::Status ParseKeyList(std::string_view bytes, Document& document) const;
+  absl::Status ParseManifest(std::string_view bytes, Document& document);
+  absl::Status ParseKeyList(std::string_view bytes, Document& document);
   absl::StatusOr<Document> Find(std::string_view digest);
+  absl::Status CheckSize(uint64_t bytes, std::string_view kind) const;
+  // Makes `charge` as large as `bytes`, for which documents may have to go. MEMORY_EXHAUSTED.
+  absl::Status Resize(HeapCharge& charge, uint64_t bytes);
+  // Forgets the least recently used document that nobody uses; false: there is none.
+  bool ForgetOne();
 
   const Options options_;
   const ManifestParser parse_;
+  const ManifestCost cost_;
+  const std::shared_ptr<HeapAccount> account_;
   std::atomic<size_t> uploads_ = 0;
   Mutex mutex_;
   std::list<Document> documents_ ABSL_GUARDED_BY(mutex_);  // most recently used first
   absl::flat_hash_map<std::string, std::list<Document>::iterator> by_digest_ ABSL_GUARDED_BY(mutex_);
-  uint64_t total_bytes_ ABSL_GUARDED_BY(mutex_) = 0;
 };
 
 }  // namespace keyload

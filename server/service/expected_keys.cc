@@ -39,7 +39,7 @@ absl::StatusOr<std::shared_ptr<const Manifest>> FindManifest(const ExpectedSpec&
   KEYLOAD_ASSIGN_OR_RETURN(const std::string bytes,
                            ReadWholeFile(file.fd.get(), file.resolved, documents.options().max_document_bytes));
   KEYLOAD_ASSIGN_OR_RETURN(const DocumentStore::Stored stored, documents.AddManifest(bytes));
-  return documents.FindManifest(stored.digest);
+  return stored.manifest;
 }
 
 absl::StatusOr<ExpectedKeys> FindExpectedKeys(const LoadSpec& spec, const CheckpointIndex& index,

@@ -94,7 +94,7 @@ class LoaderService {
   // For who is about to open `keys` one after the other: makes the lazy ones of the first few resident with one call,
   // so that neighbours are read together. Returns how many keys those are, lazy or not; at least one unless there are
   // none. Blocks. What fails is left to OpenTensor, which knows the key that it was asked for.
-  size_t ReadAhead(const ResidentModel& model, std::span<const ListedKey> keys, const RequestContext& context);
+  size_t ReadAhead(const ResidentModel& model, std::span<const uint32_t> keys, const RequestContext& context);
   // The bytes of a key of `model` to read; a lazy key is made resident first, unless it is placed on "disk". Blocks.
   // REQUIRES: model.CheckHasBytes(key).ok().
   absl::StatusOr<TensorBytes> OpenTensor(const ResidentModel& model, uint32_t key, const RequestContext& context);

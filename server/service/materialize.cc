@@ -10,12 +10,13 @@ namespace keyload {
 namespace {
 
 absl::Status CheckNames(const ResidentModel& model, const KeySelection& selection) {
-  for (const std::string& name : selection.names()) {
+  for (size_t i = 0; i < selection.name_count(); ++i) {
+    const std::string_view name = selection.name(i);
     const int64_t index = model.FindKey(name);
     if (index < 0) {
       return MakeError(Reason::kKeyNotFound,
                        StrCat("model ", model.content().name, " has no key ", name.substr(0, kNameInMessage)),
-                       {{"model", model.content().name}, {"key", name.substr(0, kNameInMessage)}});
+                       {{"model", model.content().name}, {"key", std::string(name.substr(0, kNameInMessage))}});
     }
     if (model.content().keys->keys[index].state == KeyState::kNotSelected) {
       return model.CheckHasBytes(static_cast<uint32_t>(index));

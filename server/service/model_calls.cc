@@ -79,15 +79,15 @@ absl::StatusOr<Residency::Evicted> LoaderService::Evict(const ModelSelection& se
   return evicted;
 }
 
-size_t LoaderService::ReadAhead(const ResidentModel& model, std::span<const ListedKey> keys,
+size_t LoaderService::ReadAhead(const ResidentModel& model, std::span<const uint32_t> keys,
                                 const RequestContext& context) {
   std::vector<uint32_t> tensors;
   uint64_t bytes = 0;
   size_t count = 0;
   for (; count < std::min(keys.size(), kReadAheadKeys); ++count) {
-    bytes += keys[count].bytes;
+    bytes += DescribeKey(model, nullptr, keys[count]).bytes;
     if (count > 0 && bytes > kReadAheadBytes) break;
-    const uint32_t tensor = model.TensorOf(static_cast<uint32_t>(keys[count].index));
+    const uint32_t tensor = model.TensorOf(keys[count]);
     if (tensor != ResidentModel::kInFile) tensors.push_back(tensor);
   }
   std::sort(tensors.begin(), tensors.end());

@@ -1,6 +1,6 @@
 #include "server/service/model_keys.h"
 
-#include <algorithm>
+#include <utility>
 
 #include "server/base/error.h"
 #include "server/base/strings.h"
@@ -25,7 +25,7 @@ ListedState StateOf(const ModelKey& key, bool resident) {
   }
 }
 
-ListedKey Describe(const ResidentModel& model, const std::vector<Residency::State>& states, uint32_t index) {
+ListedKey DescribeExpected(const ResidentModel& model, const std::vector<Residency::State>* states, uint32_t index) {
   const ResidentModel::Content& content = model.content();
   const KeyReport& report = *content.keys;
   const ModelKey& key = report.keys[index];
@@ -52,7 +52,7 @@ ListedKey Describe(const ResidentModel& model, const std::vector<Residency::Stat
     } else if (tensor != ResidentModel::kNoTensor) {
       listed.dtype = content.plan->tensors[tensor].dtype;
       listed.bytes = content.plan->tensors[tensor].bytes;
-      resident = states[tensor] == Residency::State::kResident;
+      resident = states != nullptr && (*states)[tensor] == Residency::State::kResident;
     }
   }
   listed.state = StateOf(key, resident);
@@ -76,39 +76,62 @@ ListedKey DescribeUnexpected(const KeyReport& report, const UnexpectedKey& key) 
           .index = -1};
 }
 
-}  // namespace
-
-std::vector<ListedKey> ListKeys(const ResidentModel& model, const KeySelection& selection) {
-  const KeyReport& report = *model.content().keys;
-  const std::vector<Residency::State> states = model.residency().states();
-  std::vector<ListedKey> listed;
-  for (uint32_t i = 0; i < report.keys.size(); ++i) {
-    const ModelKey& key = report.keys[i];
-    if (key.state != KeyState::kNonPersistent && selection.Selects(key.name))
-      listed.push_back(Describe(model, states, i));
-  }
-  for (const UnexpectedKey& key : report.unexpected) {
-    if (selection.Selects(key.name)) listed.push_back(DescribeUnexpected(report, key));
-  }
-  std::sort(listed.begin(), listed.end(),
-            [](const ListedKey& a, const ListedKey& b) { return NaturalLess(a.key, b.key); });
-  return listed;
+// Of the keys and, numbered behind them, the unexpected ones.
+std::vector<uint32_t> OrderKeys(const KeyReport& report) {
+  std::vector<std::string_view> names;
+  names.reserve(report.keys.size() + report.unexpected.size());
+  for (const ModelKey& key : report.keys) names.push_back(key.name);
+  for (const UnexpectedKey& key : report.unexpected) names.push_back(key.name);
+  return NaturalOrder(names);
 }
 
-absl::StatusOr<std::vector<ListedKey>> KeysToRead(const ResidentModel& model, const KeySelection& selection) {
-  for (const std::string& name : selection.names()) {
+}  // namespace
+
+KeyCursor::KeyCursor(ModelHandle model, KeySelection selection, Of of)
+    : model_(std::move(model)), selection_(std::move(selection)), of_(of) {}
+
+bool KeyCursor::Selects(uint32_t number) const {
+  const KeyReport& report = *model_->content().keys;
+  if (number >= report.keys.size()) {
+    return of_ == Of::kAll && selection_.Selects(report.unexpected[number - report.keys.size()].name);
+  }
+  const ModelKey& key = report.keys[number];
+  if (key.state == KeyState::kNonPersistent) return false;
+  const bool has_bytes = key.state == KeyState::kFound || key.state == KeyState::kTied;
+  return (has_bytes || of_ == Of::kAll) && selection_.Selects(key.name);
+}
+
+absl::StatusOr<std::vector<uint32_t>> KeyCursor::Next(size_t most, const RequestContext& context) {
+  const std::vector<uint32_t>& order = model_->OrderOfKeys(OrderKeys);
+  std::vector<uint32_t> numbers;
+  PeriodicCheck check(&context);
+  for (; next_ < order.size() && numbers.size() < most; ++next_) {
+    KEYLOAD_RETURN_IF_ERROR(check.Check());
+    if (Selects(order[next_])) numbers.push_back(order[next_]);
+  }
+  return numbers;
+}
+
+ListedKey DescribeKey(const ResidentModel& model, const std::vector<Residency::State>* states, uint32_t number) {
+  const KeyReport& report = *model.content().keys;
+  if (number < report.keys.size()) return DescribeExpected(model, states, number);
+  return DescribeUnexpected(report, report.unexpected[number - report.keys.size()]);
+}
+
+absl::Status CheckNamedKeys(const ResidentModel& model, const KeySelection& selection, const RequestContext& context) {
+  PeriodicCheck check(&context);
+  for (size_t i = 0; i < selection.name_count(); ++i) {
+    KEYLOAD_RETURN_IF_ERROR(check.Check());
+    const std::string_view name = selection.name(i);
     const int64_t index = model.FindKey(name);
     if (index < 0) {
-      return MakeError(Reason::kKeyNotFound, StrCat("model ", model.content().name, " has no key ", name),
-                       {{"model", model.content().name}, {"key", name}});
+      const std::string shown(name.substr(0, kNameInMessage));
+      return MakeError(Reason::kKeyNotFound, StrCat("model ", model.content().name, " has no key ", shown),
+                       {{"model", model.content().name}, {"key", shown}});
     }
     KEYLOAD_RETURN_IF_ERROR(model.CheckHasBytes(static_cast<uint32_t>(index)));
   }
-  std::vector<ListedKey> keys = ListKeys(model, selection);
-  std::erase_if(keys, [](const ListedKey& key) {
-    return key.index < 0 || (key.state != ListedState::kResident && key.state != ListedState::kLazy);
-  });
-  return keys;
+  return absl::OkStatus();
 }
 
 }  // namespace keyload

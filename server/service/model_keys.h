@@ -5,7 +5,9 @@
 #include <vector>
 
 #include "absl/status/statusor.h"
+#include "server/base/request_context.h"
 #include "server/keys/key_selection.h"
+#include "server/lifecycle/model_registry.h"
 #include "server/store/resident_model.h"
 
 namespace keyload {
@@ -27,11 +29,32 @@ struct ListedKey {
   int64_t index = -1;        // into KeyReport::keys; -1 for unexpected ones
 };
 
-// All keys that `selection` selects, expected and unexpected, in natural order. Non-persistent buffers are none.
-std::vector<ListedKey> ListKeys(const ResidentModel& model, const KeySelection& selection);
+// Walks the selected keys of a model, expected and unexpected, in natural order, without a list of them: the order of
+// all keys is made once for each model, and a cursor is a place in it. A stream that its client does not read costs no
+// more than that. Non-persistent buffers are no keys. Confine to one thread at a time.
+class KeyCursor {
+ public:
+  enum class Of { kAll, kWithBytes };
+  KeyCursor(ModelHandle model, KeySelection selection, Of of);
 
-// The keys to read: every selected key that has bytes; a key that is named exactly must have them: KEY_NOT_FOUND,
-// KEY_NOT_RESIDENT.
-absl::StatusOr<std::vector<ListedKey>> KeysToRead(const ResidentModel& model, const KeySelection& selection);
+  // Numbers of the next keys, at most `most`; none at the end. LOAD_CANCELLED, DEADLINE_EXCEEDED.
+  absl::StatusOr<std::vector<uint32_t>> Next(size_t most, const RequestContext& context);
+
+ private:
+  bool Selects(uint32_t number) const;
+
+  const ModelHandle model_;
+  const KeySelection selection_;
+  const Of of_;
+  size_t next_ = 0;  // in the natural order
+};
+
+// The key of a number that a cursor gave: an index into KeyReport::keys, or behind those one into
+// KeyReport::unexpected. `states` are those of the model's residency, or null: then what may be resident is LAZY.
+ListedKey DescribeKey(const ResidentModel& model, const std::vector<Residency::State>* states, uint32_t number);
+
+// Whether every key that is named exactly has bytes to read: KEY_NOT_FOUND, KEY_NOT_RESIDENT, LOAD_CANCELLED,
+// DEADLINE_EXCEEDED.
+absl::Status CheckNamedKeys(const ResidentModel& model, const KeySelection& selection, const RequestContext& context);
 
 }  // namespace keyload

@@ -147,6 +147,25 @@ void DropRanges(const CheckpointIndex& index, const ShardRanges& ranges, LoadRep
   }
 }
 
+uint64_t RecentPageCacheBytes(const std::shared_ptr<const ResidentModel>& model, Executor& background) {
+  constexpr uint64_t kQuickBytes = uint64_t{4} << 30;
+  if (!model->page_cache().Begin()) return model->page_cache().bytes();
+  const auto measure = [model] {
+    const auto start = std::chrono::steady_clock::now();
+    const uint64_t bytes = PageCacheBytes(*model);
+    const auto end = std::chrono::steady_clock::now();
+    model->page_cache().Set(bytes, end - start, end);
+  };
+  uint64_t file_bytes = 0;
+  for (const Shard& shard : model->content().keys->index->shards()) file_bytes += shard.identity.size;
+  if (file_bytes <= kQuickBytes) {
+    measure();
+  } else if (!background.TrySubmit(measure)) {
+    model->page_cache().Set(model->page_cache().bytes(), {});
+  }
+  return model->page_cache().bytes();
+}
+
 uint64_t PageCacheBytes(const ResidentModel& model) {
   const CheckpointIndex& index = *model.content().keys->index;
   const ShardRanges ranges = RangesInFiles(*model.content().keys, *model.content().plan, model.residency().states());

@@ -35,4 +35,9 @@ void DropRanges(const CheckpointIndex& index, const ShardRanges& ranges, LoadRep
 // where the system does not tell.
 uint64_t PageCacheBytes(const ResidentModel& model);
 
+// The same as it was measured last, and measured anew when that is due. Before Linux 6.5 every page is looked at, which
+// takes seconds for hundreds of GB: that of a large model goes to `background` and counts for those who ask later; 0
+// until it is there. At most one measurement of a model runs at a time.
+uint64_t RecentPageCacheBytes(const std::shared_ptr<const ResidentModel>& model, Executor& background);
+
 }  // namespace keyload

@@ -20,8 +20,7 @@ bool MayMap(const Shard& shard) {
 absl::StatusOr<KeySelectionSpec> WithKeyList(KeySelectionSpec spec, const std::string& key_list_digest,
                                              DocumentStore& documents) {
   if (key_list_digest.empty()) return spec;
-  KEYLOAD_ASSIGN_OR_RETURN(const std::shared_ptr<const KeyList> list, documents.FindKeyList(key_list_digest));
-  spec.keys.insert(spec.keys.end(), list->begin(), list->end());
+  KEYLOAD_ASSIGN_OR_RETURN(spec.list, documents.FindKeyList(key_list_digest));
   return spec;
 }
 

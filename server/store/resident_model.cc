@@ -74,6 +74,11 @@ std::vector<DeviceUse> ResidentModel::LiveDevices() const {
   return devices;
 }
 
+const std::vector<uint32_t>& ResidentModel::OrderOfKeys(std::vector<uint32_t> (*make)(const KeyReport&)) const {
+  std::call_once(order_once_, [&] { order_ = make(*content_.keys); });
+  return order_;
+}
+
 int64_t ResidentModel::FindKey(std::string_view name) const {
   std::call_once(names_once_, [this] {
     const std::vector<ModelKey>& keys = content_.keys->keys;

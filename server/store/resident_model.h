@@ -1,5 +1,6 @@
 #pragma once
 
+#include <chrono>
 #include <cstdint>
 #include <functional>
 #include <memory>
@@ -13,6 +14,7 @@
 #include "absl/container/flat_hash_map.h"
 #include "absl/status/statusor.h"
 #include "absl/time/time.h"
+#include "server/base/mutex.h"
 #include "server/io/page_cache_hold.h"
 #include "server/io/shard_reader.h"
 #include "server/keys/reconcile.h"
@@ -80,6 +82,38 @@ class ResidentModel {
   KeyCounts LiveKeys() const;
   std::vector<DeviceUse> LiveDevices() const;
 
+  // The order in which the model's keys are listed: what `make` makes of them, which is asked once.
+  const std::vector<uint32_t>& OrderOfKeys(std::vector<uint32_t> (*make)(const KeyReport&)) const;
+  // How much of its files is in the page cache, as measured last. Thread-safe.
+  class PageCacheMeasure {
+   public:
+    using Clock = std::chrono::steady_clock;
+    // Whether a measurement is due: nobody is measuring, and the last one is old. Then the caller is to call Set.
+    bool Begin(Clock::time_point now = Clock::now()) {
+      MutexLock lock(mutex_);
+      if (measuring_ || now < next_) return false;
+      measuring_ = true;
+      return true;
+    }
+    // The next one is due when twenty times as long has passed as this one took.
+    void Set(uint64_t bytes, Clock::duration took, Clock::time_point now = Clock::now()) {
+      MutexLock lock(mutex_);
+      measuring_ = false;
+      bytes_ = bytes;
+      next_ = now + 20 * took;
+    }
+    uint64_t bytes() const {
+      MutexLock lock(mutex_);
+      return bytes_;
+    }
+
+   private:
+    mutable Mutex mutex_;
+    bool measuring_ ABSL_GUARDED_BY(mutex_) = false;
+    uint64_t bytes_ ABSL_GUARDED_BY(mutex_) = 0;
+    Clock::time_point next_ ABSL_GUARDED_BY(mutex_);
+  };
+  PageCacheMeasure& page_cache() const { return page_cache_; }
   // Index into keys->keys, or -1.
   int64_t FindKey(std::string_view name) const;
   // The key that holds the bytes of `key`: itself, or who supplies a tied key.
@@ -100,6 +134,9 @@ class ResidentModel {
   Content content_;
   mutable std::once_flag names_once_;  // a load that nobody asks by name never pays for the table
   mutable absl::flat_hash_map<std::string_view, uint32_t> by_name_;
+  mutable std::once_flag order_once_;
+  mutable std::vector<uint32_t> order_;
+  mutable PageCacheMeasure page_cache_;
 };
 
 }  // namespace keyload

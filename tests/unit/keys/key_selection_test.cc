@@ -154,7 +154,7 @@ TEST(KeySelection, KnowsItsNamesAfterAMove) {
   ASSERT_TRUE(selection.ok());
   const KeySelection moved = *std::move(selection);
   EXPECT_TRUE(moved.Selects("a"));
-  EXPECT_EQ(moved.names().size(), 2u);
+  EXPECT_EQ(moved.name_count(), 2u);
 }
 
 TEST(KeySelection, RefusesTooManyPatterns) {

@@ -14,7 +14,7 @@ NamedDeviceMap Map(const std::string& name, const std::string& policy = "auto", 
 
 std::vector<std::string> Names(const DeviceMapTable& table) {
   std::vector<std::string> names;
-  for (const NamedDeviceMap& map : table.List()) names.push_back(map.name);
+  for (const NamedDeviceMap& map : table.List("", 1000)) names.push_back(map.name);
   return names;
 }
 
@@ -50,7 +50,7 @@ TEST(DeviceMapTable, RefusesWhatCanNeverBeUsed) {
   NamedDeviceMap both = Map("both");
   both.spec.entries = {{"", "cpu"}};
   EXPECT_EQ(ErrorReason(table.Set(both).status()), Reason::kDeviceMapInvalid);
-  EXPECT_TRUE(table.List().empty());
+  EXPECT_TRUE(table.List("", 1000).empty());
 }
 
 TEST(DeviceMapTable, IsBounded) {

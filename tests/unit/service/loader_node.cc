@@ -28,6 +28,17 @@ std::vector<std::unique_ptr<Device>> Devices(FakeDevice* gpu) {
 
 }  // namespace
 
+std::vector<ListedKey> ListedKeys(const ModelHandle& model, KeySelection selection, KeyCursor::Of of) {
+  KeyCursor cursor(model, std::move(selection), of);
+  const std::vector<Residency::State> states = model->residency().states();
+  std::vector<ListedKey> keys;
+  while (true) {
+    const absl::StatusOr<std::vector<uint32_t>> next = cursor.Next(2, RequestContext());
+    if (!next.ok() || next->empty()) return keys;
+    for (const uint32_t number : *next) keys.push_back(DescribeKey(*model, &states, number));
+  }
+}
+
 void RecordingObserver::OnAccepted(const std::string& load, bool joined) {
   Add(load.empty() ? "accepted without a name" : joined ? "joined" : "accepted");
 }

@@ -17,6 +17,10 @@
 
 namespace keyload {
 
+// All keys that a cursor over `model` gives.
+std::vector<ListedKey> ListedKeys(const ModelHandle& model, KeySelection selection = KeySelection(),
+                                  KeyCursor::Of of = KeyCursor::Of::kAll);
+
 // Remembers what it hears about one load. Thread-safe.
 class RecordingObserver : public LoadObserver {
  public:

@@ -328,7 +328,7 @@ TEST_F(MaterializeTest, ListsWhatIsResidentNow) {
   Load();
   ASSERT_TRUE(node_.Materialize(Named({"layers.1.a"})).ok());
   const ModelHandle model = *node_.registry().Use("m");
-  for (const ListedKey& key : ListKeys(*model, KeySelection())) {
+  for (const ListedKey& key : ListedKeys(model)) {
     EXPECT_EQ(key.state, key.key == "layers.1.a" ? ListedState::kResident : ListedState::kLazy) << key.key;
     EXPECT_EQ(key.device, "cuda:0");
   }

@@ -48,7 +48,7 @@ class ModelKeysTest : public testing::Test {
   static KeySelection Select(const KeySelectionSpec& spec) { return *KeySelection::Compile(spec); }
 
   ListedKey Find(std::string_view key) const {
-    for (const ListedKey& listed : ListKeys(*model_, KeySelection())) {
+    for (const ListedKey& listed : ListedKeys(model_)) {
       if (listed.key == key) return listed;
     }
     ADD_FAILURE() << key << " is not listed";
@@ -66,7 +66,7 @@ class ModelKeysTest : public testing::Test {
 };
 
 TEST_F(ModelKeysTest, ListsExpectedAndUnexpectedInNaturalOrderWithoutNonPersistentBuffers) {
-  EXPECT_THAT(Names(ListKeys(*model_, KeySelection())),
+  EXPECT_THAT(Names(ListedKeys(model_)),
               ElementsAre("absent", "extra", "lazy", "noise", "optional", "resident.2", "resident.10", "skipped",
                           "tied", "wrong"));
 }
@@ -118,32 +118,30 @@ TEST_F(ModelKeysTest, AnUnexpectedKeyHasAShardButNoPlace) {
 TEST_F(ModelKeysTest, AMismatchedKeyShowsTheExpectedShape) { EXPECT_THAT(Find("wrong").shape, ElementsAre(4)); }
 
 TEST_F(ModelKeysTest, ASelectionListsWhatItSelects) {
-  EXPECT_THAT(Names(ListKeys(*model_, Select({.include = {"resident.*", "extra"}, .exclude = {"*.10"}, .keys = {}}))),
+  EXPECT_THAT(Names(ListedKeys(model_, Select({.include = {"resident.*", "extra"}, .exclude = {"*.10"}, .keys = {}}))),
               ElementsAre("extra", "resident.2"));
 }
 
 TEST_F(ModelKeysTest, EverythingWithBytesIsReadWhenNothingIsNamed) {
-  const absl::StatusOr<std::vector<ListedKey>> keys = KeysToRead(*model_, KeySelection());
-  ASSERT_TRUE(keys.ok()) << keys.status();
-  EXPECT_THAT(Names(*keys), ElementsAre("lazy", "resident.2", "resident.10", "tied"));
+  EXPECT_THAT(Names(ListedKeys(model_, KeySelection(), KeyCursor::Of::kWithBytes)),
+              ElementsAre("lazy", "resident.2", "resident.10", "tied"));
 }
 
 TEST_F(ModelKeysTest, AGlobPassesOverKeysWithoutBytes) {
-  const absl::StatusOr<std::vector<ListedKey>> keys =
-      KeysToRead(*model_, Select({.include = {"*a*"}, .exclude = {}, .keys = {}}));
-  ASSERT_TRUE(keys.ok()) << keys.status();
-  EXPECT_THAT(Names(*keys), ElementsAre("lazy"));
+  const std::vector<ListedKey> keys = ListedKeys(
+      model_, Select({.include = {"*a*"}, .exclude = {}, .keys = {}}), KeyCursor::Of::kWithBytes);
+  EXPECT_THAT(Names(keys), ElementsAre("lazy"));
 }
 
 TEST_F(ModelKeysTest, ANamedKeyThatTheModelLacksIsAnError) {
   const absl::Status status =
-      KeysToRead(*model_, Select({.include = {}, .exclude = {}, .keys = {"resident.2", "nowhere"}})).status();
+      CheckNamedKeys(*model_, Select({.include = {}, .exclude = {}, .keys = {"resident.2", "nowhere"}}), RequestContext());
   EXPECT_EQ(ErrorReason(status), Reason::kKeyNotFound);
   EXPECT_EQ(ErrorDetails(status)["key"], "nowhere");
 }
 
 TEST_F(ModelKeysTest, ANamedUnexpectedKeyIsNotOfTheModel) {
-  EXPECT_EQ(ErrorReason(KeysToRead(*model_, Select({.include = {}, .exclude = {}, .keys = {"extra"}})).status()),
+  EXPECT_EQ(ErrorReason(CheckNamedKeys(*model_, Select({.include = {}, .exclude = {}, .keys = {"extra"}}), RequestContext())),
             Reason::kKeyNotFound);
 }
 
@@ -151,7 +149,7 @@ class NamedKeyWithoutBytes : public ModelKeysTest, public testing::WithParamInte
 
 TEST_P(NamedKeyWithoutBytes, IsNotResident) {
   const absl::Status status =
-      KeysToRead(*model_, Select({.include = {}, .exclude = {}, .keys = {GetParam()}})).status();
+      CheckNamedKeys(*model_, Select({.include = {}, .exclude = {}, .keys = {GetParam()}}), RequestContext());
   EXPECT_EQ(ErrorReason(status), Reason::kKeyNotResident);
   EXPECT_EQ(ErrorDetails(status)["key"], GetParam());
 }

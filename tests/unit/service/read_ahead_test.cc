@@ -24,7 +24,7 @@ class ReadAheadTest : public testing::Test {
     spec.device_map.policy = device;
     ASSERT_TRUE(node_.Load(spec).ok());
     model_ = node_.registry().Use("m").value();
-    keys_ = KeysToRead(*model_, KeySelection()).value();
+    keys_ = KeyCursor(model_, KeySelection(), KeyCursor::Of::kWithBytes).Next(count + 1, RequestContext()).value();
     ASSERT_EQ(keys_.size(), count);
   }
   size_t ReadAhead(size_t from) {
@@ -33,7 +33,7 @@ class ReadAheadTest : public testing::Test {
 
   LoaderNode node_{{.gpu_bytes = 256 << 20}};
   ModelHandle model_;
-  std::vector<ListedKey> keys_;
+  std::vector<uint32_t> keys_;
 };
 
 TEST_F(ReadAheadTest, EndsAfterSoManyKeys) {

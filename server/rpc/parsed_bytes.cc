@@ -1,0 +1,68 @@
+#include "server/rpc/parsed_bytes.h"
+
+#include <google/protobuf/io/coded_stream.h>
+#include <google/protobuf/message.h>
+#include <google/protobuf/wire_format_lite.h>
+
+#include <string>
+
+
+namespace keyload {
+namespace {
+
+using google::protobuf::Descriptor;
+using google::protobuf::FieldDescriptor;
+using google::protobuf::MessageFactory;
+using google::protobuf::internal::WireFormatLite;
+using google::protobuf::io::CodedInputStream;
+
+constexpr int kMostLevels = 100;          // protobuf parses no more
+constexpr uint64_t kGrowth = 2;           // arrays grow by doubling, the old one is there meanwhile
+constexpr uint64_t kPointer = sizeof(void*);
+constexpr uint64_t kAllocation = 16;      // what the allocator adds to a block
+constexpr uint64_t kNumber = sizeof(uint64_t);
+
+uint64_t EmptyBytes(const Descriptor& type) {
+  return MessageFactory::generated_factory()->GetPrototype(&type)->SpaceUsedLong() + kAllocation;
+}
+
+// Adds up one message, whose bytes `in` is limited to. False: its encoding breaks.
+// NOLINTNEXTLINE(misc-no-recursion): as deep as protobuf itself goes
+bool AddFields(CodedInputStream& in, const Descriptor* type, int levels, uint64_t& bytes) {
+  while (const uint32_t tag = in.ReadTag()) {
+    const int number = WireFormatLite::GetTagFieldNumber(tag);
+    const FieldDescriptor* const field = type == nullptr ? nullptr : type->FindFieldByNumber(number);
+    if (WireFormatLite::GetTagWireType(tag) != WireFormatLite::WIRETYPE_LENGTH_DELIMITED) {
+      bytes += kGrowth * kNumber;
+      if (!WireFormatLite::SkipField(&in, tag)) return false;
+      continue;
+    }
+    uint32_t length = 0;
+    if (!in.ReadVarint32(&length)) return false;
+    if (field != nullptr && field->cpp_type() == FieldDescriptor::CPPTYPE_MESSAGE) {
+      bytes += EmptyBytes(*field->message_type()) + kGrowth * kPointer;
+      const CodedInputStream::Limit limit = in.PushLimit(static_cast<int>(length));
+      if (levels == 0 || !AddFields(in, field->message_type(), levels - 1, bytes) || in.BytesUntilLimit() != 0) {
+        return false;
+      }
+      in.PopLimit(limit);
+      continue;
+    }
+    // A string, or numbers one behind the other: at least a byte each.
+    const bool packed = field != nullptr && field->is_packable();
+    bytes += packed ? kGrowth * kNumber * length : sizeof(std::string) + kAllocation + kGrowth * kPointer + length;
+    if (!in.Skip(static_cast<int>(length))) return false;
+  }
+  return true;
+}
+
+}  // namespace
+
+uint64_t ParsedBytes(std::string_view wire, const Descriptor& type) {
+  CodedInputStream in(reinterpret_cast<const uint8_t*>(wire.data()), static_cast<int>(wire.size()));
+  uint64_t bytes = EmptyBytes(type);
+  AddFields(in, &type, kMostLevels, bytes);
+  return bytes;
+}
+
+}  // namespace keyload
