@@ -286,23 +286,23 @@ int Run(const Config& config, Reload::Read read_config) {
     }
     scrapes = *std::move(started);
   }
-  absl::StatusOr<std::unique_ptr<RpcServer>> server = RpcServer::Start(
-      {.listen = config.listen,
-       .health_listen = config.health_listen,
-       .reflection = config.reflection,
-       .socket_mode = config.socket_mode,
-       .peers = &peers,
-       .tls = (*credentials)->tls(),
-       .access = &access,
-       .rpc = {.service = &service,
-               .queries = queries.get(),
-               .reads = reads.get(),
-               .unloads = unloads.get(),
-               .measures = measures.get()},
-       .calls = {.total = config.max_calls, .per_peer = config.max_calls_per_peer},
-       .send_bytes = config.send_bytes,
-       .max_connections = config.max_connections,
-       .max_connections_per_peer = config.max_connections_per_peer});
+  absl::StatusOr<std::unique_ptr<RpcServer>> server =
+      RpcServer::Start({.listen = config.listen,
+                        .health_listen = config.health_listen,
+                        .reflection = config.reflection,
+                        .socket_mode = config.socket_mode,
+                        .peers = &peers,
+                        .tls = (*credentials)->tls(),
+                        .access = &access,
+                        .rpc = {.service = &service,
+                                .queries = queries.get(),
+                                .reads = reads.get(),
+                                .unloads = unloads.get(),
+                                .measures = measures.get()},
+                        .calls = {.total = config.max_calls, .per_peer = config.max_calls_per_peer},
+                        .send_bytes = config.send_bytes,
+                        .max_connections = config.max_connections,
+                        .max_connections_per_peer = config.max_connections_per_peer});
   if (!server.ok()) {
     std::fprintf(stderr, "keyloadd: %s\n", std::string(server.status().message()).c_str());
     return kExitFailed;

@@ -138,12 +138,12 @@ class Client {
   absl::StatusOr<v1::LoadStatus> WatchLoad(std::string_view load, const LoadCallbacks& callbacks = {},
                                            const CallOptions& options = {});
 
-  // All pages; the timeout is for all of them together. A server that does not have it yet answers UNIMPLEMENTED, reason
-  // METHOD_NOT_SUPPORTED.
+  // All pages; the timeout is for all of them together. A server that does not have it yet answers UNIMPLEMENTED,
+  // reason METHOD_NOT_SUPPORTED.
   absl::StatusOr<v1::ListLeasesResponse> ListLeases(std::string_view model, const CallOptions& options = {});
 
-  // Device maps that the server keeps by name. Set with an etag changes the map only if it is still that one. List takes
-  // all pages; the timeout is for all of them together.
+  // Device maps that the server keeps by name. Set with an etag changes the map only if it is still that one. List
+  // takes all pages; the timeout is for all of them together.
   absl::StatusOr<v1::NamedDeviceMap> SetDeviceMap(const v1::NamedDeviceMap& map, const CallOptions& options = {});
   absl::StatusOr<v1::NamedDeviceMap> GetDeviceMap(std::string_view name, const CallOptions& options = {});
   absl::StatusOr<v1::ListDeviceMapsResponse> ListDeviceMaps(const CallOptions& options = {});

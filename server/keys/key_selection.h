@@ -21,7 +21,7 @@ inline constexpr size_t kMaxGlobs = 1000;  // of one selection
 struct KeySelectionSpec {
   std::vector<std::string> include;
   std::vector<std::string> exclude;
-  std::vector<std::string> keys;  // exact names
+  std::vector<std::string> keys;                  // exact names
   std::shared_ptr<const KeyList> list = nullptr;  // more of them, shared by all that name it; null: none
 };
 
@@ -49,7 +49,7 @@ class KeySelection {
   std::unique_ptr<re2::RE2> include_;
   std::unique_ptr<re2::RE2> exclude_;
   std::vector<std::string> names_;
-  std::shared_ptr<const KeyList> list_;         // null: none
+  std::shared_ptr<const KeyList> list_;          // null: none
   absl::flat_hash_set<std::string_view> named_;  // into names_, whose strings stay where they are when it moves
 };
 

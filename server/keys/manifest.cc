@@ -133,8 +133,8 @@ uint64_t MemoryBytes(const Manifest& manifest) {
   for (const TiedGroup& group : manifest.tied_groups) {
     bytes += sizeof(TiedGroup) + of_text(group.source) + of_texts(group.targets);
   }
-  for (const auto* texts : {&manifest.no_split_modules, &manifest.keep_in_fp32, &manifest.ignore_missing,
-                            &manifest.ignore_unexpected}) {
+  for (const auto* texts :
+       {&manifest.no_split_modules, &manifest.keep_in_fp32, &manifest.ignore_missing, &manifest.ignore_unexpected}) {
     bytes += of_texts(*texts);
   }
   for (const Rename& rename : manifest.renames) bytes += of_text(rename.pattern) + of_text(rename.replacement);

@@ -54,7 +54,8 @@ grpc::ServerUnaryReactor* ModelLoaderServiceImpl::DeleteDeviceMap(grpc::Callback
   const auto remove = [this, request](const RequestContext& call) {
     return rpc_.service->DeleteDeviceMap(request->name(), request->etag(), call.caller.get());
   };
-  return UnaryCall::Start(rpc_, *rpc_.queries, context, response, remove, std::make_shared<AuditEntry>(AuditOf(*request)));
+  return UnaryCall::Start(rpc_, *rpc_.queries, context, response, remove,
+                          std::make_shared<AuditEntry>(AuditOf(*request)));
 }
 
 }  // namespace keyload

@@ -41,7 +41,10 @@ class GuardedService final : public grpc::Service {
 
  public:
   explicit GuardedService(const RpcContext& rpc)
-      : loader_(WithLimiter(rpc, refusals_)), access_(*rpc.access), calls_(*rpc.calls), metrics_(rpc.service->metrics()) {
+      : loader_(WithLimiter(rpc, refusals_)),
+        access_(*rpc.access),
+        calls_(*rpc.calls),
+        metrics_(rpc.service->metrics()) {
     AddLoad();
     AddUnary("LoadModel", Role::kLoad, &Loader::LoadModel);
     AddUnary("PlanLoad", Role::kRead, &Loader::PlanLoad);
@@ -88,8 +91,7 @@ class GuardedService final : public grpc::Service {
   }
 
   template <typename Request, typename Response>
-  void AddStream(const char* method, Role needed,
-                 WriteReactor<Response>* (Loader::*handle)(Context*, const Request*)) {
+  void AddStream(const char* method, Role needed, WriteReactor<Response>* (Loader::*handle)(Context*, const Request*)) {
     using Handler = grpc::internal::CallbackServerStreamingHandler<Request, Response>;
     const auto guarded = [=, this](Context* context, const Request* request) {
       const absl::Status status = Check(needed, method, *context, request);

@@ -55,7 +55,8 @@ grpc::ServerUnaryReactor* ModelLoaderServiceImpl::GetModel(grpc::CallbackServerC
                                                            const v1::GetModelRequest* request,
                                                            v1::GetModelResponse* response) {
   return UnaryCall::Start(
-      rpc_, *rpc_.queries, context, response, [this, request, response](const RequestContext& /*call*/) -> absl::Status {
+      rpc_, *rpc_.queries, context, response,
+      [this, request, response](const RequestContext& /*call*/) -> absl::Status {
         KEYLOAD_ASSIGN_OR_RETURN(const ModelInfo info, rpc_.service->registry().Info(request->model()));
         *response->mutable_model() = ToProto(info, /*with_map=*/true);
         if (info.model != nullptr) {

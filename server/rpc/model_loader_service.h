@@ -56,7 +56,7 @@ class ModelLoaderServiceImpl final {
                                             const v1::DeleteDeviceMapRequest* request,
                                             v1::DeleteDeviceMapResponse* response);
   grpc::ServerReadReactor<grpc::ByteBuffer>* UploadDocument(grpc::CallbackServerContext* context,
-                                                                     v1::UploadDocumentResponse* response);
+                                                            v1::UploadDocumentResponse* response);
   grpc::ServerUnaryReactor* ListDevices(grpc::CallbackServerContext* context, const v1::ListDevicesRequest* request,
                                         v1::ListDevicesResponse* response);
   grpc::ServerUnaryReactor* GetServerInfo(grpc::CallbackServerContext* context, const v1::GetServerInfoRequest* request,

@@ -6,7 +6,6 @@
 
 #include <string>
 
-
 namespace keyload {
 namespace {
 
@@ -16,10 +15,10 @@ using google::protobuf::MessageFactory;
 using google::protobuf::internal::WireFormatLite;
 using google::protobuf::io::CodedInputStream;
 
-constexpr int kMostLevels = 100;          // protobuf parses no more
-constexpr uint64_t kGrowth = 2;           // arrays grow by doubling, the old one is there meanwhile
+constexpr int kMostLevels = 100;  // protobuf parses no more
+constexpr uint64_t kGrowth = 2;   // arrays grow by doubling, the old one is there meanwhile
 constexpr uint64_t kPointer = sizeof(void*);
-constexpr uint64_t kAllocation = 16;      // what the allocator adds to a block
+constexpr uint64_t kAllocation = 16;  // what the allocator adds to a block
 constexpr uint64_t kNumber = sizeof(uint64_t);
 
 uint64_t EmptyBytes(const Descriptor& type) {

@@ -27,8 +27,8 @@ class ReadRate {
     waited_ += now - since_;
     taken_ += bytes_;
   }
-  // Whether the client was waited for `limit` in all and has taken less than the rate meanwhile. If it was waited for so
-  // long and took enough, the count begins anew. True only once.
+  // Whether the client was waited for `limit` in all and has taken less than the rate meanwhile. If it was waited for
+  // so long and took enough, the count begins anew. True only once.
   bool IsTooSlow(Clock::time_point now, Clock::duration limit) {
     MutexLock lock(mutex_);
     const Clock::duration waited = waited_ + (sending_ && now > since_ ? now - since_ : Clock::duration::zero());

@@ -50,7 +50,8 @@ grpc::ServerUnaryReactor* ModelLoaderServiceImpl::Evict(grpc::CallbackServerCont
     response->set_bytes(evicted.bytes);
     return absl::OkStatus();
   };
-  return UnaryCall::Start(rpc_, *rpc_.queries, context, response, evict, std::make_shared<AuditEntry>(AuditOf(*request)));
+  return UnaryCall::Start(rpc_, *rpc_.queries, context, response, evict,
+                          std::make_shared<AuditEntry>(AuditOf(*request)));
 }
 
 }  // namespace keyload

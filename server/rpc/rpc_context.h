@@ -22,16 +22,16 @@ namespace keyload {
 // What every handler needs. Everything outlives every call.
 struct RpcContext {
   LoaderService* service = nullptr;
-  Executor* queries = nullptr;  // answers that may block on a file
-  Executor* reads = nullptr;    // tensor bytes, which may wait for lazy keys to be loaded
-  Executor* unloads = nullptr;  // gives memory back
+  Executor* queries = nullptr;   // answers that may block on a file
+  Executor* reads = nullptr;     // tensor bytes, which may wait for lazy keys to be loaded
+  Executor* unloads = nullptr;   // gives memory back
   Executor* measures = nullptr;  // looks at every page of large files
   LiveCalls* calls = nullptr;
   SendBudget* send = nullptr;
-  std::atomic<size_t>* watchers = nullptr;  // open WatchModels calls
+  std::atomic<size_t>* watchers = nullptr;               // open WatchModels calls
   std::vector<std::pair<std::string, uint64_t>> limits;  // of the server, for GetServerInfo
-  const AccessControl* access = nullptr;  // that calls have passed; null: callers have no names
-  LogLimiter* refusals = nullptr;         // of the lines about refused callers; null where none are refused
+  const AccessControl* access = nullptr;                 // that calls have passed; null: callers have no names
+  LogLimiter* refusals = nullptr;  // of the lines about refused callers; null where none are refused
 };
 
 inline absl::Time DeadlineOf(const grpc::CallbackServerContext& context) {

@@ -147,9 +147,8 @@ absl::Status RpcServer::Listen(const Options& options) {
     Listener& listener = *entrance->listener;
     addresses_.push_back(listener.address());
     if (listener.address().starts_with(kUnixPrefix)) {
-      listener.Start([this, &entrance = *entrance](UniqueFd connection) {
-        SortUnixConnection(entrance, std::move(connection));
-      });
+      listener.Start(
+          [this, &entrance = *entrance](UniqueFd connection) { SortUnixConnection(entrance, std::move(connection)); });
     } else {
       listener.Start([this, &entrance = *entrance](UniqueFd connection) {
         TakeTcpConnection(entrance, *from_tcp_, std::move(connection));

@@ -49,8 +49,8 @@ class RpcServer {
     // take its answer, or stops in the middle of an upload. gRPC's keepalive tells nothing about a client that does not
     // read.
     std::chrono::milliseconds unread_limit = std::chrono::seconds(60);
-    LiveCalls::Limits calls;                                   // open ones, and of one peer
-    uint64_t send_bytes = kDefaultSendBytes;                   // of answers on their way; a quarter for one peer
+    LiveCalls::Limits calls;                  // open ones, and of one peer
+    uint64_t send_bytes = kDefaultSendBytes;  // of answers on their way; a quarter for one peer
     int max_streams = kMaxStreamsPerConnection;
     // Open connections of each listener, and of one peer of it: a user on a Unix socket, a host over TCP. Where the
     // process may have few descriptors there are fewer: see ConnectionLimits.
@@ -74,7 +74,9 @@ class RpcServer {
 
   // As bound, with the real port.
   const std::vector<std::string>& addresses() const { return addresses_; }
-  std::string health_address() const { return health_entrance_ == nullptr ? "" : health_entrance_->listener->address(); }
+  std::string health_address() const {
+    return health_entrance_ == nullptr ? "" : health_entrance_->listener->address();
+  }
 
   // Health says NOT_SERVING, new loads are refused, streams without a load end. Returns at once.
   void BeginDrain();
@@ -123,8 +125,8 @@ class RpcServer {
   const std::unique_ptr<grpc::Service> service_;
   RefusingService refusing_service_;
   grpc::CallbackGenericService nothing_else_;  // UNIMPLEMENTED; gRPC starts no server without a service
-  LogLimiter refusals_;  // lines about processes that are not allowed
-  LogLimiter crowding_;  // lines about connections above the limits
+  LogLimiter refusals_;                        // lines about processes that are not allowed
+  LogLimiter crowding_;                        // lines about connections above the limits
   std::vector<std::string> addresses_;
   std::shared_ptr<grpc::ServerCredentials> tls_;
   Acceptor from_unix_;

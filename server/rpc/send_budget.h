@@ -11,8 +11,8 @@ namespace keyload {
 
 // Bytes of answers that are on their way to clients, in all and per peer: gRPC takes every message that it is given and
 // keeps it until the client does, and its own ResourceQuota does not bound that. A message costs twice its size here,
-// once as a message and once in gRPC's hands. Messages that are small (kFreeBytes) are not counted; there are no more of
-// them than calls, which LiveCalls bounds. Thread-safe.
+// once as a message and once in gRPC's hands. Messages that are small (kFreeBytes) are not counted; there are no more
+// of them than calls, which LiveCalls bounds. Thread-safe.
 class SendBudget {
  public:
   static constexpr uint64_t kFreeBytes = 16 << 10;

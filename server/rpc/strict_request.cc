@@ -47,8 +47,8 @@ absl::Status CheckKnownFields(const Message& request) {
 }
 
 absl::Status MalformedRequest(std::string_view message) {
-  return MakeError(Reason::kBadRequest,
-                   StrCat("the request is no valid ", message, ": its bytes are cut or broken, or a string is not UTF-8"));
+  return MakeError(Reason::kBadRequest, StrCat("the request is no valid ", message,
+                                               ": its bytes are cut or broken, or a string is not UTF-8"));
 }
 
 absl::Status ParseRequest(grpc::ByteBuffer& bytes, Message& request) {

@@ -9,8 +9,8 @@
 
 namespace keyload {
 
-// The contract says that what a server does not support is refused by name and never ignored. protobuf keeps fields that
-// it does not know aside and says nothing, so every request is walked for them.
+// The contract says that what a server does not support is refused by name and never ignored. protobuf keeps fields
+// that it does not know aside and says nothing, so every request is walked for them.
 
 // FIELD_NOT_SUPPORTED with the number of the first unknown field and the message that it stands in, at any depth.
 absl::Status CheckKnownFields(const google::protobuf::Message& request);

@@ -13,8 +13,8 @@ namespace keyload {
 namespace {
 
 // Receives a document chunk by chunk. The end of the client's messages and the end of its call look the same to a read:
-// nothing more comes. So the headers of the answer are sent before the document is kept, which only works on a call that
-// is still open: a document that was cut is never taken for a whole one.
+// nothing more comes. So the headers of the answer are sent before the document is kept, which only works on a call
+// that is still open: a document that was cut is never taken for a whole one.
 class UploadDocumentCall : public grpc::ServerReadReactor<grpc::ByteBuffer>, public LiveCall {
  public:
   UploadDocumentCall(const RpcContext& rpc, grpc::CallbackServerContext& context, v1::UploadDocumentResponse* response)

@@ -65,12 +65,11 @@ absl::Status DocumentStore::CheckSize(uint64_t bytes, std::string_view kind) con
 absl::Status DocumentStore::Resize(HeapCharge& charge, uint64_t bytes) {
   while (!charge.Resize(bytes)) {
     if (ForgetOne()) continue;
-    return MakeError(Reason::kMemoryExhausted,
-                     StrCat("documents may take ", account_->limit_bytes(), " bytes of memory, of which ",
-                            account_->used_bytes(), " are used; this one needs ", bytes - charge.bytes(),
-                            " more (--document-memory)"),
-                     {{"requested_bytes", StrCat(bytes - charge.bytes())},
-                      {"limit_bytes", StrCat(account_->limit_bytes())}});
+    return MakeError(
+        Reason::kMemoryExhausted,
+        StrCat("documents may take ", account_->limit_bytes(), " bytes of memory, of which ", account_->used_bytes(),
+               " are used; this one needs ", bytes - charge.bytes(), " more (--document-memory)"),
+        {{"requested_bytes", StrCat(bytes - charge.bytes())}, {"limit_bytes", StrCat(account_->limit_bytes())}});
   }
   return absl::OkStatus();
 }

@@ -24,8 +24,8 @@ using ManifestCost = std::function<uint64_t(std::string_view bytes)>;
 
 // Large inputs that clients upload once and name by digest afterwards. All memory for them is counted before it is
 // taken: what is being received, what parsing takes, and the documents themselves as long as anybody uses one, a loaded
-// model its manifest for example. When there is no room, the least recently used documents that nobody uses go. Requests
-// share a document and never copy it. Thread-safe.
+// model its manifest for example. When there is no room, the least recently used documents that nobody uses go.
+// Requests share a document and never copy it. Thread-safe.
 class DocumentStore {
  public:
   struct Options {
@@ -42,8 +42,8 @@ class DocumentStore {
         account_(std::make_shared<HeapAccount>(options.max_total_bytes)) {}
 
   struct Stored {
-    std::string digest;  // "sha256:<hex>"
-    bool known = false;  // was there before
+    std::string digest;                        // "sha256:<hex>"
+    bool known = false;                        // was there before
     std::shared_ptr<const Manifest> manifest;  // of AddManifest
   };
   // A document that is being received, from BeginUpload to its destruction. Must not outlive the store. Confine to one

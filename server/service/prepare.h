@@ -15,7 +15,8 @@
 
 namespace keyload {
 
-// `spec` with an uploaded key list added, which is shared and not copied; an empty digest names none. DOCUMENT_NOT_FOUND.
+// `spec` with an uploaded key list added, which is shared and not copied; an empty digest names none.
+// DOCUMENT_NOT_FOUND.
 absl::StatusOr<KeySelectionSpec> WithKeyList(KeySelectionSpec spec, const std::string& key_list_digest,
                                              DocumentStore& documents);
 // The same, compiled. PATTERN_INVALID besides.

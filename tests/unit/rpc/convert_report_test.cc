@@ -233,7 +233,8 @@ TEST(ConvertReport, EveryKeyStateHasItsOwn) {
 
 TEST(ConvertReport, AModelThatIsLoadingHasOnlyNameStateAndGeneration) {
   ExpectSame(
-      ToProto(ModelInfo{.name = "m", .state = ModelState::kLoading, .generation = 7, .model = nullptr, .last_use = {}}),
+      ToProto(ModelInfo{.name = "m", .state = ModelState::kLoading, .generation = 7, .model = nullptr, .last_use = {}},
+              true),
       FromText<v1::Model>(R"pb(name: "m" state: MODEL_STATE_LOADING generation: 7)pb"));
 }
 
@@ -254,7 +255,8 @@ TEST(ConvertReport, ALoadedModelShowsItsReport) {
                                             .state = ModelState::kPartial,
                                             .generation = 2,
                                             .model = std::make_shared<ResidentModel>(std::move(content)),
-                                            .last_use = absl::FromUnixSeconds(41)});
+                                            .last_use = absl::FromUnixSeconds(41)},
+                                  true);
   v1::Model expected = FromText<v1::Model>(R"pb(
     name: "m"
     state: MODEL_STATE_PARTIAL
@@ -272,6 +274,28 @@ TEST(ConvertReport, ALoadedModelShowsItsReport) {
   expected.mutable_keys()->set_lazy(0);
   *expected.mutable_devices() = report.devices();
   ExpectSame(model, expected);
+}
+
+TEST(ConvertReport, ALargeReportIsCutAndSaysByHowMuch) {
+  LoadReport report;
+  for (int i = 0; i < 10'000; ++i) report.missing_keys.push_back(std::string(1000, 'k') + std::to_string(i));
+  for (int i = 0; i < 30'000; ++i) report.device_map.push_back({.module = std::string(40, 'm'), .device = "cuda:0"});
+  const v1::LoadReport message = ToProto(report);
+  EXPECT_LE(message.ByteSizeLong(), kMaxReportBytes);
+  EXPECT_GT(message.missing_keys_left_out(), 0);
+  EXPECT_EQ(message.missing_keys_size() + message.missing_keys_left_out(), 10'000);
+  EXPECT_EQ(message.missing_keys(0), report.missing_keys[0]);
+  EXPECT_EQ(message.device_map_size(), 30'000) << "what fits is whole";
+  EXPECT_EQ(message.device_map_left_out(), 0);
+}
+
+TEST(ConvertReport, AReportCutToNothingHasItsCountsOnly) {
+  v1::LoadReport message = ToProto(FullReport());
+  CutReport(message, 0);
+  EXPECT_EQ(message.missing_keys_size() + message.device_map_size() + message.shards_size(), 0);
+  EXPECT_EQ(message.missing_keys_left_out(), 2);
+  EXPECT_EQ(message.device_map_left_out(), 2);
+  EXPECT_EQ(message.keys().missing(), 9);
 }
 
 }  // namespace

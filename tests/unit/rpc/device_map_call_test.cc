@@ -73,6 +73,39 @@ TEST_F(DeviceMapCalls, MapsAreListedAndDeleted) {
   EXPECT_EQ(list.device_maps(0).name(), "a");
 }
 
+TEST_F(DeviceMapCalls, ListedMapsComeInPagesInOrderOfTheirNames) {
+  for (const char* name : {"c", "a", "b"}) ASSERT_TRUE(Set(Map(name, "cpu")).ok());
+  v1::ListDeviceMapsRequest request;
+  request.set_page_size(2);
+  std::vector<std::string> names;
+  std::vector<int> sizes;
+  do {
+    TestContext context;
+    v1::ListDeviceMapsResponse page;
+    ASSERT_TRUE(server_.stub().ListDeviceMaps(&context, request, &page).ok());
+    for (const v1::NamedDeviceMap& map : page.device_maps()) names.push_back(map.name());
+    sizes.push_back(page.device_maps_size());
+    request.set_page_token(page.next_page_token());
+  } while (!request.page_token().empty());
+  EXPECT_EQ(names, (std::vector<std::string>{"a", "b", "c"}));
+  EXPECT_EQ(sizes, (std::vector<int>{2, 1}));
+}
+
+TEST_F(DeviceMapCalls, APageOfLargeMapsEndsEarly) {
+  for (const char* name : {"a", "b", "c"}) {
+    v1::NamedDeviceMap map = Map(name, "");
+    for (int i = 0; i < 6; ++i) {
+      (*map.mutable_spec()->mutable_entries())[std::string(100'000, 'm') + std::to_string(i)] = "cpu";
+    }
+    ASSERT_TRUE(Set(map).ok());
+  }
+  TestContext context;
+  v1::ListDeviceMapsResponse page;
+  ASSERT_TRUE(server_.stub().ListDeviceMaps(&context, {}, &page).ok());
+  EXPECT_EQ(page.device_maps_size(), 1);
+  EXPECT_EQ(page.next_page_token(), "a");
+}
+
 TEST_F(DeviceMapCalls, AStaleEtagIsAborted) {
   v1::NamedDeviceMap kept;
   ASSERT_TRUE(Set(Map("m", "cpu"), &kept).ok());

@@ -10,8 +10,8 @@
 #include "google/rpc/error_details.pb.h"
 #include "google/rpc/status.pb.h"
 #include "server/base/error.h"
-#include "server/base/utf8.h"
 #include "server/base/retry.h"
+#include "server/base/utf8.h"
 
 namespace keyload {
 namespace {

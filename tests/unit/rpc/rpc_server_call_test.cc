@@ -164,6 +164,24 @@ TEST(ListModels, PagesInOrderOfNames) {
   EXPECT_THAT(sizes, ElementsAre(2, 1));
 }
 
+TEST(ListModels, LeavesOutDeviceMapsAndCountsThem) {
+  LoaderServer server;
+  server.WriteSmall();
+  server.Load(server.Spec());
+  TestContext list_context;
+  v1::ListModelsResponse list;
+  ASSERT_TRUE(server.stub().ListModels(&list_context, {}, &list).ok());
+  EXPECT_EQ(list.models(0).device_map_size(), 0);
+  EXPECT_EQ(list.models(0).device_map_left_out(), 1);
+  TestContext context;
+  v1::GetModelRequest request;
+  request.set_model("m");
+  v1::GetModelResponse response;
+  ASSERT_TRUE(server.stub().GetModel(&context, request, &response).ok());
+  EXPECT_EQ(response.model().device_map_size(), 1);
+  EXPECT_EQ(response.model().device_map_left_out(), 0);
+}
+
 TEST(ListModels, AFullLastPageHasNoToken) {
   LoaderServer server;
   server.WriteSmall();

@@ -66,9 +66,8 @@ class ModelKeysTest : public testing::Test {
 };
 
 TEST_F(ModelKeysTest, ListsExpectedAndUnexpectedInNaturalOrderWithoutNonPersistentBuffers) {
-  EXPECT_THAT(Names(ListedKeys(model_)),
-              ElementsAre("absent", "extra", "lazy", "noise", "optional", "resident.2", "resident.10", "skipped",
-                          "tied", "wrong"));
+  EXPECT_THAT(Names(ListedKeys(model_)), ElementsAre("absent", "extra", "lazy", "noise", "optional", "resident.2",
+                                                     "resident.10", "skipped", "tied", "wrong"));
 }
 
 TEST_F(ModelKeysTest, EveryKeyHasItsState) {
@@ -128,21 +127,22 @@ TEST_F(ModelKeysTest, EverythingWithBytesIsReadWhenNothingIsNamed) {
 }
 
 TEST_F(ModelKeysTest, AGlobPassesOverKeysWithoutBytes) {
-  const std::vector<ListedKey> keys = ListedKeys(
-      model_, Select({.include = {"*a*"}, .exclude = {}, .keys = {}}), KeyCursor::Of::kWithBytes);
+  const std::vector<ListedKey> keys =
+      ListedKeys(model_, Select({.include = {"*a*"}, .exclude = {}, .keys = {}}), KeyCursor::Of::kWithBytes);
   EXPECT_THAT(Names(keys), ElementsAre("lazy"));
 }
 
 TEST_F(ModelKeysTest, ANamedKeyThatTheModelLacksIsAnError) {
-  const absl::Status status =
-      CheckNamedKeys(*model_, Select({.include = {}, .exclude = {}, .keys = {"resident.2", "nowhere"}}), RequestContext());
+  const absl::Status status = CheckNamedKeys(
+      *model_, Select({.include = {}, .exclude = {}, .keys = {"resident.2", "nowhere"}}), RequestContext());
   EXPECT_EQ(ErrorReason(status), Reason::kKeyNotFound);
   EXPECT_EQ(ErrorDetails(status)["key"], "nowhere");
 }
 
 TEST_F(ModelKeysTest, ANamedUnexpectedKeyIsNotOfTheModel) {
-  EXPECT_EQ(ErrorReason(CheckNamedKeys(*model_, Select({.include = {}, .exclude = {}, .keys = {"extra"}}), RequestContext())),
-            Reason::kKeyNotFound);
+  EXPECT_EQ(
+      ErrorReason(CheckNamedKeys(*model_, Select({.include = {}, .exclude = {}, .keys = {"extra"}}), RequestContext())),
+      Reason::kKeyNotFound);
 }
 
 class NamedKeyWithoutBytes : public ModelKeysTest, public testing::WithParamInterface<const char*> {};
