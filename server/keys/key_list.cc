@@ -10,14 +10,14 @@
 namespace keyload {
 namespace {
 
-constexpr size_t kMaxNameBytes = 4096;
+constexpr size_t kMaxListedNameBytes = 4096;
 
 absl::Status CheckLine(std::string_view line, size_t number) {
   const auto no_key = [&](std::string_view why) {
     return MakeError(Reason::kBadRequest, StrCat("line ", number, " of the key list is no key: ", why),
                      {{"line", StrCat(number)}});
   };
-  if (line.size() > kMaxNameBytes) return no_key("it has more than 4096 bytes");
+  if (line.size() > kMaxListedNameBytes) return no_key("it has more than 4096 bytes");
   if (line.find('\0') != std::string_view::npos) return no_key("it has a NUL");
   if (!IsUtf8(line)) return no_key("it is not UTF-8");
   return absl::OkStatus();

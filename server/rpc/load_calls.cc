@@ -53,8 +53,11 @@ class WatchLoadCall : public grpc::ServerWriteReactor<v1::WatchLoadResponse>, pu
     ticket->Leave();
   }
   void CancelIfUnread(Clock::time_point now, Clock::duration limit) override {
-    MutexLock lock(mutex_);
-    if (sending_since_ < now - limit) context_.TryCancel();
+    {
+      MutexLock lock(mutex_);
+      if (sending_since_ >= now - limit) return;
+    }
+    context_.TryCancel();
   }
 
  private:

@@ -290,8 +290,11 @@ void LoadStream::Drain() {
 }
 
 void LoadStream::CancelIfUnread(Clock::time_point now, Clock::duration limit) {
-  MutexLock lock(mutex_);
-  if (loads_.empty() && sending_since_ < now - limit) context_.TryCancel();
+  {
+    MutexLock lock(mutex_);
+    if (!loads_.empty() || sending_since_ >= now - limit) return;
+  }
+  context_.TryCancel();
 }
 
 void LoadStream::Cancel() {

@@ -123,6 +123,12 @@ TEST(ApplyConfigFile, TheSampleIsValidAndStatesTheDefaults) {
   const Config defaults;
   EXPECT_EQ(config->listen, defaults.listen);
   EXPECT_EQ(config->scratch_bytes, defaults.scratch_bytes);
+  EXPECT_EQ(config->document_bytes, defaults.document_bytes);
+  EXPECT_EQ(config->send_bytes, defaults.send_bytes);
+  EXPECT_EQ(config->max_connections, defaults.max_connections);
+  EXPECT_EQ(config->max_connections_per_peer, defaults.max_connections_per_peer);
+  EXPECT_EQ(config->max_calls, defaults.max_calls);
+  EXPECT_EQ(config->max_calls_per_peer, defaults.max_calls_per_peer);
   EXPECT_EQ(config->concurrent_loads, defaults.concurrent_loads);
   EXPECT_EQ(config->io_threads, defaults.io_threads);
   EXPECT_EQ(config->load_queue, defaults.load_queue);

@@ -211,6 +211,17 @@ TEST(ParseConfig, WhoMayCall) {
   EXPECT_EQ(config.token_file, "/t");
 }
 
+TEST(ParseConfig, ReadsTheBoundsForPeers) {
+  const Config config = *Parse({"--document-memory", "2MiB", "--send-memory", "3MiB", "--max-connections", "4",
+                                "--max-connections-per-peer", "5", "--max-calls", "6", "--max-calls-per-peer", "7"});
+  EXPECT_EQ(config.document_bytes, 2u << 20);
+  EXPECT_EQ(config.send_bytes, 3u << 20);
+  EXPECT_EQ(config.max_connections, 4u);
+  EXPECT_EQ(config.max_connections_per_peer, 5u);
+  EXPECT_EQ(config.max_calls, 6u);
+  EXPECT_EQ(config.max_calls_per_peer, 7u);
+}
+
 TEST(ChangeConfig, TakesWhatMayChangeAndNamesWhatNeedsAStart) {
   const Config running = *Parse({"--listen", "unix:/a", "--model-root", "/m"});
   const Config wanted = *Parse({"--listen",           "unix:/b", "--model-root",     "/m",

@@ -20,10 +20,28 @@ TEST(RpcLimits, AreTold) {
   TestContext context;
   v1::GetServerInfoResponse info;
   ASSERT_TRUE(server.stub().GetServerInfo(&context, {}, &info).ok());
-  for (const char* name :
-       {"message_bytes", "streams_per_connection", "loads_per_stream", "load_queue", "concurrent_loads", "uploads",
-        "document_bytes", "documents_total_bytes", "name_limit", "key_list_keys", "checkpoint_keys", "manifest_tensors",
-        "selection_globs", "rule_patterns"}) {
+  for (const char* name : {"message_bytes",
+                           "streams_per_connection",
+                           "connections",
+                           "connections_per_peer",
+                           "calls",
+                           "calls_per_peer",
+                           "watchers",
+                           "send_bytes",
+                           "send_bytes_per_peer",
+                           "stream_bytes_per_minute",
+                           "loads_per_stream",
+                           "load_queue",
+                           "concurrent_loads",
+                           "uploads",
+                           "document_bytes",
+                           "documents_total_bytes",
+                           "name_limit",
+                           "key_list_keys",
+                           "checkpoint_keys",
+                           "manifest_tensors",
+                           "selection_globs",
+                           "rule_patterns"}) {
     EXPECT_GT(info.limits().count(name), 0) << name;
   }
   EXPECT_EQ(info.limits().at("message_bytes"), kMaxMessageBytes);
