@@ -36,6 +36,7 @@
 #include "server/reload.h"
 #include "server/rpc/call_metrics.h"
 #include "server/rpc/convert_manifest.h"
+#include "server/rpc/grpc_log.h"
 #include "server/rpc/rpc_server.h"
 #include "server/rpc/state_codec.h"
 #include "server/service/loader_service.h"
@@ -188,6 +189,7 @@ int Run(const Config& config, Reload::Read read_config) {
   const Signals signals = BlockSignals();
   const size_t descriptors = RaiseDescriptorLimit();
   ConfigureLog(config.log_format, config.log_level);
+  TakeGrpcLog();
   // Large tables come and go with every plan. With one arena the next plan finds the memory of the last one, pages and
   // all; by default every thread would keep its own. What is left over goes back to the system after each load.
   mallopt(M_ARENA_MAX, 1);

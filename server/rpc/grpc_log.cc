@@ -1,5 +1,6 @@
 #include "server/rpc/grpc_log.h"
 
+#include <google/protobuf/stubs/logging.h>
 #include <grpc/support/log.h>
 
 #include <string>
@@ -19,8 +20,18 @@ void Write(gpr_log_func_args* args) {
       ->Log(error ? LogLevel::kWarning : LogLevel::kDebug, "grpc", {{"message", std::string(args->message)}});
 }
 
+// What protobuf says of a message that it cannot parse: the caller gets an error, and decides how often it happens.
+void WriteOfProtobuf(google::protobuf::LogLevel /*level*/, const char* /*file*/, int /*line*/,
+                     const std::string& message) {
+  static LogLimiter* const lines = new LogLimiter;
+  lines->Log(LogLevel::kDebug, "protobuf", {{"message", message}});
+}
+
 }  // namespace
 
-void TakeGrpcLog() { gpr_set_log_function(Write); }
+void TakeGrpcLog() {
+  gpr_set_log_function(Write);
+  google::protobuf::SetLogHandler(WriteOfProtobuf);
+}
 
 }  // namespace keyload
