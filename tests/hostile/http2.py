@@ -1,0 +1,117 @@
+"""HTTP/2 frames by hand, for what no client library sends."""
+
+import os
+import selectors
+import socket
+import struct
+import time
+
+import wire
+
+PREFACE = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n"
+DATA, HEADERS, PRIORITY, RST_STREAM, SETTINGS, PUSH_PROMISE, PING, GOAWAY, WINDOW_UPDATE, CONTINUATION = range(10)
+END_STREAM, ACK, END_HEADERS = 1, 1, 4
+INITIAL_WINDOW_SIZE = 4
+FRAME_BYTES = 16384  # the most that the daemon takes
+
+
+def frame(kind, flags=0, stream=0, payload=b""):
+    return struct.pack(">I", len(payload))[1:] + bytes([kind, flags]) + struct.pack(">I", stream) + payload
+
+
+def settings(**values):
+    numbers = {"header_table_size": 1, "initial_window_size": INITIAL_WINDOW_SIZE, "max_frame_size": 5}
+    return frame(SETTINGS, payload=b"".join(struct.pack(">HI", numbers[k], v) for k, v in values.items()))
+
+
+def integer(value, bits, first=0):
+    """An HPACK integer with a prefix of `bits` bits."""
+    most = (1 << bits) - 1
+    if value < most:
+        return bytes([first | value])
+    out, value = [first | most], value - most
+    while value >= 128:
+        out.append(value & 127 | 128)
+        value >>= 7
+    return bytes([*out, value])
+
+
+def literal(name, value, indexed=False):
+    """A header field that is written out; `indexed`: and kept in the table."""
+    name, value = (text.encode() if isinstance(text, str) else text for text in (name, value))
+    return b"".join([b"\x40" if indexed else b"\x00", integer(len(name), 7), name, integer(len(value), 7), value])
+
+
+def request_headers(method, **more):
+    fields = {":method": "POST", ":scheme": "http", ":path": f"/{wire.SERVICE}/{method}", ":authority": "keyload",
+              "content-type": "application/grpc", "te": "trailers", **more}
+    return b"".join(literal(name, value) for name, value in fields.items())
+
+
+def grpc_message(body, compressed=False):
+    return struct.pack(">BI", compressed, len(body)) + body
+
+
+def call(stream, method, body=None, end=True, **more):
+    """The frames of a call; without a body the stream stays half open."""
+    frames = [frame(HEADERS, END_HEADERS, stream, request_headers(method, **more))]
+    if body is not None:
+        pieces = [body[i:i + FRAME_BYTES] for i in range(0, len(body), FRAME_BYTES)] or [b""]
+        frames += [frame(DATA, END_STREAM if end and piece is pieces[-1] else 0, stream, piece) for piece in pieces]
+    return b"".join(frames)
+
+
+class Connection:
+    """A connection that has sent its preface. What the daemon sends is read only by `drain`."""
+
+    def __init__(self, node, tcp=False, preface=True, **first_settings):
+        if tcp:
+            self.socket = socket.create_connection(("127.0.0.1", node.daemon.tcp_port))
+        else:
+            self.socket = socket.socket(socket.AF_UNIX)
+            self.socket.connect(node.daemon.address.removeprefix("unix:"))
+        node.exits.callback(self.socket.close)
+        self.socket.settimeout(10)
+        if preface:
+            self.send(PREFACE + settings(**first_settings))
+
+    def send(self, data):
+        """True if all was sent; False if the daemon closed the connection or takes nothing for ten seconds."""
+        try:
+            self.socket.sendall(data)
+            return True
+        except OSError:
+            return False
+
+    def send_for(self, seconds, data, most=1 << 40):
+        """Sends `data` again and again, and reads nothing. Returns how many bytes the daemon took."""
+        deadline, sent = time.monotonic() + seconds, 0
+        self.socket.setblocking(False)
+        with selectors.DefaultSelector() as selector:
+            selector.register(self.socket, selectors.EVENT_WRITE)
+            while sent < most and time.monotonic() < deadline:
+                if not selector.select(0.1):
+                    continue
+                try:
+                    sent += self.socket.send(data[sent % len(data):])
+                except BlockingIOError:
+                    continue
+                except OSError:
+                    break
+        return sent
+
+    def drain(self, seconds):
+        """Reads until the daemon has sent nothing for `seconds` or closes. Returns the bytes."""
+        self.socket.setblocking(True)
+        self.socket.settimeout(seconds)
+        parts = []
+        try:
+            while part := self.socket.recv(1 << 20):
+                parts.append(part)
+        except OSError:
+            pass
+        return b"".join(parts)
+
+
+def garbage(size):
+    return os.urandom(size)
