@@ -7,7 +7,7 @@ measured. All of them are in ATTACKS, in the order in which they were written.
 
 import contextlib
 import dataclasses
-import threading
+import time
 from collections.abc import Callable
 from concurrent import futures
 
@@ -17,6 +17,12 @@ import wire
 PEAK_GROWTH_MIB = 640
 REMAINDER_MIB = 32
 DEADLINE_SECONDS = 3  # of calls that would take minutes
+HOLD_SECONDS = 2.5  # how long streams and connections stay while the probes run
+
+
+def hold(seconds=HOLD_SECONDS):
+    """Leaves what the attack has opened as it is, for other clients to notice."""
+    time.sleep(seconds)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -49,12 +55,13 @@ def attack(*answers, memory=False, keeps_mib=0, peak_mib=PEAK_GROWTH_MIB):
 
 
 class Node:
-    """The daemon under attack, as an attacker on this machine sees it."""
+    """The daemon under attack, as an attacker sees it who comes over TCP; the probes use the Unix socket.
+
+    So the daemon can tell the attacker from its other clients. Callers on Unix sockets are one peer to it.
+    """
 
     def __init__(self, daemon, models, scratch):
         self.daemon, self.models, self.scratch = daemon, models, scratch
-        self.local = threading.local()
-        self.clients = []
         self.exits = contextlib.ExitStack()
 
     def fixture(self, name, build):
@@ -65,8 +72,8 @@ class Node:
         return path
 
     def client(self):
-        """A new connection over the Unix socket, closed after the attack."""
-        client = wire.Client(self.daemon.address)
+        """A new connection, closed after the attack."""
+        client = wire.Client(f"127.0.0.1:{self.daemon.tcp_port}")
         self.exits.callback(client.channel.close)
         return client
 

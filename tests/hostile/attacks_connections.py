@@ -7,21 +7,16 @@ import time
 
 import http2
 import wire
-from attack import attack
+from attack import HOLD_SECONDS, attack, hold
 
-SECONDS = 4
 FLOOD = 64 << 10
 
 
-def hold(seconds=SECONDS):
-    time.sleep(seconds)  # while the probes run: how long an attacker's connections stay
-
-
-def idle(node, count, tcp=True, first=b""):
+def idle(node, count, first=b""):
     def act():
         for _ in range(count):
             try:
-                connection = http2.Connection(node, tcp=tcp, preface=False)
+                connection = http2.Connection(node, preface=False)
                 connection.socket.settimeout(0.2)
                 connection.send(first)
             except OSError:
@@ -55,7 +50,10 @@ def idle_connections_to_the_metrics_port(node):
     """1,500 connections to the port for scrapes that send half a request"""
 
     def act():
+        end = time.monotonic() + HOLD_SECONDS
         for _ in range(1500):
+            if time.monotonic() > end:
+                break
             try:
                 connection = socket.create_connection(("127.0.0.1", node.daemon.metrics_port), 0.2)
                 node.exits.callback(connection.close)
@@ -73,7 +71,7 @@ def connections_that_come_and_go(node):
     """New TCP connections as fast as two threads can make them"""
 
     def act():
-        end = time.monotonic() + SECONDS
+        end = time.monotonic() + HOLD_SECONDS
 
         def connect():
             while time.monotonic() < end:
@@ -92,11 +90,11 @@ def connections_that_come_and_go(node):
     return act
 
 
-def flood(node, data, connections=4, prepare=b"", seconds=SECONDS, most=1 << 40, **first_settings):
+def flood(node, data, connections=4, prepare=b"", seconds=HOLD_SECONDS, most=1 << 40, **first_settings):
     """Sends `prepare` once and then `data` again and again on each connection, and reads nothing."""
 
     def act():
-        opened = [http2.Connection(node, tcp=i % 2 == 0, **first_settings) for i in range(connections)]
+        opened = [http2.Connection(node, **first_settings) for i in range(connections)]
 
         def send(connection):
             connection.send(prepare)
@@ -118,10 +116,10 @@ def streams_reset_at_once(node):
     """Calls that are reset as soon as they are made (rapid reset), on four connections"""
 
     def act():
-        opened = [http2.Connection(node, tcp=i % 2 == 0) for i in range(4)]
+        opened = [http2.Connection(node) for i in range(4)]
 
         def send(connection):
-            end, stream = time.monotonic() + SECONDS, 1
+            end, stream = time.monotonic() + HOLD_SECONDS, 1
             body = http2.grpc_message(b"")
             while time.monotonic() < end:
                 frames = []
@@ -168,8 +166,12 @@ def header_of_16_megabytes(node):
     pieces = [field[i:i + http2.FRAME_BYTES] for i in range(0, len(field), http2.FRAME_BYTES)]
 
     def act():
-        for i in range(50):
-            connection = http2.Connection(node, tcp=i % 2 == 0)
+        end = time.monotonic() + HOLD_SECONDS
+        for _ in range(50):
+            if time.monotonic() > end:
+                break
+            connection = http2.Connection(node)
+            connection.socket.settimeout(1)
             frames = [http2.frame(http2.HEADERS, http2.END_STREAM, 1, http2.request_headers("ListModels"))]
             frames += [http2.frame(http2.CONTINUATION, 0 if p is not pieces[-1] else http2.END_HEADERS, 1, p) for p in pieces]
             connection.send(b"".join(frames))
@@ -183,7 +185,7 @@ def small_frames_of_large_headers(node):
     """Frames of 16 KiB that name a field of 4,000 bytes 15,000 times (an HPACK bomb), on four connections"""
 
     def act():
-        opened = [http2.Connection(node, tcp=i % 2 == 0) for i in range(4)]
+        opened = [http2.Connection(node) for i in range(4)]
         for connection in opened:
             first = http2.request_headers("ListModels") + http2.literal("x-filler", "v" * 3900, indexed=True)
             connection.send(http2.frame(http2.HEADERS, http2.END_HEADERS | http2.END_STREAM, 1, first))
@@ -237,13 +239,12 @@ def frames_that_lie(node):
 
     def act():
         for i in range(200):
-            for tcp in (False, True):
-                connection = http2.Connection(node, tcp=tcp)
-                connection.send(pieces[i % len(pieces)] + http2.garbage(10_000))
-                connection.socket.close()
+            connection = http2.Connection(node)
+            connection.send(pieces[i % len(pieces)] + http2.garbage(10_000))
+            connection.socket.close()
             for first in (b"GET / HTTP/1.1\r\nHost: x\r\n\r\n", b"\x16\x03\x01\x02\x00\x01" + http2.garbage(600),
                           http2.garbage(100_000)):
-                connection = http2.Connection(node, tcp=True, preface=False)
+                connection = http2.Connection(node, preface=False)
                 connection.send(first)
                 connection.socket.close()
         return []
@@ -272,7 +273,7 @@ def requests_to_the_metrics_port(node):
     """Scrapes with headers of 8 MB, long paths and as many as come through in four seconds"""
 
     def act():
-        end = time.monotonic() + SECONDS
+        end = time.monotonic() + HOLD_SECONDS
 
         def scrape():
             while time.monotonic() < end:

@@ -10,22 +10,17 @@ import checkpoints
 import grpc
 import http2
 import wire
-from attack import attack
+from attack import HOLD_SECONDS, attack, hold
 
 STREAMS = 900  # of one connection; the daemon allows 1,024
-HOLD_SECONDS = 4
 
 
-def hold(seconds=HOLD_SECONDS):
-    time.sleep(seconds)  # while the probes run: how long an attacker's connections stay
-
-
-def unread(node, method, request, connections, tcp=False, first=1):
+def unread(node, method, request, connections, first=1):
     """Opens STREAMS streams on each connection with a window of nothing, and holds them."""
     body = http2.grpc_message(request.SerializeToString())
 
     def act():
-        opened = [http2.Connection(node, tcp=tcp, initial_window_size=0) for _ in range(connections)]
+        opened = [http2.Connection(node, initial_window_size=0) for _ in range(connections)]
         for connection in opened:
             connection.send(b"".join(http2.call(2 * i + 1, method, body) for i in range(STREAMS)))
         hold()
@@ -102,7 +97,7 @@ def half_open_calls(node):
     """5,400 calls on six connections of which only the headers come, LoadModel, Load, UploadDocument and PlanLoad"""
 
     def act():
-        opened = [http2.Connection(node, tcp=i % 2 == 0) for i in range(6)]
+        opened = [http2.Connection(node) for i in range(6)]
         for connection in opened:
             connection.send(b"".join(
                 http2.call(2 * i + 1, ("LoadModel", "Load", "UploadDocument", "PlanLoad")[i % 4]) for i in range(STREAMS)))
@@ -174,7 +169,7 @@ def compressed_messages_that_unfold(node):
     packed = gzip.compress(bytes(400 << 20), 1)
 
     def act():
-        opened = [http2.Connection(node, tcp=i % 2 == 0) for i in range(4)]
+        opened = [http2.Connection(node) for i in range(4)]
         threads = []
         for connection in opened:
             frames = [http2.call(2 * i + 1, "PlanLoad", http2.grpc_message(packed, True), **{"grpc-encoding": "gzip"})

@@ -1,10 +1,9 @@
 """Every attack of the table against one daemon under a limit, with a model of 1 GiB: it answers, serves and stays.
 
-KEYLOAD_LIMIT says which limit: "cgroup" runs all attacks, "address_space" those that are after memory. A daemon that an
-attack ends is replaced, so that each attack has a result of its own; the last tests fail then.
+Under a memory cgroup all attacks run, under an address-space limit those that are after memory. A daemon that an attack
+ends is replaced, so that each attack has a result of its own; the last tests of the class fail then.
 """
 
-import os
 import pathlib
 import shutil
 import sys
@@ -13,30 +12,43 @@ import unittest
 
 import measure
 
-LIMIT = os.environ.get("KEYLOAD_LIMIT", "cgroup")
 PATIENCE_SECONDS = 40
+_directory = None
 
 
-class CorpusTest(unittest.TestCase):
+def setUpModule():
+    global _directory
+    _directory = pathlib.Path(tempfile.mkdtemp(prefix="keyload-hostile-"))
+    (_directory / "models").mkdir()
+
+
+def tearDownModule():
+    shutil.rmtree(_directory)
+
+
+class Corpus:
+    """One class for each limit; a test for each attack."""
+
+    limit = None
+
     @classmethod
     def setUpClass(cls):
-        cls.directory = pathlib.Path(tempfile.mkdtemp(prefix="keyload-hostile-"))
-        cls.addClassCleanup(shutil.rmtree, cls.directory)
-        (cls.directory / "models").mkdir()
-        cls.started, cls.limit = 0, LIMIT
+        cls.started = 0
         cls.target = cls.start()
-        cls.addClassCleanup(lambda: cls.target.close() if cls.target.daemon.alive else cls.target.kill())
+
+    @classmethod
+    def tearDownClass(cls):
+        cls.target.close() if cls.target.daemon.alive else cls.target.kill()
 
     @classmethod
     def start(cls):
         cls.started += 1
-        directory = cls.directory / f"daemon-{cls.started}"
+        directory = _directory / f"{cls.limit}-{cls.started}"
         try:
-            return measure.Target(directory, cls.directory / "models", cls.limit)
+            return measure.Target(directory, _directory / "models", cls.limit)
         except LookupError as e:
             print(f"{e}: the address space is limited instead", file=sys.stderr)
-            cls.limit = "address_space"
-            return measure.Target(directory, cls.directory / "models", cls.limit)
+            return measure.Target(directory, _directory / "models", "address_space")
 
     def carry_out(self, attack):
         cls = type(self)
@@ -44,11 +56,8 @@ class CorpusTest(unittest.TestCase):
             cls.target.kill()
             cls.target = cls.start()
         result = cls.target.carry_out(attack, PATIENCE_SECONDS)
-        waits = ", ".join(f"{probe} {measure.median(w):.2f}/{max(w):.2f} s" for probe, w in result.waits.items() if w)
-        print(f"{attack.name}: {result.seconds:.1f} s, peak {result.growth_mib:+.0f} MiB, left "
-              f"{result.remainder_mib:+.0f} MiB, {waits}, {dict(result.answers)}", file=sys.stderr)
-        problems = result.problems()
-        if problems:
+        print(summary(attack, result), file=sys.stderr, flush=True)
+        if problems := result.problems():
             self.fail(f"{' '.join(attack.what.split())}:\n  " + "\n  ".join(problems) +
                       f"\nanswers: {dict(result.answers)}\nthe end of the log:\n{self.log_end()}")
 
@@ -64,22 +73,36 @@ class CorpusTest(unittest.TestCase):
         self.assertTrue(self.target.daemon.alive, self.log_end())
 
 
-def add_tests():
-    names = []
-    for attack in measure.ATTACKS:
-        if LIMIT == "address_space" and not attack.memory:
-            continue
-        names.append(f"test_{attack.name}")
-        setattr(CorpusTest, names[-1], lambda self, attack=attack: self.carry_out(attack))
-    return [*names, "test_the_model_is_intact", "test_one_process_served_all_the_time"]
+class CgroupTest(Corpus, unittest.TestCase):
+    limit = "cgroup"
+    attacks = measure.ATTACKS
 
 
-ORDER = add_tests()
+class AddressSpaceTest(Corpus, unittest.TestCase):
+    limit = "address_space"
+    attacks = [attack for attack in measure.ATTACKS if attack.memory]
+
+
+def summary(attack, result):
+    waits = ", ".join(f"{probe} {measure.median(w):.2f}/{max(w):.2f} s" for probe, w in result.waits.items() if w)
+    return (f"{attack.name}: {result.seconds:.1f} s, peak {result.growth_mib:+.0f} MiB, left "
+            f"{result.remainder_mib:+.0f} MiB, {waits}, {dict(result.answers)}")
+
+
+def add_tests(case):
+    """Returns the names of its tests in the order in which they run."""
+    for attack in case.attacks:
+        setattr(case, f"test_{attack.name}", lambda self, attack=attack: self.carry_out(attack))
+    return [*(f"test_{attack.name}" for attack in case.attacks), "test_the_model_is_intact",
+            "test_one_process_served_all_the_time"]
+
+
+ORDER = {case: add_tests(case) for case in (CgroupTest, AddressSpaceTest)}
 
 
 def load_tests(loader, _tests, _pattern):
-    wanted = loader.getTestCaseNames(CorpusTest)
-    return unittest.TestSuite(CorpusTest(name) for name in ORDER if name in wanted)
+    return unittest.TestSuite(case(name) for case, names in ORDER.items()
+                              for name in names if name in loader.getTestCaseNames(case))
 
 
 if __name__ == "__main__":

@@ -64,12 +64,8 @@ def call(stream, method, body=None, end=True, **more):
 class Connection:
     """A connection that has sent its preface. What the daemon sends is read only by `drain`."""
 
-    def __init__(self, node, tcp=False, preface=True, **first_settings):
-        if tcp:
-            self.socket = socket.create_connection(("127.0.0.1", node.daemon.tcp_port))
-        else:
-            self.socket = socket.socket(socket.AF_UNIX)
-            self.socket.connect(node.daemon.address.removeprefix("unix:"))
+    def __init__(self, node, preface=True, **first_settings):
+        self.socket = socket.create_connection(("127.0.0.1", node.daemon.tcp_port))
         node.exits.callback(self.socket.close)
         self.socket.settimeout(10)
         if preface:

@@ -10,9 +10,10 @@ import os
 import pathlib
 import signal
 import subprocess
+import time
 
 import daemon
-import warm_test
+import memory_cgroup
 
 MIB = 1 << 20
 CGROUP_BYTES = 2048 * MIB
@@ -31,7 +32,7 @@ class LimitedDaemon(daemon.Daemon):
 
     def __init__(self, directory, models, *flags, limit=None, descriptors=DESCRIPTORS):
         self.limit, self.descriptors, self.reader = limit, descriptors, None
-        self.group = warm_test.make_memory_cgroup(CGROUP_BYTES) if limit == "cgroup" else None
+        self.group = memory_cgroup.make(CGROUP_BYTES) if limit == "cgroup" else None
         if limit == "cgroup" and self.group is None:
             raise LookupError("no memory cgroup can be made here")
         try:
@@ -40,7 +41,7 @@ class LimitedDaemon(daemon.Daemon):
         except BaseException:
             self._clean_up()
             raise
-        start = self.log_lines("start")[-1]
+        start = self._await_start()
         self.tcp_port = int(start["listen"].rsplit(":", 1)[1])
         self.metrics_port = int(start["metrics_listen"].rsplit(":", 1)[1])
         self.pid = self.process.pid
@@ -60,6 +61,14 @@ class LimitedDaemon(daemon.Daemon):
                                    stdout=self.reader.stdin, stderr=self.reader.stdin)
         self.reader.stdin.close()
         return process
+
+    def _await_start(self):
+        deadline = time.monotonic() + daemon.START_SECONDS
+        while not (lines := self.log_lines("start")):  # the reader may be behind
+            if time.monotonic() > deadline:
+                raise AssertionError(f"no line of the start:\n{self.log.read_text()}")
+            time.sleep(0.02)
+        return lines[-1]
 
     def log_lines(self, event):
         lines = [json.loads(line) for line in self.log.read_text(errors="replace").splitlines()

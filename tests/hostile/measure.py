@@ -106,8 +106,11 @@ class Target:
     def _watch_idle(self):
         self.prober.ask("start")
         time.sleep(IDLE_SECONDS)
-        self.prober.ask("settle", 30)
-        return by_probe(self.prober.ask("stop"))
+        return by_probe(self._samples(self._recovers(30)))
+
+    def _samples(self, recovered):
+        """The probes' samples; those that ran when they were stopped count if they were what did not come back."""
+        return [sample for sample in self.prober.ask("stop") if sample[2] is not None or not recovered]
 
     def carry_out(self, attack, patience):
         """Carries out `attack`; waits for at most `patience` seconds until it is over and the daemon answers."""
@@ -134,10 +137,9 @@ class Target:
             while thread.is_alive() and self.daemon.alive and time.monotonic() - start < patience:
                 thread.join(0.05)
                 peak = max(peak, self.daemon.peak_mib())
-            left = max(patience - (time.monotonic() - start), 5)
-            recovered = self.daemon.alive and self.prober.ask("settle", left)
+            recovered = self._recovers(max(patience - (time.monotonic() - start), 5))
             seconds = time.monotonic() - start
-            samples = self.prober.ask("stop")
+            samples = self._samples(recovered)
             peak = max(peak, self.daemon.peak_mib())
             over = not thread.is_alive()
         finally:
@@ -151,6 +153,15 @@ class Target:
         failures = {probe: sum(1 for p, _, code in samples if p == probe and code != 0) for probe in waits}
         return Result(attack, answers, end, peak - before, remainder, waits, failures, seconds, recovered,
                       "" if end else "; ".join(error))
+
+    def _recovers(self, seconds):
+        """Waits until each probe is answered again; False after `seconds`, or if the daemon is gone."""
+        deadline = time.monotonic() + seconds
+        self.prober.ask("mark")
+        while self.daemon.alive and time.monotonic() < deadline:
+            if self.prober.ask("settle", 0.5):
+                return True
+        return False
 
     def _end(self):
         if not self.daemon.alive:

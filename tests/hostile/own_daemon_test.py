@@ -34,7 +34,7 @@ class OwnDaemonTest(unittest.TestCase):
         self.addCleanup(node.close)
         for _ in range(CONNECTIONS):
             try:
-                http2.Connection(node, tcp=True, preface=False).socket.settimeout(0.2)
+                http2.Connection(node, preface=False).socket.settimeout(0.2)
             except OSError:
                 pass  # refused: that is an answer too
         for arguments in (["health"], ["load", "m", "--from", self.small], ["show", "m"], ["unload", "m"]):

@@ -4,7 +4,8 @@ A process of its own, so that the attacker's work does not count as the daemon's
 SMALL_CHECKPOINT. Commands come on standard input, one a line:
 
   start     probes of all three kinds run until they are stopped
-  settle N  answers when a probe of each kind that began after this line has been answered, or after N seconds
+  mark      remembers which probes have begun
+  settle N  answers true when a probe of each kind that began after the mark has been answered, false after N seconds
   stop      answers with every sample since start
 
 Each answer is one line of JSON. A sample is [kind, seconds, exit code]; a probe that had no answer when it was stopped
@@ -29,6 +30,7 @@ class Prober:
         self.changed = threading.Condition()
         self.samples, self.running, self.threads = [], False, []
         self.in_flight = {}  # kind: (process, start)
+        self.marked = {}
         self.rounds = dict.fromkeys(KINDS, 0)  # probes begun
         self.answered = dict.fromkeys(KINDS, 0)  # the round of the last one that was answered well
 
@@ -65,10 +67,13 @@ class Prober:
                     self.answered[kind] = begun
             self.changed.notify_all()
 
+    def mark(self):
+        with self.changed:
+            self.marked = dict(self.rounds)
+
     def settle(self, seconds):
         with self.changed:
-            wanted = {kind: self.rounds[kind] + 1 for kind in KINDS}
-            return self.changed.wait_for(lambda: all(self.answered[k] >= wanted[k] for k in KINDS), seconds)
+            return self.changed.wait_for(lambda: all(self.answered[k] > self.marked[k] for k in KINDS), seconds)
 
     def stop(self):
         with self.changed:

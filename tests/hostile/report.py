@@ -63,7 +63,7 @@ def main():
     directory = pathlib.Path(tempfile.mkdtemp(prefix="keyload-hostile-"))
     models = directory / "models"
     models.mkdir()
-    problems, rows = 0, []
+    problems, rows = 0, rows_of(options)
     limit = None if options.limit == "none" else options.limit
     try:
         for attack in measure.ATTACKS:
@@ -77,20 +77,30 @@ def main():
                 target.kill()
             shutil.rmtree(directory / attack.name, ignore_errors=True)
             problems += bool(result.problems())
-            rows.append(row(measure, result, target.idle))
-            print(f"{time.monotonic() - start:.0f} s {rows[-1]}", flush=True)
+            rows[attack.name] = row(measure, result, target.idle)
+            print(f"{time.monotonic() - start:.0f} s {rows[attack.name]}", flush=True)
             write(options, limit, rows, measure)
     finally:
         shutil.rmtree(directory, ignore_errors=True)
     sys.exit(1 if problems and not options.no_assert else 0)
 
 
+def rows_of(options):
+    """The rows of a report that is there already, by attack; with --only the others stay."""
+    report = pathlib.Path(options.report)
+    if not options.only or not report.exists():
+        return {}
+    lines = [line for line in report.read_text().splitlines() if line.startswith("| ")][1:]
+    return {line.split(" | ")[0].removeprefix("| "): line for line in lines}
+
+
 def write(options, limit, rows, measure):
+    lines = [rows[a.name] for a in measure.ATTACKS if a.name in rows]
     commands = "\n".join(f"- `{a.name}` ({a.group}): {' '.join(a.what.split())}" for a in measure.ATTACKS)
     pathlib.Path(options.report).write_text(
         f"# The hostile corpus against {options.bin}, limit: {limit}\n\nOne fresh daemon with a model of 1 GiB for each "
         f"attack. Probes run all the time; an attack and its aftermath are watched for {options.patience:.0f} s.\n"
-        + HEADER + "\n".join(rows) + "\n\n## The attacks\n\n" + commands + "\n")
+        + HEADER + "\n".join(lines) + "\n\n## The attacks\n\n" + commands + "\n")
 
 
 if __name__ == "__main__":
