@@ -74,7 +74,7 @@ class Node:
     def client(self):
         """A new connection, closed after the attack."""
         client = wire.Client(f"127.0.0.1:{self.daemon.tcp_port}")
-        self.exits.callback(client.channel.close)
+        self.exits.callback(client.close)
         return client
 
     def each(self, count, call):

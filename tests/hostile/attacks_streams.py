@@ -211,16 +211,6 @@ def gpu_checkpoint(node):
         path, {f"w.{i}": ("F32", [1024, 1024]) for i in range(16)}, 2, checkpoints.write_sparse_file))
 
 
-def many_calls(client, requests, seconds, name="LoadModel"):
-    """Starts all calls at once on one connection; the outcomes that came within `seconds`, the others cancelled."""
-    stub, outcomes = client.stub(name), []
-    calls = [stub.future(request, timeout=seconds) for request in requests]
-    for call in calls:
-        error = call.exception()
-        outcomes.append("OK" if error is None else wire.outcome_of(error))
-    return outcomes
-
-
 LOADS = ("OK", "LOAD_QUEUE_FULL", "DEVICE_OUT_OF_MEMORY", "MODEL_BUSY", "RESOURCE_EXHAUSTED")
 
 
@@ -233,7 +223,7 @@ def loads_that_wait_for_memory_for_ever(node):
     requests = [wire.message("LoadModelRequest", spec=wire.spec(
         path, model=f"attack-{i}", device_map={"policy": "cuda:0"}, wait_memory={"seconds": 3600}, priority=2**31 - 1))
         for i in range(900)]
-    return lambda: many_calls(node.client(), requests, 4)
+    return lambda: node.client().call_all("LoadModel", requests, 4)
 
 
 @attack(*LOADS)
@@ -244,7 +234,7 @@ def calls_that_join_one_load(node):
     def act(client, i):
         requests = [wire.message("LoadModelRequest", spec=wire.spec(path, device_map={"policy": "cuda:0"},
                                                                     request_id=f"{i}-{j}")) for j in range(STREAMS)]
-        return many_calls(client, requests, 6)
+        return client.call_all("LoadModel", requests, 6)
 
     def run():
         outcomes = sum(node.each(4, act), [])
@@ -263,7 +253,7 @@ def slow_loads_of_one_client(node):
 
     def run():
         client = node.client()
-        outcomes = many_calls(client, requests, 4)
+        outcomes = client.call_all("LoadModel", requests, 4)
         for i in range(60):
             client.unload(f"attack-{i}")
         return outcomes

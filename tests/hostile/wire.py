@@ -3,6 +3,8 @@
 import pathlib
 import subprocess
 import tempfile
+import threading
+import time
 
 import grpc
 from google.protobuf import descriptor_pb2, descriptor_pool, message_factory
@@ -70,7 +72,7 @@ class Client:
         return self
 
     def __exit__(self, *_):
-        self.channel.close()
+        self.close()
 
     def stub(self, name):
         method = _METHODS[name]
@@ -95,6 +97,23 @@ class Client:
             return "OK"
         except grpc.RpcError as error:
             return outcome_of(error)
+
+    def call_all(self, name, requests, seconds):
+        """Makes all the calls at once on this connection; the outcomes of those that ended within `seconds`."""
+        stub = self.stub(name)
+        calls = [stub.future(request, timeout=seconds) for request in requests]
+        deadline, outcomes = time.monotonic() + seconds + 1, []
+        for call in calls:
+            try:
+                error = call.exception(max(deadline - time.monotonic(), 0))
+                outcomes.append("OK" if error is None else outcome_of(error))
+            except grpc.FutureTimeoutError:
+                call.cancel()
+        return outcomes
+
+    def close(self):
+        """Does not wait for calls that a silent daemon keeps open."""
+        threading.Thread(target=self.channel.close, daemon=True).start()
 
     def plan(self, load_spec, timeout=20):
         return self.call("PlanLoad", message("PlanLoadRequest", spec=load_spec), timeout)
