@@ -46,7 +46,7 @@ def unread_read_tensors_streams(node):
 
 @attack(memory=True)
 def unread_unary_answers(node):
-    """7,200 ListModels on eight connections, whose answers of several megabytes are not read"""
+    """7,200 GetModel on eight connections, whose answers of several megabytes are not read"""
     entries = {f"model.layers.{layer}.mlp.experts.{expert}": f"cuda:{(layer + expert) % 2}"
                for layer in range(3, 61) for expert in range(256)}
     node.lazily(attacks_requests.wide(node), "mapped", device_map={"entries": {**entries, "": "cpu"}})

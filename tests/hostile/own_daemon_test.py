@@ -1,6 +1,7 @@
 """Attacks that need a daemon of their own: few descriptors, or a restart."""
 
 import pathlib
+import resource
 import shutil
 import tempfile
 import unittest
@@ -40,6 +41,22 @@ class OwnDaemonTest(unittest.TestCase):
         for arguments in (["health"], ["load", "m", "--from", self.small], ["show", "m"], ["unload", "m"]):
             result = daemon.command("--timeout", "10s", *arguments)
             self.assertEqual(result.code, 0, result)
+
+    def test_a_lazy_load_of_91_991_keys_in_little_address_space_costs_that_load_only(self):
+        daemon = self.start()
+        wide = self.models / "wide"
+        checkpoints.write_sharded(wide, checkpoints.large_model(), 8, checkpoints.write_sparse_file)
+        with wire.Client(daemon.address) as client:
+            self.assertEqual(client.load(wire.spec(self.small, model="warm")), "COMPLETE")
+            for room_mib in (160, 128, 96, 64, 48, 32):
+                limit = (daemon.status_kib("VmSize") << 10) + (room_mib << 20)
+                resource.prlimit(daemon.pid, resource.RLIMIT_AS, (limit, resource.RLIM_INFINITY))
+                with self.subTest(room_mib=room_mib):
+                    outcome = client.load(wire.spec(wide, model="wide", residency="RESIDENCY_LAZY"))
+                    self.assertIn(outcome, ("COMPLETE", "MEMORY_EXHAUSTED"))
+                    self.assertTrue(daemon.alive)
+                    client.unload("wide")
+                    self.assertEqual(client.load(wire.spec(self.small, model="warm")), "COMPLETE")
 
     def test_a_key_list_that_is_not_utf_8_costs_no_model_over_a_restart(self):
         state = self.directory / "state"
