@@ -316,8 +316,8 @@ def config_of_a_trillion_layers(node):
 
 @attack("PLANNED", "CONFIG_INVALID", memory=True)
 def config_of_as_many_keys_as_are_allowed(node):
-    """A config.json of 80,000 layers, 720,000 keys; six plans"""
-    return from_config(node, 6, config(node, "many-layers", llama(num_hidden_layers=80_000)), timeout=20)
+    """A config.json of 60,000 layers, 540,003 keys; six plans"""
+    return from_config(node, 6, config(node, "many-layers", llama(num_hidden_layers=60_000)), timeout=20)
 
 
 @attack("CONFIG_INVALID")

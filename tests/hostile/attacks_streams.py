@@ -109,16 +109,25 @@ def half_open_calls(node):
 
 @attack(memory=True)
 def messages_that_never_end(node):
-    """1,800 calls that announce a message of 4 MiB and send all of it but the last byte"""
+    """Calls that announce a message of 4 MiB and send all of it but the last byte, on eight connections"""
     body = http2.grpc_message(bytes(4 * 2**20 - 1000))[:-1]
 
+    def send(connection):
+        end, stream = time.monotonic() + HOLD_SECONDS, 1
+        connection.socket.settimeout(1)
+        while time.monotonic() < end:
+            connection.send(http2.call(stream, "PlanLoad"))
+            if not connection.send_message(stream, body, end=False):
+                return
+            stream += 2
+
     def act():
-        for _ in range(2):
-            connection = http2.Connection(node)
-            for i in range(STREAMS):
-                if not connection.send(http2.call(2 * i + 1, "PlanLoad", body[:65000], end=False)):
-                    break
-        hold()
+        threads = [threading.Thread(target=send, args=(http2.Connection(node),)) for _ in range(8)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+        hold(1)
         return []
 
     return act
@@ -165,20 +174,24 @@ def uploads_of_one_byte_at_a_time(node):
 
 @attack(memory=True)
 def compressed_messages_that_unfold(node):
-    """48 calls whose 1.8 MB of gzip unfold to 400 MB each, on four connections"""
-    packed = gzip.compress(bytes(400 << 20), 1)
+    """Calls whose 1.8 MB of gzip unfold to 400 MB each, on eight connections at a time"""
+    message = http2.grpc_message(gzip.compress(bytes(400 << 20), 1), compressed=True)
+
+    def send(connection):
+        end, stream = time.monotonic() + HOLD_SECONDS, 1
+        connection.socket.settimeout(1)
+        while time.monotonic() < end:
+            connection.send(http2.call(stream, "PlanLoad", **{"grpc-encoding": "gzip"}))
+            if not connection.send_message(stream, message):
+                return
+            stream += 2
 
     def act():
-        opened = [http2.Connection(node) for i in range(4)]
-        threads = []
-        for connection in opened:
-            frames = [http2.call(2 * i + 1, "PlanLoad", http2.grpc_message(packed, True), **{"grpc-encoding": "gzip"})
-                      for i in range(12)]
-            threads.append(threading.Thread(target=lambda c=connection, f=frames: all(c.send(x) for x in f)))
-            threads[-1].start()
+        threads = [threading.Thread(target=send, args=(http2.Connection(node),)) for _ in range(8)]
         for thread in threads:
-            thread.join(HOLD_SECONDS)
-        hold(2)
+            thread.start()
+        for thread in threads:
+            thread.join()
         return []
 
     return act

@@ -68,6 +68,8 @@ class Connection:
         self.socket = socket.create_connection(("127.0.0.1", node.daemon.tcp_port))
         node.exits.callback(self.socket.close)
         self.socket.settimeout(10)
+        self.window = self.first_window = 65535  # of the connection, of a new stream: what the daemon takes
+        self.windows, self.unparsed = {}, b""
         if preface:
             self.send(PREFACE + settings(**first_settings))
 
@@ -78,6 +80,52 @@ class Connection:
             return True
         except OSError:
             return False
+
+    def send_message(self, stream, body, end=True):
+        """Sends `body` as the data of `stream` as fast as the daemon's windows allow. False if it does not go on."""
+        sent = 0
+        while sent < len(body):
+            room = min(self.window, self.windows.setdefault(stream, self.first_window), FRAME_BYTES, len(body) - sent)
+            if room <= 0:
+                if not self._receive():
+                    return False
+                continue
+            last = sent + room == len(body)
+            if not self.send(frame(DATA, END_STREAM if last and end else 0, stream, body[sent:sent + room])):
+                return False
+            sent, self.window = sent + room, self.window - room
+            self.windows[stream] -= room
+        return True
+
+    def _receive(self):
+        """Takes what the daemon sent, and answers what has to be answered."""
+        try:
+            part = self.socket.recv(1 << 16)
+        except OSError:
+            return False
+        self.unparsed += part
+        while len(self.unparsed) >= 9:
+            size = int.from_bytes(self.unparsed[:3], "big")
+            kind, flags, stream = self.unparsed[3], self.unparsed[4], int.from_bytes(self.unparsed[5:9], "big")
+            if len(self.unparsed) < 9 + size:
+                break
+            payload, self.unparsed = self.unparsed[9:9 + size], self.unparsed[9 + size:]
+            self._take(kind, flags, stream, payload)
+        return bool(part)
+
+    def _take(self, kind, flags, stream, payload):
+        if kind == WINDOW_UPDATE and stream == 0:
+            self.window += int.from_bytes(payload, "big")
+        elif kind == WINDOW_UPDATE:
+            self.windows[stream] = self.windows.get(stream, self.first_window) + int.from_bytes(payload, "big")
+        elif kind == PING and not flags & ACK:
+            self.send(frame(PING, ACK, 0, payload))
+        elif kind == SETTINGS and not flags & ACK:
+            for number, value in struct.iter_unpack(">HI", payload):
+                if number == INITIAL_WINDOW_SIZE:
+                    self.windows = {s: w + value - self.first_window for s, w in self.windows.items()}
+                    self.first_window = value
+            self.send(frame(SETTINGS, ACK))
 
     def send_for(self, seconds, data, most=1 << 40):
         """Sends `data` again and again, and reads nothing. Returns how many bytes the daemon took."""
