@@ -338,14 +338,14 @@ def config_of_lists_and_names(node):
 
 @attack("MANIFEST_INVALID", "DOCUMENT_TOO_LARGE", "PLANNED", memory=True)
 def manifest_file_of_two_gigabytes(node):
-    """manifest_path names a sparse file of 2 GiB, and one of 200 MB of brackets; two plans each"""
+    """manifest_path names a sparse file of 2 GiB, and one of 20 MB of brackets; two plans each"""
 
     def build(path):
         path.mkdir()
         with open(path / "sparse.json", "wb") as file:
             file.write(b"{")
             file.truncate(2 << 30)
-        (path / "deep.json").write_bytes(b'{"tensors":' + b"[" * 200_000_000)
+        (path / "deep.json").write_bytes(b'{"tensors":' + b"[" * 20_000_000)
 
     path = node.fixture("large-manifest", build)
     good = node.fixture("small", lambda p: checkpoints.write_sharded(p, checkpoints.small_model(), 2))

@@ -32,6 +32,8 @@ class LimitedDaemon(daemon.Daemon):
 
     def __init__(self, directory, models, *flags, limit=None, descriptors=DESCRIPTORS):
         self.limit, self.descriptors, self.reader = limit, descriptors, None
+        self.log = pathlib.Path(directory) / "keyloadd.log"
+        starts = len(self.log_lines("start"))  # of daemons before, in the same directory
         self.group = memory_cgroup.make(CGROUP_BYTES) if limit == "cgroup" else None
         if limit == "cgroup" and self.group is None:
             raise LookupError("no memory cgroup can be made here")
@@ -41,7 +43,7 @@ class LimitedDaemon(daemon.Daemon):
         except BaseException:
             self._clean_up()
             raise
-        start = self._await_start()
+        start = self._await_start(starts)
         self.tcp_port = int(start["listen"].rsplit(":", 1)[1])
         self.metrics_port = int(start["metrics_listen"].rsplit(":", 1)[1])
         self.pid = self.process.pid
@@ -62,21 +64,23 @@ class LimitedDaemon(daemon.Daemon):
         self.reader.stdin.close()
         return process
 
-    def _await_start(self):
+    def _await_start(self, earlier):
         deadline = time.monotonic() + daemon.START_SECONDS
-        while not (lines := self.log_lines("start")):  # the reader may be behind
+        while len(lines := self.log_lines("start")) == earlier:  # the reader may be behind
             if time.monotonic() > deadline:
                 raise AssertionError(f"no line of the start:\n{self.log.read_text()}")
             time.sleep(0.02)
         return lines[-1]
 
     def log_lines(self, event):
-        lines = [json.loads(line) for line in self.log.read_text(errors="replace").splitlines()
+        text = self.log.read_text(errors="replace") if self.log.exists() else ""
+        lines = [json.loads(line) for line in text.splitlines()
                  if line.startswith("{") and line.endswith("}")]
         return [line for line in lines if line.get("event") == event]
 
     def stall_log(self, stalled):
-        self.reader.send_signal(signal.SIGSTOP if stalled else signal.SIGCONT)
+        if self.reader:
+            self.reader.send_signal(signal.SIGSTOP if stalled else signal.SIGCONT)
 
     @property
     def alive(self):
@@ -108,8 +112,7 @@ class LimitedDaemon(daemon.Daemon):
         pathlib.Path(f"/proc/{self.pid}/clear_refs").write_text("5")
 
     def stop(self):
-        if self.reader:
-            self.stall_log(False)
+        self.stall_log(False)
         try:
             return super().stop()
         finally:
@@ -118,12 +121,11 @@ class LimitedDaemon(daemon.Daemon):
     def kill(self):
         self.process.kill()
         self.process.wait()
-        self.stall_log(False)
         self._clean_up()
 
     def _clean_up(self):
         if self.reader:
-            self.reader.send_signal(signal.SIGCONT)
+            self.stall_log(False)
             self.reader.wait()
             self.reader = None
         if self.group:

@@ -13,6 +13,7 @@ import limits
 import wire
 
 DESCRIPTORS, CONNECTIONS = 256, 400
+ROOM_MIB = (160, 128, 96, 80, 72, 64, 56, 48, 40, 32)  # of address space, for a load that needs some 100 MiB
 
 
 class OwnDaemonTest(unittest.TestCase):
@@ -48,7 +49,7 @@ class OwnDaemonTest(unittest.TestCase):
         checkpoints.write_sharded(wide, checkpoints.large_model(), 8, checkpoints.write_sparse_file)
         with wire.Client(daemon.address) as client:
             self.assertEqual(client.load(wire.spec(self.small, model="warm")), "COMPLETE")
-            for room_mib in (160, 128, 96, 64, 48, 32):
+            for room_mib in ROOM_MIB:
                 limit = (daemon.status_kib("VmSize") << 10) + (room_mib << 20)
                 resource.prlimit(daemon.pid, resource.RLIMIT_AS, (limit, resource.RLIM_INFINITY))
                 with self.subTest(room_mib=room_mib):
