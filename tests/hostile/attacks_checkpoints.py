@@ -189,7 +189,8 @@ def names_of_60_modules_of_their_own(node):
 @attack("CHECKPOINT_CORRUPT", "COMPLETE")
 def names_of_control_characters(node):
     """Names with NUL, line ends, escape sequences and text that runs from right to left, loaded and listed"""
-    names = ["\\u0000", "a\\u0000b", "a\\nb", "\\u001b[2J", "\\u202eabc", "\\ud800", "\\r\\n{\\\"event\\\":\\\"stop\\\"}"]
+    names = ["\\u0000", "a\\u0000b", "a\\nb", "\\u001b[2J", "\\u202eabc", "\\ud800",
+             "\\r\\n{\\\"event\\\":\\\"stop\\\"}"]
     paths = [node.fixture(f"control-{i}", single(lambda name=name: [b"{", entry(name), b"}"]))
              for i, name in enumerate(names)]
 
@@ -257,11 +258,12 @@ def a_sparse_file_of_exabytes(node):
         path.mkdir()
         for bits in (63, 53, 44, 43, 40):
             size = 2**bits - 4096
-            head = checkpoints.raw_header({"t": {"dtype": "U8", "shape": [size - 4096], "data_offsets": [0, size - 4096]}})
+            data = size - 4096
+            head = checkpoints.raw_header({"t": {"dtype": "U8", "shape": [data], "data_offsets": [0, data]}})
             try:
                 with open(path / "model.safetensors", "wb") as file:
                     file.write(head)
-                    file.truncate(len(head) + size - 4096)
+                    file.truncate(len(head) + data)
                 return
             except OSError:
                 continue
@@ -303,8 +305,9 @@ def from_config(node, count, path, timeout=10):
 
 
 def llama(**fields):
-    return json.dumps({"model_type": "llama", "architectures": ["LlamaForCausalLM"], "vocab_size": 32, "hidden_size": 32,
-                       "intermediate_size": 32, "num_attention_heads": 2, "num_key_value_heads": 2, "head_dim": 16,
+    return json.dumps({"model_type": "llama", "architectures": ["LlamaForCausalLM"], "vocab_size": 32,
+                       "hidden_size": 32, "intermediate_size": 32, "num_attention_heads": 2,
+                       "num_key_value_heads": 2, "head_dim": 16,
                        "num_hidden_layers": 2, "rms_norm_eps": 1e-6, "tie_word_embeddings": False, **fields}).encode()
 
 
@@ -323,7 +326,8 @@ def config_of_as_many_keys_as_are_allowed(node):
 @attack("CONFIG_INVALID")
 def config_nested_2_million_deep(node):
     """config.json of two million opening brackets; six plans"""
-    return from_config(node, 6, config(node, "deep-config", b'{"model_type":' + b"[" * 2_000_000 + b"]" * 2_000_000 + b"}"))
+    text = b'{"model_type":' + b"[" * 2_000_000 + b"]" * 2_000_000 + b"}"
+    return from_config(node, 6, config(node, "deep-config", text))
 
 
 @attack("CONFIG_INVALID", "DOCUMENT_TOO_LARGE", "PLANNED", "CONFIG_NOT_SUPPORTED", memory=True)

@@ -71,7 +71,7 @@ def connections_that_come_and_go(node):
     """New TCP connections as fast as two threads can make them"""
 
     def act():
-        end = time.monotonic() + HOLD_SECONDS
+        end = time.monotonic() + 1
 
         def connect():
             while time.monotonic() < end:
@@ -105,7 +105,6 @@ def flood(node, data, connections=4, prepare=b"", seconds=HOLD_SECONDS, most=1 <
             thread.start()
         for thread in threads:
             thread.join()
-        hold(1)
         return []
 
     return act
@@ -143,7 +142,7 @@ def streams_reset_at_once(node):
 @attack(memory=True)
 def settings_flood(node):
     """SETTINGS without end whose acknowledgements are not read, on four connections"""
-    return flood(node, http2.settings(initial_window_size=65535) * (FLOOD // 15))
+    return flood(node, http2.settings(initial_window_size=65535) * (FLOOD // 15), seconds=1)
 
 
 @attack(memory=True)
@@ -173,7 +172,8 @@ def header_of_16_megabytes(node):
             connection = http2.Connection(node)
             connection.socket.settimeout(1)
             frames = [http2.frame(http2.HEADERS, http2.END_STREAM, 1, http2.request_headers("ListModels"))]
-            frames += [http2.frame(http2.CONTINUATION, 0 if p is not pieces[-1] else http2.END_HEADERS, 1, p) for p in pieces]
+            frames += [http2.frame(http2.CONTINUATION, http2.END_HEADERS if piece is pieces[-1] else 0, 1, piece)
+                       for piece in pieces]
             connection.send(b"".join(frames))
         return []
 
@@ -209,7 +209,7 @@ def empty_data_frames(node):
 def priority_flood(node):
     """PRIORITY frames for ever new streams, on four connections"""
     frames = [http2.frame(http2.PRIORITY, 0, 2 * i + 1, b"\0\0\0\0\xff") for i in range(FLOOD // 14)]
-    return flood(node, b"".join(frames))
+    return flood(node, b"".join(frames), seconds=1)
 
 
 @attack()
@@ -231,8 +231,8 @@ def tables_that_change_size(node):
 @attack()
 def frames_that_lie(node):
     """Frames of wrong lengths, kinds and streams, garbage, HTTP/1.1 and TLS in place of HTTP/2"""
-    pieces = [b"\xff\xff\xff\x00\x00\x00\x00\x00\x01" + bytes(1 << 20), http2.frame(http2.HEADERS, 4, 0, b"\xff" * 1000),
-              http2.frame(http2.HEADERS, 0x2C, 1, b"\xff" * 10), http2.frame(http2.DATA, 8, 1, b"\xff"),
+    pieces = [b"\xff\xff\xff\x00\x00\x00\x00\x00\x01" + bytes(1 << 20),
+              http2.frame(http2.HEADERS, 4, 0, b"\xff" * 1000), http2.frame(http2.HEADERS, 0x2C, 1, b"\xff" * 10), http2.frame(http2.DATA, 8, 1, b"\xff"),
               http2.frame(http2.PUSH_PROMISE, 4, 1, bytes(100)), http2.frame(http2.GOAWAY, 0, 0, bytes(8)),
               http2.frame(0xEE, 0xFF, 2**31 - 1, bytes(16384)), http2.frame(http2.RST_STREAM, 0, 0, b""),
               http2.frame(http2.HEADERS, 5, 1, b"\x3f" + b"\xff" * 50), http2.frame(http2.CONTINUATION, 0, 7, b"x")]
@@ -270,10 +270,10 @@ def health_watches_by_the_thousand(node):
 
 @attack()
 def requests_to_the_metrics_port(node):
-    """Scrapes with headers of 8 MB, long paths and as many as come through in four seconds"""
+    """Scrapes with headers and paths of 100 KB, as many as come through in a second"""
 
     def act():
-        end = time.monotonic() + HOLD_SECONDS
+        end = time.monotonic() + 1
 
         def scrape():
             while time.monotonic() < end:

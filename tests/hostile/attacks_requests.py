@@ -129,8 +129,9 @@ def plans_with_manifest(node, document, count=4, timeout=10, path=None, **fields
 @attack("PLANNED", "MANIFEST_INVALID", "DOCUMENT_TOO_LARGE", "DEVICE_MAP_INVALID", memory=True, keeps_mib=512)
 def manifest_of_1_000_000_modules(node):
     """A manifest of one million modules without tensors, and four plans with `auto` that name it"""
-    document = manifest_of(modules=[{"name": f"m{i % 100}.m{i}", "class_name": f"C{i % 10}"} for i in range(1_000_000)],
-                           tensors=[{"name": "m0.w", "kind": "KIND_PARAMETER", "dtype": "F32", "shape": [1]}])
+    modules = [{"name": f"m{i % 100}.m{i}", "class_name": f"C{i % 10}"} for i in range(1_000_000)]
+    document = manifest_of(modules=modules, tensors=[{"name": "m0.w", "kind": "KIND_PARAMETER", "dtype": "F32",
+                                                      "shape": [1]}])
     return plans_with_manifest(node, document, device_map={"policy": "auto"})
 
 

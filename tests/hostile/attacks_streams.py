@@ -99,8 +99,8 @@ def half_open_calls(node):
     def act():
         opened = [http2.Connection(node) for i in range(6)]
         for connection in opened:
-            connection.send(b"".join(
-                http2.call(2 * i + 1, ("LoadModel", "Load", "UploadDocument", "PlanLoad")[i % 4]) for i in range(STREAMS)))
+            methods = ("LoadModel", "Load", "UploadDocument", "PlanLoad")
+            connection.send(b"".join(http2.call(2 * i + 1, methods[i % 4]) for i in range(STREAMS)))
         hold()
         return []
 
@@ -261,8 +261,8 @@ def calls_that_join_one_load(node):
 def slow_loads_of_one_client(node):
     """Sixty loads to a slow device by one client; other clients' loads do not wait for them"""
     path = gpu_checkpoint(node)
-    requests = [wire.message("LoadModelRequest", spec=wire.spec(path, model=f"attack-{i}",
-                                                                device_map={"policy": f"cuda:{i % 2}"})) for i in range(60)]
+    specs = [wire.spec(path, model=f"attack-{i}", device_map={"policy": f"cuda:{i % 2}"}) for i in range(60)]
+    requests = [wire.message("LoadModelRequest", spec=load_spec) for load_spec in specs]
 
     def run():
         client = node.client()

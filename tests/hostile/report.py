@@ -48,10 +48,9 @@ def row(measure, result, idle):
     return "| " + " | ".join([*cells, answers or "-", "; ".join(result.problems()) or "-"]) + " |"
 
 
-HEADER = """
-| Attack | Peak, MiB over before | Left, MiB | `show`: median / worst (ratio to idle) | `health` | small load | Daemon alive | Model served | Answers | Problems |
-|---|---|---|---|---|---|---|---|---|---|
-"""
+COLUMNS = ("Attack", "Peak, MiB over before", "Left, MiB", "`show`: median / worst (ratio to idle)", "`health`",
+           "small load", "Daemon alive", "Model served", "Answers", "Problems")
+HEADER = "\n| " + " | ".join(COLUMNS) + " |\n" + "|---" * len(COLUMNS) + "|\n"
 
 
 def main():
@@ -98,8 +97,8 @@ def write(options, limit, rows, measure):
     lines = [rows[a.name] for a in measure.ATTACKS if a.name in rows]
     commands = "\n".join(f"- `{a.name}` ({a.group}): {' '.join(a.what.split())}" for a in measure.ATTACKS)
     pathlib.Path(options.report).write_text(
-        f"# The hostile corpus against {options.bin}, limit: {limit}\n\nOne fresh daemon with a model of 1 GiB for each "
-        f"attack. Probes run all the time; an attack and its aftermath are watched for {options.patience:.0f} s.\n"
+        f"# The hostile corpus against {options.bin}, limit: {limit}\n\nOne fresh daemon with a model of 1 GiB for "
+        f"each attack. Probes run all the time; an attack and its aftermath are watched for {options.patience:.0f} s.\n"
         + HEADER + "\n".join(lines) + "\n\n## The attacks\n\n" + commands + "\n")
 
 
