@@ -232,10 +232,15 @@ def tables_that_change_size(node):
 def frames_that_lie(node):
     """Frames of wrong lengths, kinds and streams, garbage, HTTP/1.1 and TLS in place of HTTP/2"""
     pieces = [b"\xff\xff\xff\x00\x00\x00\x00\x00\x01" + bytes(1 << 20),
-              http2.frame(http2.HEADERS, 4, 0, b"\xff" * 1000), http2.frame(http2.HEADERS, 0x2C, 1, b"\xff" * 10), http2.frame(http2.DATA, 8, 1, b"\xff"),
-              http2.frame(http2.PUSH_PROMISE, 4, 1, bytes(100)), http2.frame(http2.GOAWAY, 0, 0, bytes(8)),
-              http2.frame(0xEE, 0xFF, 2**31 - 1, bytes(16384)), http2.frame(http2.RST_STREAM, 0, 0, b""),
-              http2.frame(http2.HEADERS, 5, 1, b"\x3f" + b"\xff" * 50), http2.frame(http2.CONTINUATION, 0, 7, b"x")]
+              http2.frame(http2.HEADERS, 4, 0, b"\xff" * 1000),
+              http2.frame(http2.HEADERS, 0x2C, 1, b"\xff" * 10),
+              http2.frame(http2.DATA, 8, 1, b"\xff"),
+              http2.frame(http2.PUSH_PROMISE, 4, 1, bytes(100)),
+              http2.frame(http2.GOAWAY, 0, 0, bytes(8)),
+              http2.frame(0xEE, 0xFF, 2**31 - 1, bytes(16384)),
+              http2.frame(http2.RST_STREAM, 0, 0, b""),
+              http2.frame(http2.HEADERS, 5, 1, b"\x3f" + b"\xff" * 50),
+              http2.frame(http2.CONTINUATION, 0, 7, b"x")]
 
     def act():
         for i in range(200):

@@ -129,9 +129,9 @@ def plans_with_manifest(node, document, count=4, timeout=10, path=None, **fields
 @attack("PLANNED", "MANIFEST_INVALID", "DOCUMENT_TOO_LARGE", "DEVICE_MAP_INVALID", memory=True, keeps_mib=512)
 def manifest_of_1_000_000_modules(node):
     """A manifest of one million modules without tensors, and four plans with `auto` that name it"""
+    tensor = {"name": "m0.w", "kind": "KIND_PARAMETER", "dtype": "F32", "shape": [1]}
     modules = [{"name": f"m{i % 100}.m{i}", "class_name": f"C{i % 10}"} for i in range(1_000_000)]
-    document = manifest_of(modules=modules, tensors=[{"name": "m0.w", "kind": "KIND_PARAMETER", "dtype": "F32",
-                                                      "shape": [1]}])
+    document = manifest_of(modules=modules, tensors=[tensor])
     return plans_with_manifest(node, document, device_map={"policy": "auto"})
 
 
@@ -173,7 +173,7 @@ def conversions_with_wild_dimensions(node):
 @attack("PLANNED", "DEVICE_MAP_INVALID", "DEVICE_MAP_INCOMPLETE", "DEVICE_UNKNOWN", "RESOURCE_EXHAUSTED", "BAD_REQUEST",
         memory=True)
 def device_maps_as_large_as_a_message(node):
-    """Device maps with 250,000 entries, 100,000 limits and 200,000 virtual devices, each as large as a message may be"""
+    """Device maps with 250,000 entries, 100,000 limits, 200,000 virtual devices or 400,000 classes, a message each"""
     maps = [{"entries": {**{f"m{i}": "cpu" for i in range(250_000)}, "": "cpu"}},
             {"policy": "auto", "max_memory": {f"cuda:{i}": 2**63 for i in range(100_000)}},
             {"policy": "auto", "plan_for": [{"device": f"cuda:{i}", "bytes": 2**63} for i in range(200_000)]},

@@ -208,14 +208,14 @@ def load_requests(path, count, cancel):
 def many_loads_on_one_stream(node):
     """Load streams that start 20,000 loads of a small checkpoint each, as fast as they can; eight streams"""
     good = attacks_requests.small(node)
-    return lambda: node.each(8, lambda client, _: client.call("Load", load_requests(good, 20_000, False), 10))
+    return lambda: node.each(8, lambda client, _: client.call("Load", load_requests(good, 20_000, False), 4))
 
 
 @attack("BAD_REQUEST", "OK", "RESOURCE_EXHAUSTED", "LOAD_QUEUE_FULL", "INVALID_ARGUMENT", "FAILED_PRECONDITION")
 def loads_cancelled_at_once(node):
     """Load streams that start and cancel 5,000 loads each; eight streams"""
     good = attacks_requests.small(node)
-    return lambda: node.each(8, lambda client, _: client.call("Load", load_requests(good, 5_000, True), 10))
+    return lambda: node.each(8, lambda client, _: client.call("Load", load_requests(good, 5_000, True), 4))
 
 
 def gpu_checkpoint(node):
@@ -247,7 +247,7 @@ def calls_that_join_one_load(node):
     def act(client, i):
         requests = [wire.message("LoadModelRequest", spec=wire.spec(path, device_map={"policy": "cuda:0"},
                                                                     request_id=f"{i}-{j}")) for j in range(STREAMS)]
-        return client.call_all("LoadModel", requests, 6)
+        return client.call_all("LoadModel", requests, 4)
 
     def run():
         outcomes = sum(node.each(4, act), [])

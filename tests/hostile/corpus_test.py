@@ -8,6 +8,7 @@ import pathlib
 import shutil
 import sys
 import tempfile
+import time
 import unittest
 
 import measure
@@ -55,14 +56,16 @@ class Corpus:
         if not cls.target.daemon.alive:
             cls.target.kill()
             cls.target = cls.start()
+        start = time.monotonic()
         result = cls.target.carry_out(attack, PATIENCE_SECONDS)
-        print(summary(attack, result), file=sys.stderr, flush=True)
+        print(f"{summary(attack, result)}, {time.monotonic() - start:.1f} s in all", file=sys.stderr, flush=True)
         if problems := result.problems():
             self.fail(f"{' '.join(attack.what.split())}:\n  " + "\n  ".join(problems) +
                       f"\nanswers: {dict(result.answers)}\nthe end of the log:\n{self.log_end()}")
 
     def log_end(self):
-        return self.target.daemon.log.read_text(errors="replace")[-2000:]
+        lines = self.target.daemon.log.read_text(errors="replace").splitlines()
+        return "\n".join(line[:300] for line in lines if '"probe"' not in line)[-2000:]
 
     def test_the_model_is_intact(self):
         """After all attacks each tensor has the bytes that were written."""

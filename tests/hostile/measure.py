@@ -95,7 +95,6 @@ class Target:
         result = self.daemon.command("load", "big", "--from", self.big, "--copy")
         if result.code != 0:
             raise AssertionError(f"the model was not loaded: {result}")
-        self.idle = self._watch_idle()
 
     def _checkpoint(self, name, build):
         path = self.models / name
@@ -103,7 +102,8 @@ class Target:
             build(path)
         return path
 
-    def _watch_idle(self):
+    def watch_idle(self):
+        """What the probes wait while nobody attacks."""
         self.prober.ask("start")
         time.sleep(IDLE_SECONDS)
         return by_probe(self._samples(self._recovers(30)))

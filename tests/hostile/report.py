@@ -71,12 +71,13 @@ def main():
             start = time.monotonic()
             target = measure.Target(directory / attack.name, models, limit)
             try:
+                idle = target.watch_idle()
                 result = target.carry_out(attack, options.patience)
             finally:
                 target.kill()
             shutil.rmtree(directory / attack.name, ignore_errors=True)
             problems += bool(result.problems())
-            rows[attack.name] = row(measure, result, target.idle)
+            rows[attack.name] = row(measure, result, idle)
             print(f"{time.monotonic() - start:.0f} s {rows[attack.name]}", flush=True)
             write(options, limit, rows, measure)
     finally:
