@@ -7,7 +7,6 @@
 #include <algorithm>
 #include <cstdio>
 #include <cstdlib>
-#include <limits>
 #include <map>
 #include <memory>
 #include <string>
@@ -38,6 +37,7 @@
 #include "server/rpc/rpc_server.h"
 #include "server/rpc/state_codec.h"
 #include "server/service/loader_service.h"
+#include "server/signals.h"
 #include "server/tensor/convert.h"
 
 // keyloadd: reads flags, environment and configuration, builds the objects, waits for a signal, and takes everything
@@ -58,6 +58,7 @@ constexpr int kKeptFreeBytes = 64 << 20;
 constexpr int kMappedAllocationBytes = 16 << 20;             // larger ones go back to the system when they are freed
 constexpr uint64_t kHeaderCacheBytes = uint64_t{256} << 20;  // about two million tensors
 constexpr absl::Duration kCancelGrace = absl::Seconds(3);
+constexpr absl::Duration kLogFlush = absl::Seconds(1);
 
 std::map<std::string, std::string> Environment() {
   std::map<std::string, std::string> environment;
@@ -77,34 +78,6 @@ size_t RaiseDescriptorLimit() {
   const rlim_t before = limit.rlim_cur;
   limit.rlim_cur = limit.rlim_max;
   return setrlimit(RLIMIT_NOFILE, &limit) == 0 ? limit.rlim_max : before;
-}
-
-// Signals arrive by sigwait and sigtimedwait on the main thread only: every other thread inherits the mask.
-struct Signals {
-  sigset_t all;
-  sigset_t ending;  // those that end the daemon
-};
-
-Signals BlockSignals() {
-  Signals signals;
-  sigemptyset(&signals.ending);
-  for (const int signal_number : {SIGTERM, SIGINT}) sigaddset(&signals.ending, signal_number);
-  signals.all = signals.ending;
-  sigaddset(&signals.all, SIGHUP);
-  pthread_sigmask(SIG_BLOCK, &signals.all, nullptr);
-  signal(SIGPIPE, SIG_IGN);
-  return signals;
-}
-
-// Ends the process `limit` from now, whatever hangs then (a dead network file system). Set again, it counts anew.
-void ArmWatchdog(absl::Duration limit) {
-  signal(SIGALRM, [](int) {
-    constexpr std::string_view message = "keyloadd: the shutdown hangs and is ended here\n";
-    [[maybe_unused]] const ssize_t written = write(STDERR_FILENO, message.data(), message.size());
-    _exit(kExitFailed);
-  });
-  alarm(static_cast<unsigned>(std::clamp<int64_t>(absl::ToInt64Seconds(absl::Ceil(limit, absl::Seconds(1))), 1,
-                                                  std::numeric_limits<int>::max())));
 }
 
 std::vector<std::unique_ptr<Device>> MakeDevices(const Config& config, size_t descriptors) {
@@ -150,43 +123,49 @@ int CheckConfig(const Config& config) {
   return 0;
 }
 
-// True when another signal came before `deadline`.
-bool WaitForSignal(const sigset_t& signals, absl::Duration timeout) {
-  const timespec wait = absl::ToTimespec(timeout);
-  return sigtimedwait(&signals, nullptr, &wait) > 0;
-}
-
-// Waits until no load is active and no call is open, or `grace` is over, or another signal comes.
-void WaitForCalls(const RpcServer& server, const LoaderService& service, const sigset_t& signals,
+// Waits until no load is active and no call is open, or `grace` is over, or one of `signals` comes; null: none counts.
+void WaitForCalls(const RpcServer& server, const LoaderService& service, const sigset_t* signals,
                   absl::Duration grace) {
+  constexpr absl::Duration kStep = absl::Milliseconds(20);
   const absl::Time deadline = absl::Now() + grace;
   while ((service.active_loads() > 0 || server.open_calls() > 0) && absl::Now() < deadline) {
-    if (WaitForSignal(signals, absl::Milliseconds(20))) return;
+    if (signals == nullptr) {
+      absl::SleepFor(kStep);
+    } else if (WaitForSignal(*signals, kStep)) {
+      return;
+    }
   }
 }
 
+// A reader of the log that has stopped must not keep the process.
+[[noreturn]] void EndNow(int code) {
+  FlushLog(kLogFlush);
+  std::_Exit(code);
+}
+
 void TakeDown(RpcServer& server, LoaderService& service, const sigset_t& signals, absl::Duration grace) {
-  ArmWatchdog(grace + 2 * kCancelGrace);
+  ArmWatchdog(grace + 2 * kCancelGrace, kExitFailed);
   server.BeginDrain();
-  WaitForCalls(server, service, signals, grace);
-  ArmWatchdog(2 * kCancelGrace);  // a second signal may have ended the grace early
+  WaitForCalls(server, service, &signals, grace);
+  ArmWatchdog(2 * kCancelGrace, kExitFailed);  // a second signal may have ended the grace early
   service.StopLoads();
   server.CancelCalls();
-  WaitForCalls(server, service, signals, kCancelGrace);
+  WaitForCalls(server, service, nullptr, kCancelGrace);  // more signals leave what was cancelled its time
   if (server.open_calls() > 0 || service.active_loads() > 0) {
     Log(LogLevel::kWarning, "stop",
         {{"open_calls", uint64_t{server.open_calls()}}, {"active_loads", uint64_t{service.active_loads()}}});
     server.Abandon();
-    std::_Exit(service.active_loads() > 0 ? kExitFailed : 0);
+    EndNow(service.active_loads() > 0 ? kExitFailed : 0);
   }
   server.Shutdown(absl::Now() + absl::Seconds(1));
 }
 
 // `read_config` gives the configuration as it is now.
 int Run(const Config& config, Reload::Read read_config) {
-  const Signals signals = BlockSignals();
+  const Signals signals = BlockedSignals();
   const size_t descriptors = RaiseDescriptorLimit();
   ConfigureLog(config.log_format, config.log_level);
+  StartLogThread();
   // Large tables come and go with every plan. With one arena the next plan finds the memory of the last one, pages and
   // all; by default every thread would keep its own. What is left over goes back to the system after each load.
   mallopt(M_ARENA_MAX, 1);
@@ -270,6 +249,9 @@ int Run(const Config& config, Reload::Read read_config) {
     if (tls != nullptr) {
       sample.tls = {.expiry = tls->get()->not_after, .current = tls->current(), .reload_failures = tls->failures()};
     }
+    const LostLogLines lost = CountLostLogLines();
+    sample.lost_log_lines = lost.log;
+    sample.lost_audit_lines = lost.audit;
     return sample;
   });
 
@@ -332,6 +314,7 @@ int Run(const Config& config, Reload::Read read_config) {
   header_readers.reset();
   io.reset();
   Log(LogLevel::kInfo, "stop", {});
+  FlushLog(kLogFlush);
   return 0;
 }
 
