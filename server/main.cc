@@ -29,6 +29,7 @@
 #include "server/device/host_memory_limit.h"
 #include "server/expected/derive_manifest.h"
 #include "server/io/page_cache_hold.h"
+#include "server/io/storage_threads.h"
 #include "server/metrics/metrics.h"
 #include "server/metrics/metrics_server.h"
 #include "server/reload.h"
@@ -223,6 +224,7 @@ int Run(const Config& config, Reload::Read read_config) {
       Executor::Options{.name = "unload", .threads = kQueryThreads, .queue_limit = kQueryQueue});
   // Threads that only help: who opens a checkpoint reads headers itself too, so one that hangs on a dead file system
   // stops no other.
+  auto storage = std::make_unique<StorageThreads>(StorageThreads::Options());
   HeaderCache header_cache({.max_bytes = kHeaderCacheBytes});
   auto header_readers = std::make_unique<Executor>(
       Executor::Options{.name = "header", .threads = io_threads, .queue_limit = 4 * io_threads});
@@ -236,6 +238,7 @@ int Run(const Config& config, Reload::Read read_config) {
        .loads = loads.get(),
        .queries = queries.get(),
        .headers = {.threads = header_readers.get(), .cache = &header_cache},
+       .storage = storage.get(),
        .templates = std::move(templates),
        .transfer = {.devices = &devices,
                     .io = io.get(),
@@ -311,6 +314,15 @@ int Run(const Config& config, Reload::Read read_config) {
   reads.reset();
   unloads.reset();
   loads.reset();
+  // Their threads end when the mount answers, which may be never.
+  if (const std::vector<StuckMount> stuck = storage->under_way(); !stuck.empty()) {
+    for (const StuckMount& mount : stuck) {
+      Log(LogLevel::kWarning, "stop", {{"stuck_mount", mount.mount}, {"operations", mount.operations}});
+    }
+    state.reset();  // another daemon may have the directory now
+    EndNow(0);
+  }
+  storage.reset();
   header_readers.reset();
   io.reset();
   Log(LogLevel::kInfo, "stop", {});

@@ -36,11 +36,28 @@ bool WriteToStandardError(std::string_view bytes) {
 
 }  // namespace
 
+// Whether standard error takes a line of `bytes` now, from its only writer, without waiting: a pipe that may be written
+// has room for a page.
+bool TakesNow(size_t bytes) {
+  constexpr size_t kPage = 4096;
+  pollfd ready = {.fd = STDERR_FILENO, .events = POLLOUT, .revents = 0};
+  return bytes < kPage && ::poll(&ready, 1, 0) == 1 && ready.revents == POLLOUT;
+}
+
 // Writes the lines of one stream to standard error.
 class LogStreams::Sink : public spdlog::sinks::base_sink<std::mutex> {
  public:
   Sink(Mutex& write_mutex, std::string_view kind, spdlog::details::thread_pool* pool, LostLine lost_line)
       : write_mutex_(write_mutex), kind_(kind), pool_(pool), lost_line_(lost_line) {}
+
+  // False when that would mean to wait.
+  bool TryWriteNow(const std::string& line) ABSL_NO_THREAD_SAFETY_ANALYSIS {
+    if (!write_mutex_.TryLock()) return false;
+    const bool takes = TakesNow(line.size());
+    if (takes && !WriteToStandardError(line + '\n')) ++refused_;
+    write_mutex_.Unlock();
+    return takes;
+  }
 
   uint64_t written() const { return written_; }
   uint64_t refused() const { return refused_; }
@@ -94,11 +111,13 @@ void LogStreams::Start(Stream& stream, size_t queue_lines, LostLine lost_line) {
   stream.logger = std::make_shared<spdlog::async_logger>(std::string(stream.kind), stream.sink, stream.pool,
                                                          spdlog::async_overflow_policy::overrun_oldest);
   stream.logger->set_level(spdlog::level::trace);
-  stream.put = 0;
+  stream.queued = 0;
 }
 
 void LogStreams::Put(Stream& stream, spdlog::level::level_enum level, const std::string& line) {
-  ++stream.put;
+  // In order: what waits goes first.
+  if (stream.pool != nullptr && IsEmpty(stream) && stream.sink->TryWriteNow(line)) return;
+  ++stream.queued;
   stream.logger->log(level, spdlog::string_view_t(line.data(), line.size()));
 }
 
@@ -106,13 +125,13 @@ uint64_t LogStreams::Lost(const Stream& stream) {
   return stream.sink->refused() + (stream.pool == nullptr ? 0 : stream.pool->overrun_counter());
 }
 
+bool LogStreams::IsEmpty(const Stream& stream) {
+  return stream.pool == nullptr || stream.sink->written() + stream.pool->overrun_counter() >= stream.queued;
+}
+
 bool LogStreams::Flush(absl::Duration timeout) const {
   const absl::Time deadline = absl::Now() + timeout;
-  const auto empty = [](const Stream& stream) {
-    const uint64_t overrun = stream.pool == nullptr ? 0 : stream.pool->overrun_counter();
-    return stream.sink->written() + overrun >= stream.put;
-  };
-  while (!empty(log_) || !empty(audit_)) {
+  while (!IsEmpty(log_) || !IsEmpty(audit_)) {
     if (absl::Now() >= deadline) return false;
     absl::SleepFor(kFlushStep);
   }

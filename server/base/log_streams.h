@@ -14,8 +14,8 @@
 
 namespace keyload {
 
-// Where the lines of the log go: standard error, through a queue of spdlog's for ordinary lines and another one for
-// audits. See log.h. Thread-safe.
+// Where the lines of the log go: to standard error, by the thread that logs while standard error takes them, else through
+// a queue of spdlog's for ordinary lines and another one for audits. See log.h. Thread-safe.
 class LogStreams {
  public:
   // What stands in the place of lines that were lost.
@@ -41,11 +41,12 @@ class LogStreams {
     std::shared_ptr<spdlog::details::thread_pool> pool;  // null: a line is written by the thread that logs it
     std::shared_ptr<Sink> sink;
     std::shared_ptr<spdlog::logger> logger;
-    std::atomic<uint64_t> put = 0;  // lines
+    std::atomic<uint64_t> queued = 0;  // lines
   };
 
   static void Put(Stream& stream, spdlog::level::level_enum level, const std::string& line);
   static uint64_t Lost(const Stream& stream);
+  static bool IsEmpty(const Stream& stream);
   void Start(Stream& stream, size_t queue_lines, LostLine lost_line);
 
   Mutex write_mutex_;  // of standard error: a line may take more than one write

@@ -88,7 +88,7 @@ absl::Status KeptState::ReadAll() {
   KEYLOAD_RETURN_IF_ERROR(read(
       kModels, [this](std::string_view bytes) { return codec_.ReadModel(bytes); },
       [this](const std::string& name, const KeptModel& model) {
-        before_.models.push_back(name);
+        before_.models.push_back({.name = name, .path = model.requests.front().source.path});
         last_generation_ = std::max(last_generation_, model.generation);
         MutexLock lock(models_mutex_);
         models_[name].generation = model.generation;  // until all its extensions are found

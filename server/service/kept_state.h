@@ -61,9 +61,13 @@ class KeptState {
   // `codec` outlives the state.
   static absl::StatusOr<std::unique_ptr<KeptState>> Open(const std::string& path, const StateCodec& codec);
 
+  struct Model {
+    std::string name;
+    std::string path;  // of its source
+  };
   // What was there when it was opened.
   struct Content {
-    std::vector<std::string> models;   // names, in order
+    std::vector<Model> models;         // in the order of their names
     std::vector<KeptLoad> loads;       // in the order of their start
     std::vector<NamedDeviceMap> maps;  // by name
   };

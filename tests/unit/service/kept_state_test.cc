@@ -3,6 +3,7 @@
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
+#include <algorithm>
 #include <filesystem>
 #include <fstream>
 
@@ -99,7 +100,10 @@ TEST_F(KeptStateTest, ExtensionIsARecordOfItsOwn) {
   EXPECT_EQ(fs::last_write_time(path_ / "models" / "m"), written);
   EXPECT_EQ(fs::file_size(path_ / "extensions" / kSecond), fs::file_size(path_ / "models" / "m"));
   Restart();
-  EXPECT_THAT(state_->TakeBefore().models, testing::ElementsAre("m"));
+  const std::vector<KeptState::Model> models = state_->TakeBefore().models;
+  ASSERT_EQ(models.size(), 1u);
+  EXPECT_EQ(models[0].name, "m");
+  EXPECT_EQ(models[0].path, "a");
   EXPECT_THAT(Paths(), testing::ElementsAre("a", "b", "c"));
   EXPECT_GT(state_->first_number(), 3u);
   Keep("d", state_->first_number() + 1, true);
