@@ -16,11 +16,11 @@ namespace keyload {
 // `2026-01-02T03:04:05.678Z info load outcome=COMPLETE bytes=12` or as one JSON object per line with the same names.
 // Thread-safe; so is ConfigureLog, which may be called again.
 //
-// Until StartLogThread each line is on standard error when its call returns. From then on that is so while standard error
-// takes lines at once. Where it does not, a call puts its line into a queue, which a thread writes, and never waits: a
-// reader of the log that stops cannot stop the daemon. A queue that is full loses its oldest lines; they are counted, and
-// a line `log lines lost` stands in their place. The lines of audits have a larger queue of their own, so that no flood
-// of other lines pushes them out.
+// Until StartLogThread each line is on standard error when its call returns. From then on that is so while standard
+// error takes lines at once. Where it does not, a call puts its line into a queue, which a thread writes, and never
+// waits: a reader of the log that stops cannot stop the daemon. A queue that is full loses its oldest lines; they are
+// counted, and a line `log lines lost` stands in their place. The lines of audits have a larger queue of their own, so
+// that no flood of other lines pushes them out.
 
 using LogValue = std::variant<std::string, uint64_t, int64_t, double, bool>;
 struct LogField {

@@ -14,8 +14,8 @@
 
 namespace keyload {
 
-// Where the lines of the log go: to standard error, by the thread that logs while standard error takes them, else through
-// a queue of spdlog's for ordinary lines and another one for audits. See log.h. Thread-safe.
+// Where the lines of the log go: to standard error, by the thread that logs while standard error takes them, else
+// through a queue of spdlog's for ordinary lines and another one for audits. See log.h. Thread-safe.
 class LogStreams {
  public:
   // What stands in the place of lines that were lost.

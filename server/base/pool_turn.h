@@ -3,8 +3,8 @@
 namespace keyload {
 
 // The turn of a pool's thread: a pool runs as many tasks at a time as it has turns. A thread that waits for something
-// that may never come, such as a mount that does not answer, gives its turn up meanwhile, and the pool runs another task
-// on another thread. So what hangs holds up nobody who does not need it.
+// that may never come, such as a mount that does not answer, gives its turn up meanwhile, and the pool runs another
+// task on another thread. So what hangs holds up nobody who does not need it.
 class PoolTurn {
  public:
   virtual ~PoolTurn() = default;

@@ -10,8 +10,8 @@
 
 namespace keyload {
 
-// The mount points in the text of /proc/self/mountinfo, which has " \t\n\\" as "\040" and so on. Lines that are none are
-// left out.
+// The mount points in the text of /proc/self/mountinfo, which has " \t\n\\" as "\040" and so on. Lines that are none
+// are left out.
 std::vector<std::string> ParseMountPoints(std::string_view mountinfo);
 
 // Which mount a path is on, by the text of the path alone: asking a mount that does not answer would hang. Thread-safe;

@@ -112,7 +112,8 @@ absl::Status StorageThreads::Begin(const std::shared_ptr<Step>& step) {
 absl::Status StorageThreads::RunStep(const std::string& path, const RequestContext& context,
                                      absl::AnyInvocable<void()> body) {
   KEYLOAD_RETURN_IF_ERROR(context.Check());
-  const auto step = std::make_shared<Step>(Step{.path = path, .body = std::move(body), .mount = {}, .last_mount = {}, .begun = {}});
+  const auto step =
+      std::make_shared<Step>(Step{.path = path, .body = std::move(body), .mount = {}, .last_mount = {}, .begun = {}});
   KEYLOAD_RETURN_IF_ERROR(Begin(step));
   TurnWhileWaiting turn;
   while (true) {
@@ -167,7 +168,8 @@ void StorageThreads::Work() {
 }
 
 std::string StorageThreads::MountOf(const std::string& path, absl::Duration limit) {
-  const auto step = std::make_shared<Step>(Step{.path = path, .body = [] {}, .mount = {}, .last_mount = {}, .begun = {}});
+  const auto step =
+      std::make_shared<Step>(Step{.path = path, .body = [] {}, .mount = {}, .last_mount = {}, .begun = {}});
   if (!Begin(step).ok()) return mounts_.Find(path);
   const absl::Time end = absl::Now() + limit;
   MutexLock lock(mutex_);

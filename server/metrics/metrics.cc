@@ -224,7 +224,7 @@ class Metrics::Page : public prometheus::Collectable {
 
   mutable Mutex mutex_;  // held while a sampler is called
   Sampler sampler_ ABSL_GUARDED_BY(mutex_);
-  mutable std::map<std::string, uint64_t> stuck_ ABSL_GUARDED_BY(mutex_);  // by the label of a mount
+  mutable std::map<std::string, uint64_t> stuck_ ABSL_GUARDED_BY(mutex_) = {{"/", 0}};  // by the label of a mount
 };
 
 Metrics::Metrics(const Options& options) : page_(std::make_shared<Page>(options)) {}

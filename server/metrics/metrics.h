@@ -22,7 +22,7 @@ class Collectable;
 namespace keyload {
 
 // What the daemon counts and shows to Prometheus; docs/metrics.md has the table. Every family, and every label value
-// that is known beforehand, is there from the start with 0. No label holds a model's name, a path or a key.
+// that is known beforehand, is there from the start with 0. No label holds a model's name, its path or a key.
 // Thread-safe; what records an event takes no lock that a scrape holds for long, and never blocks.
 class Metrics {
  public:

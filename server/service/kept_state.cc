@@ -54,10 +54,9 @@ KeptState::~KeptState() {
 }
 
 absl::StatusOr<std::unique_ptr<KeptState>> KeptState::Open(const std::string& path, const StateCodec& codec) {
-  KEYLOAD_ASSIGN_OR_RETURN(
-      StateDirectory directory,
-      StateDirectory::Open(path, {std::string(kModels), std::string(kExtensions), std::string(kLoads),
-                                  std::string(kMaps), std::string(kRuns)}));
+  KEYLOAD_ASSIGN_OR_RETURN(StateDirectory directory,
+                           StateDirectory::Open(path, {std::string(kModels), std::string(kExtensions),
+                                                       std::string(kLoads), std::string(kMaps), std::string(kRuns)}));
   std::unique_ptr<KeptState> state(new KeptState(std::move(directory), codec));
   KEYLOAD_RETURN_IF_ERROR(state->ReadAll());
   KEYLOAD_RETURN_IF_ERROR(state->BeginRun());

@@ -76,10 +76,10 @@ class KeptState {
   // Numbers of loads and generations of this run are above this one, those of the runs before are not.
   uint64_t first_number() const { return first_number_; }
 
-  // The model that `spec` makes, or makes wider, is `generation` from now on. To be called by the holder of the claim on
-  // its name, before it is published. What makes a model wider is a record of its own: where it cannot be written the
-  // model comes back narrower, and it is written with the next one. Where a new model cannot be written, the one that it
-  // replaces does not come back.
+  // The model that `spec` makes, or makes wider, is `generation` from now on. To be called by the holder of the claim
+  // on its name, before it is published. What makes a model wider is a record of its own: where it cannot be written
+  // the model comes back narrower, and it is written with the next one. Where a new model cannot be written, the one
+  // that it replaces does not come back.
   void KeepModel(const LoadSpec& spec, uint64_t generation, bool extends, const Caller* caller = nullptr);
   // The model was withdrawn; nothing if the record is of a later generation. Generation 0: the model was not known, and
   // the record goes if it is of a run before.

@@ -112,8 +112,7 @@ KeySources LoaderService::Sources() const {
 absl::StatusOr<LoadReport> LoaderService::Reuse(const LoadSpec& spec, const RequestContext& context) const {
   KEYLOAD_ASSIGN_OR_RETURN(const ModelHandle model, deps_.registry->Use(spec.model));
   KEYLOAD_RETURN_IF_ERROR(CheckSameRequest(*model, spec));
-  KEYLOAD_RETURN_IF_ERROR(
-      Sources().Touch(spec.source.path, context, [model] { return CheckSameFiles(*model); }));
+  KEYLOAD_RETURN_IF_ERROR(Sources().Touch(spec.source.path, context, [model] { return CheckSameFiles(*model); }));
   LoadReport report = model->report();
   report.keys = model->LiveKeys();
   report.devices = model->LiveDevices();
@@ -212,9 +211,8 @@ absl::Status LoaderService::PlanAndReserve(Job& job) {
   if (deps_.state != nullptr) {
     KEYLOAD_ASSIGN_OR_RETURN(job.spec, WithDocuments(std::move(job.spec), *deps_.documents));
   }
-  KEYLOAD_ASSIGN_OR_RETURN(job.keys,
-                           PrepareKeys(job.spec, Sources(), job.load->context(), job.clock,
-                                       job.extends == nullptr ? nullptr : job.extends->content().keys.get()));
+  KEYLOAD_ASSIGN_OR_RETURN(job.keys, PrepareKeys(job.spec, Sources(), job.load->context(), job.clock,
+                                                 job.extends == nullptr ? nullptr : job.extends->content().keys.get()));
   if (job.extends != nullptr) KEYLOAD_RETURN_IF_ERROR(CheckSameKeys(*job.extends, *job.keys.keys));
   return PlaceAndReserve(job);
 }

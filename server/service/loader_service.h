@@ -45,12 +45,12 @@ class LoaderService {
     const CurrentRoots* roots = nullptr;
     DocumentStore* documents = nullptr;
     ModelRegistry* registry = nullptr;
-    HoldBudget* held = nullptr;     // of page cache that is kept locked
-    LoadQueue* loads = nullptr;     // as many loads at a time as it has threads
-    Executor* queries = nullptr;    // what may block on a file and is no load
-    HeaderReading headers;          // how checkpoints are opened
+    HoldBudget* held = nullptr;         // of page cache that is kept locked
+    LoadQueue* loads = nullptr;         // as many loads at a time as it has threads
+    Executor* queries = nullptr;        // what may block on a file and is no load
+    HeaderReading headers;              // how checkpoints are opened
     StorageThreads* storage = nullptr;  // where they are opened; null: on the thread that needs them
-    TemplateDirectories templates;  // that expected keys come from
+    TemplateDirectories templates;      // that expected keys come from
     TransferResources transfer;
     KeptState* state = nullptr;  // what outlives the process; null: nothing does
     Metrics* metrics = nullptr;  // that loads and what is done to models count in
@@ -59,8 +59,8 @@ class LoaderService {
   explicit LoaderService(const Dependencies& dependencies);
 
   // Loads the models that the run before kept, as loads of their own, and returns: lazily, so that they are known and
-  // their bytes are read on first need, or as they were asked for. Those of one mount come one after the other, those of
-  // several mounts at the same time. One that fails is logged, and tried again by the next run. To be called once;
+  // their bytes are read on first need, or as they were asked for. Those of one mount come one after the other, those
+  // of several mounts at the same time. One that fails is logged, and tried again by the next run. To be called once;
   // nothing to do without state.
   void RestoreModels(bool lazily);
 

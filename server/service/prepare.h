@@ -28,7 +28,7 @@ absl::StatusOr<KeySelection> CompileSelection(const KeySelectionSpec& spec, cons
 struct PreparedKeys {
   std::shared_ptr<const KeyReport> keys;
   ExpectedFrom expected_from = ExpectedFrom::kCheckpoint;
-  std::string warning;         // about where the expected keys come from; empty: none
+  std::string warning;        // about where the expected keys come from; empty: none
   std::vector<bool> may_map;  // per shard: its file system is one whose files may be mapped
 };
 

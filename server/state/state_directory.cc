@@ -88,7 +88,8 @@ absl::StatusOr<std::vector<std::string>> ListFolder(const std::string& folder, b
   return names;
 }
 
-// How a new file came to its name: in the place of nothing, of a file that has the other name now, or of one that is gone.
+// How a new file came to its name: in the place of nothing, of a file that has the other name now, or of one that is
+// gone.
 enum class Placing { kNew, kExchanged, kReplaced };
 
 absl::StatusOr<Placing> PutInPlace(const std::string& half, const std::string& file) {

@@ -67,7 +67,8 @@ class StateDirectory {
   std::string path_;
   UniqueFd lock_;
   FolderSync sync_;
-  std::map<std::string, UniqueFd, std::less<>> folders_;  // by kind: held, as a full descriptor table must not stop them
+  std::map<std::string, UniqueFd, std::less<>>
+      folders_;  // by kind: held, as a full descriptor table must not stop them
 };
 
 }  // namespace keyload

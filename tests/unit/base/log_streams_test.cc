@@ -50,7 +50,8 @@ class LogStreamsTest : public testing::Test {
 
 uint64_t CountLines(const std::string& text, const std::string& begin) {
   uint64_t count = 0;
-  for (size_t at = 0; at < text.size(); at = text.find('\n', at) + 1) count += text.compare(at, begin.size(), begin) == 0;
+  for (size_t at = 0; at < text.size(); at = text.find('\n', at) + 1)
+    count += text.compare(at, begin.size(), begin) == 0;
   return count;
 }
 

@@ -6,6 +6,8 @@
 #include <memory>
 #include <new>
 #include <stop_token>
+#include <thread>
+#include <vector>
 
 #include "absl/status/statusor.h"
 #include "absl/time/clock.h"
@@ -25,12 +27,22 @@ class Hang {
     while (!threads_.under_way().empty()) absl::SleepFor(absl::Milliseconds(1));
   }
   StorageThreads& threads() { return threads_; }
-  // Runs one under a context that ends at once: its thread is left behind.
-  absl::Status Begin(const char* path = kPath) {
-    return threads_.Run(path, {.deadline = absl::Now() + absl::Milliseconds(1)}, [gate = gate_] {
+  // Runs one whose caller goes away once it hangs: its thread is left behind.
+  absl::Status Begin() {
+    std::stop_source stop;
+    const auto hangs = std::make_shared<std::latch>(1);
+    std::thread caller_goes([&stop, hangs] {
+      hangs->wait();
+      stop.request_stop();
+    });
+    absl::Status status = threads_.Run(kPath, {.stop = stop.get_token()}, [gate = gate_, hangs] {
+      hangs->count_down();
       gate->wait();
       return absl::OkStatus();
     });
+    if (ErrorReason(status) == Reason::kIoError) hangs->count_down();  // it was refused
+    caller_goes.join();
+    return status;
   }
 
  private:
@@ -51,20 +63,23 @@ TEST(StorageThreads, StepGivesItsResultAndItsErrors) {
 
 TEST(StorageThreads, DeadlineAndCancelEndTheCallThoughTheStepHangs) {
   Hang hang;
-  EXPECT_EQ(ErrorReason(hang.Begin()), Reason::kDeadlineExceeded);
-  std::stop_source stop;
-  stop.request_stop();
-  EXPECT_EQ(ErrorReason(hang.threads().Run(kPath, {.stop = stop.get_token()}, [] { return absl::OkStatus(); })),
-            Reason::kLoadCancelled);
+  EXPECT_EQ(ErrorReason(hang.Begin()), Reason::kLoadCancelled);
+  const auto gate = std::make_shared<std::latch>(1);
+  const absl::Status late = hang.threads().Run(kPath, {.deadline = absl::Now() + absl::Seconds(1)}, [gate] {
+    gate->wait();
+    return absl::OkStatus();
+  });
+  EXPECT_EQ(ErrorReason(late), Reason::kDeadlineExceeded);
   const std::vector<StuckMount> stuck = hang.threads().stuck();
   ASSERT_EQ(stuck.size(), 1u);
   EXPECT_EQ(stuck[0].mount, "/proc");
-  EXPECT_EQ(stuck[0].operations, 1u);
+  EXPECT_EQ(stuck[0].operations, 2u);
+  gate->count_down();
 }
 
 TEST(StorageThreads, StuckMountRefusesWhatIsBeyondItsShareAndOthersGoOn) {
   Hang hang;
-  for (int i = 0; i < 2; ++i) EXPECT_EQ(ErrorReason(hang.Begin()), Reason::kDeadlineExceeded);
+  for (int i = 0; i < 2; ++i) EXPECT_EQ(ErrorReason(hang.Begin()), Reason::kLoadCancelled);
   const absl::Status refused = hang.Begin();
   EXPECT_EQ(ErrorReason(refused), Reason::kIoError);
   EXPECT_EQ(ErrorDetails(refused)["mount"], "/proc");
