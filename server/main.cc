@@ -30,6 +30,7 @@
 #include "server/expected/derive_manifest.h"
 #include "server/io/page_cache_hold.h"
 #include "server/io/storage_threads.h"
+#include "server/io/watched_reader.h"
 #include "server/metrics/metrics.h"
 #include "server/metrics/metrics_server.h"
 #include "server/reload.h"
@@ -230,23 +231,27 @@ int Run(const Config& config, Reload::Read read_config) {
       Executor::Options{.name = "header", .threads = io_threads, .queue_limit = 4 * io_threads});
   TemplateDirectories templates = config.template_dirs;
   templates.push_back(BuiltInTemplateDirectory());
-  LoaderService service(
-      {.roots = &roots,
-       .documents = &documents,
-       .registry = &registry,
-       .held = &held,
-       .loads = loads.get(),
-       .queries = queries.get(),
-       .headers = {.threads = header_readers.get(), .cache = &header_cache},
-       .storage = storage.get(),
-       .templates = std::move(templates),
-       .transfer = {.devices = &devices,
-                    .io = io.get(),
-                    .workers = io_threads,
-                    .scratch = &scratch,
-                    .make_reader = [](const Shard& shard) { return MakeFileReader(shard.fd, shard.file); }},
-       .state = state.get(),
-       .metrics = &metrics});
+  LoaderService service({.roots = &roots,
+                         .documents = &documents,
+                         .registry = &registry,
+                         .held = &held,
+                         .loads = loads.get(),
+                         .queries = queries.get(),
+                         .headers = {.threads = header_readers.get(), .cache = &header_cache},
+                         .storage = storage.get(),
+                         .templates = std::move(templates),
+                         .transfer = {.devices = &devices,
+                                      .io = io.get(),
+                                      .workers = io_threads,
+                                      .scratch = &scratch,
+                                      .make_reader =
+                                          [&storage](const Shard& shard) {
+                                            return WatchReads(MakeFileReader(shard.fd, shard.file), *storage,
+                                                              shard.resolved);
+                                          },
+                                      .storage = storage.get()},
+                         .state = state.get(),
+                         .metrics = &metrics});
   metrics.SetSampler([&service, tls = (*credentials)->tls()] {
     Metrics::Sample sample = service.SampleMetrics();
     if (tls != nullptr) {

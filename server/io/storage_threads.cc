@@ -18,6 +18,9 @@ namespace {
 
 constexpr std::chrono::milliseconds kTick(100);  // after which a caller looks at its context again
 
+// Of two operations of one thread the first is the one that gives the thread's turn up.
+thread_local bool thread_is_noted = false;
+
 // Gives the thread's turn up once, and takes it back at the end.
 class TurnWhileWaiting {
  public:
@@ -47,7 +50,10 @@ struct StorageThreads::Step {
   std::list<absl::Time>::iterator begun;
 };
 
-StorageThreads::StorageThreads(const Options& options) : options_(options) {}
+StorageThreads::StorageThreads(const Options& options) : options_(options) {
+  watch_ = std::thread([this] { WatchOperations(); });
+  pthread_setname_np(watch_.native_handle(), "storage-watch");
+}
 
 StorageThreads::~StorageThreads() {
   std::vector<std::thread> threads;
@@ -57,11 +63,16 @@ StorageThreads::~StorageThreads() {
     threads.swap(threads_);
   }
   ready_.NotifyAll();
+  watched_.NotifyAll();
+  watch_.join();
   for (std::thread& thread : threads) thread.join();
 }
 
 bool StorageThreads::IsStuck(const Mount& mount, absl::Time now) const {
-  return !mount.begun.empty() && now - mount.begun.front() >= options_.stuck_after;
+  const auto is_old = [&](absl::Time begun) { return now - begun >= options_.stuck_after; };
+  return (!mount.begun.empty() && is_old(mount.begun.front())) ||
+         std::any_of(mount.notes.begin(), mount.notes.end(),
+                     [&](const Note& note) { return note.touches && is_old(note.begun); });
 }
 
 void StorageThreads::Enter(Step& step, const std::string& mount) {
@@ -75,12 +86,21 @@ void StorageThreads::Leave(Step& step) {
   if (step.mount.empty()) return;
   const auto mount = busy_.find(step.mount);
   mount->second.begun.erase(step.begun);
-  if (mount->second.told && !IsStuck(mount->second, absl::Now())) {
-    Log(LogLevel::kInfo, "storage answers", {{"mount", step.mount}});
-    mount->second.told = false;
+  Tidy(std::exchange(step.mount, ""));
+}
+
+void StorageThreads::Tidy(const std::string& name) {
+  const auto found = busy_.find(name);
+  Mount& mount = found->second;
+  if (mount.told && !IsStuck(mount, absl::Now())) {
+    Log(LogLevel::kInfo, "storage answers", {{"mount", name}});
+    mount.told = false;
   }
-  if (mount->second.begun.empty()) busy_.erase(mount);
-  step.mount.clear();
+  if (mount.begun.empty() && mount.notes.empty()) busy_.erase(found);
+}
+
+void StorageThreads::TellStuck(const std::string& name, Mount& mount) {
+  if (!std::exchange(mount.told, true)) Log(LogLevel::kWarning, "storage stuck", {{"mount", name}});
 }
 
 absl::Status StorageThreads::Begin(const std::shared_ptr<Step>& step) {
@@ -124,9 +144,7 @@ absl::Status StorageThreads::RunStep(const std::string& path, const RequestConte
       if (step->done) return step->thrown;
       const auto mount = busy_.find(step->mount);
       stuck = mount != busy_.end() && IsStuck(mount->second, absl::Now());
-      if (stuck && !std::exchange(mount->second.told, true)) {
-        Log(LogLevel::kWarning, "storage stuck", {{"mount", step->mount}, {"path", step->path}});
-      }
+      if (stuck) TellStuck(mount->first, mount->second);
     }
     if (stuck) turn.GiveUp();
     KEYLOAD_RETURN_IF_ERROR(context.Check());
@@ -167,6 +185,56 @@ void StorageThreads::Work() {
   }
 }
 
+StorageThreads::Operation::Operation(StorageThreads* storage, const std::string& mount, Kind kind)
+    : storage_(storage), mount_(mount) {
+  if (storage_ == nullptr) return;
+  is_first_ = !std::exchange(thread_is_noted, true);
+  PoolTurn* const turn = is_first_ ? PoolTurn::current() : nullptr;
+  MutexLock lock(storage_->mutex_);
+  std::list<Note>& notes = storage_->busy_[mount_].notes;
+  note_ = notes.insert(notes.end(), {.begun = absl::Now(), .touches = kind == Kind::kTouches, .turn = turn});
+  if (storage_->noted_++ == 0) storage_->watched_.NotifyAll();
+}
+
+StorageThreads::Operation::~Operation() {
+  if (storage_ == nullptr) return;
+  if (is_first_) thread_is_noted = false;
+  Note note;
+  {
+    MutexLock lock(storage_->mutex_);
+    note = *note_;
+    storage_->busy_[mount_].notes.erase(note_);
+    storage_->Tidy(mount_);
+    --storage_->noted_;
+  }
+  if (note.given_up) note.turn->TakeBack();
+}
+
+void StorageThreads::GiveUpTurns() {
+  const absl::Time now = absl::Now();
+  for (auto& [name, mount] : busy_) {
+    if (mount.notes.empty() || !IsStuck(mount, now)) continue;
+    TellStuck(name, mount);
+    for (Note& note : mount.notes) {
+      if (note.turn == nullptr || note.given_up || now - note.begun < options_.stuck_after) continue;
+      note.turn->GiveUp();
+      note.given_up = true;
+    }
+  }
+}
+
+void StorageThreads::WatchOperations() {
+  MutexLock lock(mutex_);
+  while (!stopping_) {
+    if (noted_ == 0) {
+      watched_.Wait(mutex_);
+    } else {
+      watched_.WaitFor(mutex_, absl::ToChronoMilliseconds(options_.stuck_after / 4));
+      GiveUpTurns();
+    }
+  }
+}
+
 std::string StorageThreads::MountOf(const std::string& path, absl::Duration limit) {
   const auto step =
       std::make_shared<Step>(Step{.path = path, .body = [] {}, .mount = {}, .last_mount = {}, .begun = {}});
@@ -182,11 +250,17 @@ std::vector<StuckMount> StorageThreads::OlderThan(absl::Duration age) const {
   const absl::Time now = absl::Now();
   MutexLock lock(mutex_);
   for (const auto& [name, mount] : busy_) {
-    const auto is_old = [&](absl::Time begun) { return now - begun >= age; };
-    if (!is_old(mount.begun.front())) continue;
-    old.push_back({.mount = name,
-                   .operations = static_cast<uint64_t>(std::count_if(mount.begun.begin(), mount.begun.end(), is_old)),
-                   .longest = now - mount.begun.front()});
+    StuckMount stuck = {.mount = name};
+    const auto count = [&](absl::Time begun) {
+      if (now - begun < age) return;
+      ++stuck.operations;
+      stuck.longest = std::max(stuck.longest, now - begun);
+    };
+    for (const absl::Time begun : mount.begun) count(begun);
+    for (const Note& note : mount.notes) {
+      if (note.touches) count(note.begun);
+    }
+    if (stuck.operations > 0) old.push_back(std::move(stuck));
   }
   return old;
 }

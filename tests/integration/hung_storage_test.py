@@ -91,6 +91,22 @@ class HungStorageTest(daemon.DaemonTest):
         page = metrics_page.series(metrics_page.text(self.daemon))
         self.assertEqual(page[f'keyload_storage_operations_stuck{{mount="{mount}"}}'], 0)
 
+    def test_reads_that_hang_hold_up_no_other_loads_and_reads(self):
+        self.succeed("load", "lazy", "--lazy", "--from", self.remote / "m")
+        self.mount.hang(fuse_mount.READ)
+        out = self.directory / "out.safetensors"
+        reads = [self.begin("read", "lazy", f"model.layers.{i}.weight", "--out", f"{out}.{i}") for i in range(4)]
+        reads += [self.begin("materialize", "lazy", "--include", f"model.layers.{i}.*") for i in range(4)]
+        self.wait_for_stuck(lambda stuck: list(stuck) == [str(self.remote)])
+        for i in range(3):
+            self.in_time("load", f"local{i}", "--from", self.models / "local", "--device-map", "cuda:0")
+            self.in_time("read", f"local{i}", "model.layers.0.weight", "--out", out)
+        self.in_time("plan", "x", "--from", self.models / "local")
+        self.mount.release()
+        for process in reads:
+            self.ends_with(process, 0, "")
+        self.wait_for_stuck(lambda stuck: not stuck)
+
     def test_cancel_and_deadline_end_the_load_though_its_thread_hangs(self):
         self.mount.hang(fuse_mount.OPEN, fuse_mount.OPENDIR)
         cancelled = self.begin("load", "one", "--from", self.remote / "m")
