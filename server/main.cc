@@ -7,7 +7,6 @@
 #include <algorithm>
 #include <cstdio>
 #include <cstdlib>
-#include <limits>
 #include <map>
 #include <memory>
 #include <string>
@@ -31,6 +30,8 @@
 #include "server/device/host_memory_limit.h"
 #include "server/expected/derive_manifest.h"
 #include "server/io/page_cache_hold.h"
+#include "server/io/storage_threads.h"
+#include "server/io/watched_reader.h"
 #include "server/metrics/metrics.h"
 #include "server/metrics/metrics_server.h"
 #include "server/reload.h"
@@ -40,6 +41,7 @@
 #include "server/rpc/rpc_server.h"
 #include "server/rpc/state_codec.h"
 #include "server/service/loader_service.h"
+#include "server/signals.h"
 #include "server/tensor/convert.h"
 
 // keyloadd: reads flags, environment and configuration, builds the objects, waits for a signal, and takes everything
@@ -60,6 +62,7 @@ constexpr int kKeptFreeBytes = 64 << 20;
 constexpr int kMappedAllocationBytes = 16 << 20;             // larger ones go back to the system when they are freed
 constexpr uint64_t kHeaderCacheBytes = uint64_t{256} << 20;  // about two million tensors
 constexpr absl::Duration kCancelGrace = absl::Seconds(3);
+constexpr absl::Duration kLogFlush = absl::Seconds(1);
 
 std::map<std::string, std::string> Environment() {
   std::map<std::string, std::string> environment;
@@ -79,34 +82,6 @@ size_t RaiseDescriptorLimit() {
   const rlim_t before = limit.rlim_cur;
   limit.rlim_cur = limit.rlim_max;
   return setrlimit(RLIMIT_NOFILE, &limit) == 0 ? limit.rlim_max : before;
-}
-
-// Signals arrive by sigwait and sigtimedwait on the main thread only: every other thread inherits the mask.
-struct Signals {
-  sigset_t all;
-  sigset_t ending;  // those that end the daemon
-};
-
-Signals BlockSignals() {
-  Signals signals;
-  sigemptyset(&signals.ending);
-  for (const int signal_number : {SIGTERM, SIGINT}) sigaddset(&signals.ending, signal_number);
-  signals.all = signals.ending;
-  sigaddset(&signals.all, SIGHUP);
-  pthread_sigmask(SIG_BLOCK, &signals.all, nullptr);
-  signal(SIGPIPE, SIG_IGN);
-  return signals;
-}
-
-// Ends the process `limit` from now, whatever hangs then (a dead network file system). Set again, it counts anew.
-void ArmWatchdog(absl::Duration limit) {
-  signal(SIGALRM, [](int) {
-    constexpr std::string_view message = "keyloadd: the shutdown hangs and is ended here\n";
-    [[maybe_unused]] const ssize_t written = write(STDERR_FILENO, message.data(), message.size());
-    _exit(kExitFailed);
-  });
-  alarm(static_cast<unsigned>(std::clamp<int64_t>(absl::ToInt64Seconds(absl::Ceil(limit, absl::Seconds(1))), 1,
-                                                  std::numeric_limits<int>::max())));
 }
 
 std::vector<std::unique_ptr<Device>> MakeDevices(const Config& config, size_t descriptors) {
@@ -152,44 +127,50 @@ int CheckConfig(const Config& config) {
   return 0;
 }
 
-// True when another signal came before `deadline`.
-bool WaitForSignal(const sigset_t& signals, absl::Duration timeout) {
-  const timespec wait = absl::ToTimespec(timeout);
-  return sigtimedwait(&signals, nullptr, &wait) > 0;
-}
-
-// Waits until no load is active and no call is open, or `grace` is over, or another signal comes.
-void WaitForCalls(const RpcServer& server, const LoaderService& service, const sigset_t& signals,
+// Waits until no load is active and no call is open, or `grace` is over, or one of `signals` comes; null: none counts.
+void WaitForCalls(const RpcServer& server, const LoaderService& service, const sigset_t* signals,
                   absl::Duration grace) {
+  constexpr absl::Duration kStep = absl::Milliseconds(20);
   const absl::Time deadline = absl::Now() + grace;
   while ((service.active_loads() > 0 || server.open_calls() > 0) && absl::Now() < deadline) {
-    if (WaitForSignal(signals, absl::Milliseconds(20))) return;
+    if (signals == nullptr) {
+      absl::SleepFor(kStep);
+    } else if (WaitForSignal(*signals, kStep)) {
+      return;
+    }
   }
 }
 
+// A reader of the log that has stopped must not keep the process.
+[[noreturn]] void EndNow(int code) {
+  FlushLog(kLogFlush);
+  std::_Exit(code);
+}
+
 void TakeDown(RpcServer& server, LoaderService& service, const sigset_t& signals, absl::Duration grace) {
-  ArmWatchdog(grace + 2 * kCancelGrace);
+  ArmWatchdog(grace + 2 * kCancelGrace, kExitFailed);
   server.BeginDrain();
-  WaitForCalls(server, service, signals, grace);
-  ArmWatchdog(2 * kCancelGrace);  // a second signal may have ended the grace early
+  WaitForCalls(server, service, &signals, grace);
+  ArmWatchdog(2 * kCancelGrace, kExitFailed);  // a second signal may have ended the grace early
   service.StopLoads();
   server.CancelCalls();
-  WaitForCalls(server, service, signals, kCancelGrace);
+  WaitForCalls(server, service, nullptr, kCancelGrace);  // more signals leave what was cancelled its time
   if (server.open_calls() > 0 || service.active_loads() > 0) {
     Log(LogLevel::kWarning, "stop",
         {{"open_calls", uint64_t{server.open_calls()}}, {"active_loads", uint64_t{service.active_loads()}}});
     server.Abandon();
-    std::_Exit(service.active_loads() > 0 ? kExitFailed : 0);
+    EndNow(service.active_loads() > 0 ? kExitFailed : 0);
   }
   server.Shutdown(absl::Now() + absl::Seconds(1));
 }
 
 // `read_config` gives the configuration as it is now.
 int Run(const Config& config, Reload::Read read_config) {
-  const Signals signals = BlockSignals();
+  const Signals signals = BlockedSignals();
   const size_t descriptors = RaiseDescriptorLimit();
   ConfigureLog(config.log_format, config.log_level);
   TakeGrpcLog();
+  StartLogThread();
   // Large tables come and go with every plan. With one arena the next plan finds the memory of the last one, pages and
   // all; by default every thread would keep its own. What is left over goes back to the system after each load.
   mallopt(M_ARENA_MAX, 1);
@@ -248,32 +229,41 @@ int Run(const Config& config, Reload::Read read_config) {
   auto measures = std::make_unique<Executor>(Executor::Options{.name = "measure", .threads = 1, .queue_limit = 16});
   // Threads that only help: who opens a checkpoint reads headers itself too, so one that hangs on a dead file system
   // stops no other.
+  auto storage = std::make_unique<StorageThreads>(StorageThreads::Options());
   HeaderCache header_cache({.max_bytes = kHeaderCacheBytes});
   auto header_readers = std::make_unique<Executor>(
       Executor::Options{.name = "header", .threads = io_threads, .queue_limit = 4 * io_threads});
   TemplateDirectories templates = config.template_dirs;
   templates.push_back(BuiltInTemplateDirectory());
-  LoaderService service(
-      {.roots = &roots,
-       .documents = &documents,
-       .registry = &registry,
-       .held = &held,
-       .loads = loads.get(),
-       .queries = queries.get(),
-       .headers = {.threads = header_readers.get(), .cache = &header_cache},
-       .templates = std::move(templates),
-       .transfer = {.devices = &devices,
-                    .io = io.get(),
-                    .workers = io_threads,
-                    .scratch = &scratch,
-                    .make_reader = [](const Shard& shard) { return MakeFileReader(shard.fd, shard.file); }},
-       .state = state.get(),
-       .metrics = &metrics});
+  LoaderService service({.roots = &roots,
+                         .documents = &documents,
+                         .registry = &registry,
+                         .held = &held,
+                         .loads = loads.get(),
+                         .queries = queries.get(),
+                         .headers = {.threads = header_readers.get(), .cache = &header_cache},
+                         .storage = storage.get(),
+                         .templates = std::move(templates),
+                         .transfer = {.devices = &devices,
+                                      .io = io.get(),
+                                      .workers = io_threads,
+                                      .scratch = &scratch,
+                                      .make_reader =
+                                          [&storage](const Shard& shard) {
+                                            return WatchReads(MakeFileReader(shard.fd, shard.file), *storage,
+                                                              shard.resolved);
+                                          },
+                                      .storage = storage.get()},
+                         .state = state.get(),
+                         .metrics = &metrics});
   metrics.SetSampler([&service, tls = (*credentials)->tls()] {
     Metrics::Sample sample = service.SampleMetrics();
     if (tls != nullptr) {
       sample.tls = {.expiry = tls->get()->not_after, .current = tls->current(), .reload_failures = tls->failures()};
     }
+    const LostLogLines lost = CountLostLogLines();
+    sample.lost_log_lines = lost.log;
+    sample.lost_audit_lines = lost.audit;
     return sample;
   });
   // However this function ends, a scrape that hangs and is left behind samples nothing that is gone.
@@ -344,9 +334,19 @@ int Run(const Config& config, Reload::Read read_config) {
   unloads.reset();
   measures.reset();
   loads.reset();
+  // Their threads end when the mount answers, which may be never.
+  if (const std::vector<StuckMount> stuck = storage->under_way(); !stuck.empty()) {
+    for (const StuckMount& mount : stuck) {
+      Log(LogLevel::kWarning, "stop", {{"stuck_mount", mount.mount}, {"operations", mount.operations}});
+    }
+    state.reset();  // another daemon may have the directory now
+    EndNow(0);
+  }
+  storage.reset();
   header_readers.reset();
   io.reset();
   Log(LogLevel::kInfo, "stop", {});
+  FlushLog(kLogFlush);
   return 0;
 }
 

@@ -82,6 +82,10 @@ std::string ServerInfoText(const v1::GetServerInfoResponse& info) {
                                     info.draining() ? ", draining" : "");
   out += "capabilities  " + absl::StrJoin(info.capabilities(), ", ") + "\n";
   out += "model roots   " + (info.roots_size() == 0 ? "none" : absl::StrJoin(info.roots(), ", ")) + "\n";
+  for (const v1::StuckStorage& stuck : info.stuck_storage()) {
+    out += absl::StrFormat("stuck mount   %s: %d operations, the oldest since %d s\n", stuck.mount(),
+                           stuck.operations(), stuck.longest().seconds());
+  }
   Table limits({{"limit"}, {"value", Table::kRight}});
   std::map<std::string, uint64_t> sorted(info.limits().begin(), info.limits().end());
   for (const auto& [name, value] : sorted) limits.AddRow({name, std::to_string(value)});

@@ -131,11 +131,35 @@ absl::Status Annotate(const absl::Status& status, std::string_view context, cons
   return annotated;
 }
 
+namespace {
+
+// What the same call would say again is no IO_ERROR, which clients repeat by themselves.
+Reason ErrnoReason(int error) {
+  switch (error) {
+    case ENOENT:
+    case ENOTDIR:
+    case ELOOP:         // a link that leads to itself
+    case ENAMETOOLONG:  // no file has such a name
+      return Reason::kCheckpointNotFound;
+    case EACCES:
+    case EPERM:
+      return Reason::kPathNotReadable;
+    case EIO:
+    case EBADMSG:  // a checksum of the file system does not fit
+    case EUCLEAN:  // its structure is broken
+    case ENODATA:  // a sector cannot be read
+    case EILSEQ:   // a checksum of the disk does not fit
+      return Reason::kCheckpointCorrupt;
+    default:
+      return Reason::kIoError;
+  }
+}
+
+}  // namespace
+
 absl::Status ErrnoToStatus(int error, std::string_view operation, std::string_view path) {
-  Reason reason = Reason::kIoError;
-  if (error == ENOENT || error == ENOTDIR) reason = Reason::kCheckpointNotFound;
-  if (error == EACCES || error == EPERM) reason = Reason::kPathNotReadable;
-  return MakeError(reason, StrCat(path, ": ", operation, ": ", std::strerror(error)), {{"file", std::string(path)}});
+  return MakeError(ErrnoReason(error), StrCat(path, ": ", operation, ": ", std::strerror(error)),
+                   {{"file", std::string(path)}});
 }
 
 }  // namespace keyload

@@ -85,8 +85,9 @@ absl::Status TooManyWaiting();
 // `status` with `context` before its message and `metadata` added to its own; OK stays OK.
 absl::Status Annotate(const absl::Status& status, std::string_view context, const ErrorMetadata& metadata = {});
 
-// Translates errno of a failed call on `path`: ENOENT and ENOTDIR to CHECKPOINT_NOT_FOUND, EACCES and EPERM to
-// PATH_NOT_READABLE, anything else to IO_ERROR. `operation` is the call's name.
+// Translates errno of a failed call on `path`: ENOENT, ENOTDIR, ELOOP and ENAMETOOLONG to CHECKPOINT_NOT_FOUND, EACCES
+// and EPERM to PATH_NOT_READABLE, EIO and others that mean damage to CHECKPOINT_CORRUPT, anything else to IO_ERROR,
+// which may pass. `operation` is the call's name.
 absl::Status ErrnoToStatus(int error, std::string_view operation, std::string_view path);
 
 }  // namespace keyload

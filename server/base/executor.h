@@ -10,7 +10,8 @@
 
 namespace keyload {
 
-// A fixed number of threads and a bounded queue of tasks, run first in, first out. Thread-safe.
+// Threads and a bounded queue of tasks, run first in, first out. As many tasks run at a time as there are threads, and
+// one more for each that has given its PoolTurn up, on a spare thread. Thread-safe.
 class Executor {
  public:
   struct Options {
@@ -24,18 +25,25 @@ class Executor {
 
   // Queues `task`; false when the queue is full. Never blocks.
   [[nodiscard]] bool TrySubmit(absl::AnyInvocable<void()> task);
-  size_t threads() const { return threads_.size(); }
+  size_t threads() const { return turns_; }  // without the spare ones
   size_t queued() const;
 
  private:
+  class Turn;
+
+  void Start() ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
   void Work();
 
+  const std::string name_;
+  const size_t turns_;
   const size_t queue_limit_;
   mutable Mutex mutex_;
   CondVar ready_;
   std::deque<absl::AnyInvocable<void()>> queue_ ABSL_GUARDED_BY(mutex_);
   bool stopping_ ABSL_GUARDED_BY(mutex_) = false;
-  std::vector<std::thread> threads_;  // constant after construction
+  size_t running_ ABSL_GUARDED_BY(mutex_) = 0;  // tasks that have a turn
+  size_t waiting_ ABSL_GUARDED_BY(mutex_) = 0;  // tasks that have given theirs up
+  std::vector<std::thread> threads_ ABSL_GUARDED_BY(mutex_);
 };
 
 }  // namespace keyload

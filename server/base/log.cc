@@ -1,10 +1,6 @@
 #include "server/base/log.h"
 
-#include <spdlog/sinks/stdout_sinks.h>
-#include <spdlog/spdlog.h>
-
 #include <atomic>
-#include <memory>
 #include <nlohmann/json.hpp>
 
 #include "absl/strings/str_format.h"
@@ -12,6 +8,7 @@
 #include "absl/time/time.h"
 
 #include "server/base/error.h"
+#include "server/base/log_streams.h"
 #include "server/base/strings.h"
 
 namespace keyload {
@@ -19,13 +16,10 @@ namespace {
 
 std::atomic<LogFormat> log_format = LogFormat::kText;
 
-spdlog::logger& Logger() {
-  static const std::shared_ptr<spdlog::logger> logger = [] {
-    auto made = spdlog::stderr_logger_mt("keyload");
-    made->set_pattern("%v");
-    return made;
-  }();
-  return *logger;
+// The two streams of lines, which never go: a thread may log as long as there is one.
+LogStreams& Streams() {
+  static auto* const streams = new LogStreams();
+  return *streams;
 }
 
 constexpr std::string_view LevelName(LogLevel level) {
@@ -58,9 +52,7 @@ struct Render {
   }
 };
 
-void Write(spdlog::level::level_enum severity, LogLevel level, std::string_view event,
-           const std::vector<LogField>& fields) {
-  if (!Logger().should_log(severity)) return;
+std::string Line(LogLevel level, std::string_view event, const std::vector<LogField>& fields) {
   const bool json = log_format == LogFormat::kJson;
   const std::string now = absl::FormatTime("%Y-%m-%dT%H:%M:%E3SZ", absl::Now(), absl::UTCTimeZone());
   std::string line =
@@ -75,7 +67,11 @@ void Write(spdlog::level::level_enum severity, LogLevel level, std::string_view 
     }
   }
   if (json) line += "}";
-  Logger().log(severity, spdlog::string_view_t(line.data(), line.size()));
+  return line;
+}
+
+std::string LostLine(std::string_view kind, uint64_t lines) {
+  return Line(LogLevel::kWarning, "log lines lost", {{"kind", std::string(kind)}, {"lines", lines}});
 }
 
 std::string Bounded(std::string_view text) {
@@ -93,11 +89,18 @@ std::string JsonString(std::string_view text) {
 
 void ConfigureLog(LogFormat format, LogLevel level) {
   log_format = format;
-  Logger().set_level(SpdlogLevel(level));
+  Streams().set_level(SpdlogLevel(level));
 }
 
+void StartLogThread() { Streams().StartThread(LostLine); }
+
+bool FlushLog(absl::Duration timeout) { return Streams().Flush(timeout); }
+
+LostLogLines CountLostLogLines() { return {.log = Streams().lost_lines(), .audit = Streams().lost_audits()}; }
+
 void Log(LogLevel level, std::string_view event, const std::vector<LogField>& fields) {
-  Write(SpdlogLevel(level), level, event, fields);
+  const spdlog::level::level_enum severity = SpdlogLevel(level);
+  if (Streams().ShouldLog(severity)) Streams().Log(severity, Line(level, event, fields));
 }
 
 void Log(LogLevel level, std::string_view event, std::vector<LogField> fields, const Caller* caller) {
@@ -123,7 +126,7 @@ void Audit(const AuditEntry& entry, const Caller& caller) {
     if (ReasonCode(reason) == entry.status.code()) add("reason", ReasonName(reason));  // else it was made elsewhere
   }
   add("traceparent", caller.traceparent);
-  Write(spdlog::level::critical, LogLevel::kInfo, "audit", fields);  // critical: no level of the log is above it
+  Streams().Audit(Line(LogLevel::kInfo, "audit", fields));
 }
 
 }  // namespace keyload

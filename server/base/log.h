@@ -7,6 +7,7 @@
 #include <vector>
 
 #include "absl/status/status.h"
+#include "absl/time/time.h"
 #include "server/base/request_context.h"
 
 namespace keyload {
@@ -14,6 +15,12 @@ namespace keyload {
 // Log lines on standard error through spdlog. A line is an event name and named fields, written either as
 // `2026-01-02T03:04:05.678Z info load outcome=COMPLETE bytes=12` or as one JSON object per line with the same names.
 // Thread-safe; so is ConfigureLog, which may be called again.
+//
+// Until StartLogThread each line is on standard error when its call returns. From then on that is so while standard
+// error takes lines at once. Where it does not, a call puts its line into a queue, which a thread writes, and never
+// waits: a reader of the log that stops cannot stop the daemon. A queue that is full loses its oldest lines; they are
+// counted, and a line `log lines lost` stands in their place. The lines of audits have a larger queue of their own, so
+// that no flood of other lines pushes them out.
 
 using LogValue = std::variant<std::string, uint64_t, int64_t, double, bool>;
 struct LogField {
@@ -25,6 +32,19 @@ enum class LogLevel { kDebug, kInfo, kWarning, kError };
 enum class LogFormat { kText, kJson };
 
 void ConfigureLog(LogFormat format, LogLevel level);
+
+// Once, before other threads log.
+void StartLogThread();
+// Waits until the lines so far are written, or lost; at most `timeout`. False: some are still in the queue.
+bool FlushLog(absl::Duration timeout);
+
+// Lines that nobody can read any more, since the start.
+struct LostLogLines {
+  uint64_t log = 0;
+  uint64_t audit = 0;
+};
+LostLogLines CountLostLogLines();
+
 void Log(LogLevel level, std::string_view event, const std::vector<LogField>& fields);
 // The same for what `caller` has asked for: `traceparent` follows the fields, if it has one. Null: nobody asked.
 void Log(LogLevel level, std::string_view event, std::vector<LogField> fields, const Caller* caller);

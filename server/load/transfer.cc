@@ -24,9 +24,14 @@ std::vector<std::shared_ptr<ShardReader>> OpenReaders(const LoadPlan& plan, cons
   return readers;
 }
 
-absl::Status CheckFilesRead(const CheckpointIndex& index, const std::vector<std::shared_ptr<ShardReader>>& readers) {
+absl::Status CheckFilesRead(const CheckpointIndex& index, const std::vector<std::shared_ptr<ShardReader>>& readers,
+                            StorageThreads* storage) {
   for (size_t i = 0; i < readers.size(); ++i) {
-    if (readers[i] != nullptr) KEYLOAD_RETURN_IF_ERROR(CheckUnchanged(index.shards()[i], "while it was read"));
+    if (readers[i] == nullptr) continue;
+    const Shard& shard = index.shards()[i];
+    const StorageThreads::Operation touching(storage, storage == nullptr ? "" : storage->MountNamed(shard.resolved),
+                                             StorageThreads::Operation::Kind::kTouches);
+    KEYLOAD_RETURN_IF_ERROR(CheckUnchanged(shard, "while it was read"));
   }
   return absl::OkStatus();
 }
@@ -69,19 +74,25 @@ absl::StatusOr<TransferResult> Transfer(const LoadPlan& plan, const CheckpointIn
                                         const RequestContext& context, ProgressFunction progress, LoadReport& report) {
   TransferResult result = {.segments = std::move(segments), .readers = {}, .equal_duplicates = {}, .conflicts = {}};
   result.readers = OpenReaders(plan, index, resources.make_reader);
+  // A mount that does not answer holds up this thread and those that read.
+  const std::string mount = resources.storage == nullptr || plan.extents.empty()
+                                ? std::string()
+                                : resources.storage->MountNamed(index.shards()[plan.extents.front().shard].resolved);
+  const StorageThreads::Operation waiting(mount.empty() ? nullptr : resources.storage, mount,
+                                          StorageThreads::Operation::Kind::kWaits);
   TransferRun run(plan, resources, context, result.segments, result.readers);
   const absl::Status status = run.Run(progress);
   run.Measure(index, report);
   if (!status.ok()) {
     // A reader meets a file that shrank as a truncated one; what happened is that it changed.
-    const absl::Status unchanged = CheckFilesRead(index, result.readers);
+    const absl::Status unchanged = CheckFilesRead(index, result.readers, resources.storage);
     return ErrorReason(status) == Reason::kCheckpointTruncated && !unchanged.ok() ? unchanged : status;
   }
   ReadCounts compared;
   KEYLOAD_RETURN_IF_ERROR(CompareTiedCopies(plan, context, result, compared));
   report.bytes.read += compared.read;
   report.bytes.cached += compared.cached;
-  KEYLOAD_RETURN_IF_ERROR(CheckFilesRead(index, result.readers));
+  KEYLOAD_RETURN_IF_ERROR(CheckFilesRead(index, result.readers, resources.storage));
   report.bytes.mapped = plan.mapped_bytes;
   return result;
 }

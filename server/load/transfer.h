@@ -15,6 +15,7 @@
 #include "server/device/device.h"
 #include "server/io/byte_budget.h"
 #include "server/io/shard_reader.h"
+#include "server/io/storage_threads.h"
 #include "server/plan/load_plan.h"
 #include "server/report/load_report.h"
 #include "server/store/resident_model.h"
@@ -43,6 +44,7 @@ struct TransferResources {
   size_t cold_workers = 8;  // the same while bytes come from a disk: as many reads are on their way to it
   ByteBudget* scratch = nullptr;
   ReaderFactory make_reader;
+  StorageThreads* storage = nullptr;  // where transfers that wait for a mount are noted; null: nowhere
 
   size_t WarmWorkers() const { return workers > 0 ? workers : io->threads(); }
   size_t MostWorkers() const { return std::max(WarmWorkers(), cold_workers); }

@@ -57,6 +57,9 @@ std::vector<std::string> RefusalLabels() {
 
 enum class BytePath { kRead, kCached, kMapped };
 enum class MapChange { kSet, kDelete };
+enum class LogKind { kLog, kAudit };
+
+constexpr size_t kMostMounts = 16;  // that have a label of their own
 
 }  // namespace
 
@@ -167,10 +170,22 @@ class Metrics::Page : public prometheus::Collectable {
     for (const auto& [state, count] : sample.models) {
       models_.Set({{"state", absl::AsciiStrToLower(ToAbsl(state))}}, static_cast<double>(count));
     }
+    SetTotal(log_lines_lost_[Index(LogKind::kLog)], sample.lost_log_lines);
+    SetTotal(log_lines_lost_[Index(LogKind::kAudit)], sample.lost_audit_lines);
+    for (auto& [mount, count] : stuck_) count = 0;
+    for (const auto& [mount, count] : sample.stuck_storage) {
+      const bool has_label = stuck_.contains(mount) || stuck_.size() < kMostMounts;
+      stuck_[has_label ? mount : std::string(kOtherLabel)] += count;
+    }
+    for (const auto& [mount, count] : stuck_) storage_stuck_.Set({{"mount", mount}}, static_cast<double>(count));
     if (!sample.tls) return;
     tls_expiry_.Set(absl::ToDoubleSeconds(sample.tls->expiry - absl::UnixEpoch()));
     tls_current_.Set(sample.tls->current ? 1 : 0);
-    tls_reload_failures_.Increment(static_cast<double>(sample.tls->reload_failures) - tls_reload_failures_.Value());
+    SetTotal(tls_reload_failures_, sample.tls->reload_failures);
+  }
+
+  static void SetTotal(prometheus::Counter& counter, uint64_t total) {
+    counter.Increment(static_cast<double>(total) - counter.Value());
   }
 
   prometheus::Gauge& inflight_loads_ = MakeGauge(registry, "keyload_inflight_loads", "Loads that wait or run now.");
@@ -198,8 +213,18 @@ class Metrics::Page : public prometheus::Collectable {
       MakeCounter(registry, "keyload_tls_reload_failures_total",
                   "New certificates that could not be used; the last good one stays.");
 
+  LabelledCounters log_lines_lost_{registry,
+                                   "keyload_log_lines_lost_total",
+                                   "Lines of the log that nobody can read: its reader was too slow, or gone.",
+                                   "kind",
+                                   {"log", "audit"}};
+  mutable LabelledGauges storage_stuck_{
+      registry, "keyload_storage_operations_stuck",
+      "Operations on files that have not ended for two seconds, by mount; only mounts that had some."};
+
   mutable Mutex mutex_;  // held while a sampler is called
   Sampler sampler_ ABSL_GUARDED_BY(mutex_);
+  mutable std::map<std::string, uint64_t> stuck_ ABSL_GUARDED_BY(mutex_) = {{"/", 0}};  // by the label of a mount
 };
 
 Metrics::Metrics(const Options& options) : page_(std::make_shared<Page>(options)) {}

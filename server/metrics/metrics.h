@@ -22,7 +22,7 @@ class Collectable;
 namespace keyload {
 
 // What the daemon counts and shows to Prometheus; docs/metrics.md has the table. Every family, and every label value
-// that is known beforehand, is there from the start with 0. No label holds a model's name, a path or a key.
+// that is known beforehand, is there from the start with 0. No label holds a model's name, its path or a key.
 // Thread-safe; what records an event takes no lock that a scrape holds for long, and never blocks.
 class Metrics {
  public:
@@ -80,6 +80,9 @@ class Metrics {
     std::vector<DeviceMemory> devices;
     std::vector<std::pair<std::string_view, uint64_t>> models;  // number per state; the state's name is static
     std::optional<TlsCertificate> tls;                          // absent without TLS
+    uint64_t lost_log_lines = 0;                                // that nobody read in time, since the start
+    uint64_t lost_audit_lines = 0;
+    std::vector<std::pair<std::string, uint64_t>> stuck_storage;  // operations that do not end, per mount, no others
   };
   using Sampler = std::function<Sample()>;
   // `sampler` is called now, and at each scrape, on the scrape's thread, until it is replaced: when this returns the

@@ -135,6 +135,12 @@ grpc::ServerUnaryReactor* ModelLoaderServiceImpl::GetServerInfo(grpc::CallbackSe
   for (const std::string& root : rpc_.service->roots()->roots()) response->add_roots(ToUtf8(root));
   *response->mutable_start_time() = TimeUtil::NanosecondsToTimestamp(absl::ToUnixNanos(start_time_));
   response->set_draining(rpc_.service->draining());
+  for (const StuckMount& mount : rpc_.service->StuckStorage()) {
+    v1::StuckStorage& stuck = *response->add_stuck_storage();
+    stuck.set_mount(ToUtf8(mount.mount));
+    stuck.set_operations(mount.operations);
+    *stuck.mutable_longest() = TimeUtil::NanosecondsToDuration(absl::ToInt64Nanoseconds(mount.longest));
+  }
   return FinishNow(context, absl::OkStatus());
 }
 

@@ -28,38 +28,48 @@ std::string WarningFrom(const absl::Status& status) {
 
 }  // namespace
 
-absl::StatusOr<std::shared_ptr<const Manifest>> FindManifest(const ExpectedSpec& expected, const ModelRoots& roots,
-                                                             DocumentStore& documents) {
+absl::StatusOr<std::shared_ptr<const Manifest>> FindManifest(const ExpectedSpec& expected, const KeySources& sources,
+                                                             const RequestContext& context) {
+  DocumentStore& documents = sources.documents;
   if (expected.manifest != nullptr) return expected.manifest;
   if (!expected.manifest_digest.empty()) return documents.FindManifest(expected.manifest_digest);
   if (expected.manifest_path.empty()) return nullptr;
-  KEYLOAD_ASSIGN_OR_RETURN(const OpenedPath file, roots.Open(expected.manifest_path));
-  if (file.is_directory)
-    return MakeError(Reason::kBadRequest, StrCat(expected.manifest_path, " is a directory, not a manifest"));
-  KEYLOAD_ASSIGN_OR_RETURN(const std::string bytes,
-                           ReadWholeFile(file.fd.get(), file.resolved, documents.options().max_document_bytes));
+  const auto read = [roots = sources.roots, path = expected.manifest_path,
+                     most = documents.options().max_document_bytes]() -> absl::StatusOr<std::string> {
+    KEYLOAD_ASSIGN_OR_RETURN(const OpenedPath file, roots->Open(path));
+    if (file.is_directory) return MakeError(Reason::kBadRequest, StrCat(path, " is a directory, not a manifest"));
+    return ReadWholeFile(file.fd.get(), file.resolved, most);
+  };
+  KEYLOAD_ASSIGN_OR_RETURN(const std::string bytes, sources.Touch(expected.manifest_path, context, read));
   KEYLOAD_ASSIGN_OR_RETURN(const DocumentStore::Stored stored, documents.AddManifest(bytes));
   return stored.manifest;
 }
 
 absl::StatusOr<ExpectedKeys> FindExpectedKeys(const LoadSpec& spec, const CheckpointIndex& index,
-                                              const ModelRoots& roots, const TemplateDirectories& templates,
+                                              const KeySources& sources, const RequestContext& context,
                                               PhaseClock& clock) {
   const bool demanded = spec.expected.from == ExpectedSpec::From::kConfig;
   if (spec.expected.from == ExpectedSpec::From::kCheckpoint || (!demanded && !AreModelWeights(index)))
     return ExpectedKeys();
   const std::string path = StrCat(spec.source.path, "/config.json");
-  const absl::StatusOr<OpenedPath> file = roots.Open(path);
+  struct ConfigFile {
+    absl::StatusOr<std::string> json;
+  };
+  const auto read = [roots = sources.roots, path]() -> absl::StatusOr<ConfigFile> {
+    KEYLOAD_ASSIGN_OR_RETURN(const OpenedPath file, roots->Open(path));
+    return ConfigFile{.json = ReadWholeFile(file.fd.get(), path, kMaxConfigBytes)};
+  };
+  const absl::StatusOr<ConfigFile> file = sources.Touch(path, context, read);
   if (!file.ok()) {
     const bool absent = ErrorReason(file.status()) == Reason::kCheckpointNotFound;
     if (demanded) return absent ? Annotate(file.status(), "expected keys from config.json") : file.status();
     return ExpectedKeys{.manifest = nullptr, .warning = absent ? "" : WarningFrom(file.status())};
   }
   clock.Enter("expected");
-  const absl::StatusOr<std::string> json = ReadWholeFile(file->fd.get(), path, kMaxConfigBytes);
+  const absl::StatusOr<std::string>& json = file->json;
   const absl::StatusOr<ConfigValue> config = json.ok() ? ParseConfigJson(*json, path) : json.status();
   absl::StatusOr<std::shared_ptr<const Manifest>> manifest =
-      config.ok() ? DeriveManifest(*config, path, templates) : config.status();
+      config.ok() ? DeriveManifest(*config, path, sources.templates) : config.status();
   if (manifest.ok()) return ExpectedKeys{.manifest = *std::move(manifest), .from = ExpectedFrom::kConfig};
   // One that no template knows is for another program; one that is broken, or contradicts its template, is for nobody.
   if (demanded || ErrorReason(manifest.status()) != Reason::kConfigNotSupported) return manifest.status();

@@ -9,15 +9,15 @@
 #include "server/keys/manifest.h"
 #include "server/report/load_report.h"
 #include "server/report/phase_clock.h"
-#include "server/service/document_store.h"
+#include "server/service/key_sources.h"
 #include "server/service/load_spec.h"
 
 namespace keyload {
 
 // The manifest that the request names, or null. Blocks on a file of the server. DOCUMENT_NOT_FOUND, DOCUMENT_TOO_LARGE,
-// MANIFEST_INVALID, and what ModelRoots::Open returns.
-absl::StatusOr<std::shared_ptr<const Manifest>> FindManifest(const ExpectedSpec& expected, const ModelRoots& roots,
-                                                             DocumentStore& documents);
+// MANIFEST_INVALID, and what ModelRoots::Open and StorageThreads::Run return.
+absl::StatusOr<std::shared_ptr<const Manifest>> FindManifest(const ExpectedSpec& expected, const KeySources& sources,
+                                                             const RequestContext& context);
 
 struct ExpectedKeys {
   std::shared_ptr<const Manifest> manifest;  // null: what the checkpoint has
@@ -31,7 +31,7 @@ struct ExpectedKeys {
 // there is a config.json. Blocks on small files. CHECKPOINT_NOT_FOUND: no config.json where one is needed;
 // CONFIG_INVALID, CONFIG_NOT_SUPPORTED, TEMPLATE_INVALID.
 absl::StatusOr<ExpectedKeys> FindExpectedKeys(const LoadSpec& spec, const CheckpointIndex& index,
-                                              const ModelRoots& roots, const TemplateDirectories& templates,
+                                              const KeySources& sources, const RequestContext& context,
                                               PhaseClock& clock);
 
 }  // namespace keyload

@@ -135,7 +135,7 @@ absl::StatusOr<PreparedPlan> PrepareExtension(const LoadSpec& spec, const Prepar
   part = Renumber(std::move(part), model.content().devices);
   clock.Enter("plan");
   PreparedPlan result;
-  result.added = BuildLoadPlan(*prepared.keys, part_input, part, PlanOptionsOf(spec));
+  result.added = BuildLoadPlan(*prepared.keys, part_input, part, PlanOptionsOf(spec, prepared));
   result.plan = Join(*model.content().plan, *result.added);
   KEYLOAD_ASSIGN_OR_RETURN(result.placement, JoinPlacements(input, model, part_input, part));
   LoadReport part_report = MakePlanReport(spec, prepared, part_input, part, *result.added, devices, node);

@@ -4,6 +4,7 @@
 #include <utility>
 
 #include "absl/strings/numbers.h"
+#include "absl/strings/str_format.h"
 #include "server/base/error.h"
 #include "server/base/log.h"
 #include "server/base/strings.h"
@@ -16,6 +17,7 @@ namespace keyload {
 namespace {
 
 constexpr std::string_view kModels = "models";
+constexpr std::string_view kExtensions = "extensions";  // named by model and generation
 constexpr std::string_view kLoads = "loads";
 constexpr std::string_view kMaps = "maps";
 constexpr std::string_view kRuns = "runs";
@@ -23,18 +25,38 @@ constexpr std::string_view kFirstNumber = "first_number";
 // A run has this many numbers to itself before the next one's could meet them; loads that ran when a daemon was killed
 // left no record.
 constexpr uint64_t kNumbersOfARun = 1'000'000;
+constexpr size_t kMostUnwritten = 16 << 20;  // bytes per model that wait for a disk which takes records again
 
 // Errors of the disk cost no request.
 void LogFailure(const absl::Status& status, const Caller* caller = nullptr) {
   if (!status.ok()) Log(LogLevel::kError, "state not kept", {{"reason", std::string(status.message())}}, caller);
 }
 
+// No name of a model has a plus sign. Their order is that of the generations.
+std::string ExtensionName(std::string_view model, uint64_t generation) {
+  return absl::StrFormat("%s+%020d", model, generation);
+}
+
 }  // namespace
 
+KeptState::KeptState(StateDirectory directory, const StateCodec& codec)
+    : directory_(std::move(directory)), codec_(codec) {
+  writer_ = std::thread([this] { WriteReports(); });
+}
+
+KeptState::~KeptState() {
+  {
+    MutexLock lock(reports_mutex_);
+    ending_ = true;
+    reports_changed_.NotifyAll();
+  }
+  writer_.join();
+}
+
 absl::StatusOr<std::unique_ptr<KeptState>> KeptState::Open(const std::string& path, const StateCodec& codec) {
-  KEYLOAD_ASSIGN_OR_RETURN(
-      StateDirectory directory,
-      StateDirectory::Open(path, {std::string(kModels), std::string(kLoads), std::string(kMaps), std::string(kRuns)}));
+  KEYLOAD_ASSIGN_OR_RETURN(StateDirectory directory,
+                           StateDirectory::Open(path, {std::string(kModels), std::string(kExtensions),
+                                                       std::string(kLoads), std::string(kMaps), std::string(kRuns)}));
   std::unique_ptr<KeptState> state(new KeptState(std::move(directory), codec));
   KEYLOAD_RETURN_IF_ERROR(state->ReadAll());
   KEYLOAD_RETURN_IF_ERROR(state->BeginRun());
@@ -65,9 +87,12 @@ absl::Status KeptState::ReadAll() {
   KEYLOAD_RETURN_IF_ERROR(read(
       kModels, [this](std::string_view bytes) { return codec_.ReadModel(bytes); },
       [this](const std::string& name, const KeptModel& model) {
-        before_.models.push_back(name);
+        before_.models.push_back({.name = name, .path = model.requests.front().source.path});
         last_generation_ = std::max(last_generation_, model.generation);
+        MutexLock lock(models_mutex_);
+        models_[name].generation = model.generation;  // until all its extensions are found
       }));
+  KEYLOAD_RETURN_IF_ERROR(ReadExtensions());
   KEYLOAD_RETURN_IF_ERROR(read(
       kLoads, [this](std::string_view bytes) { return codec_.ReadLoad(bytes); },
       [this](const std::string& /*name*/, KeptLoad load) { before_.loads.push_back(std::move(load)); }));
@@ -101,47 +126,129 @@ absl::Status KeptState::BeginRun() {
   return MakeError(Reason::kBadRequest, StrCat("cannot keep state: ", written.message()));
 }
 
-// What is not as it should be is better not there: a record of before would bring back what is no more.
-void KeptState::Put(std::string_view kind, std::string_view name, std::string_view bytes, const Caller* caller) {
-  const absl::Status written = directory_.Write(kind, name, bytes);
-  if (written.ok()) return;
-  LogFailure(written, caller);
-  LogFailure(directory_.Remove(kind, name), caller);
+// Those that are older than their model, or have none, belong to one that was replaced or unloaded: the daemon was
+// killed before it removed them.
+absl::Status KeptState::ReadExtensions() {
+  KEYLOAD_ASSIGN_OR_RETURN(const std::vector<std::string> names, directory_.Names(kExtensions));
+  std::vector<std::string> stale;
+  MutexLock lock(models_mutex_);
+  for (const std::string& name : names) {
+    const std::string model_name = name.substr(0, name.find('+'));
+    const auto model = models_.find(model_name);
+    uint64_t generation = 0;
+    const bool is_named = absl::SimpleAtoi(name.substr(model_name.size()), &generation);
+    if (is_named && model == models_.end()) {
+      const Reason why = ErrorReason(directory_.Read(kModels, model_name).status());
+      if (why == Reason::kCheckpointNotFound) stale.push_back(name);
+      continue;  // else the model may be readable the next time
+    }
+    if (is_named && generation <= model->second.generation) {
+      stale.push_back(name);
+      continue;
+    }
+    const absl::StatusOr<std::string> bytes = directory_.Read(kExtensions, name);
+    if (!bytes.ok() && ErrorReason(bytes.status()) != Reason::kCheckpointCorrupt) {
+      Log(LogLevel::kError, "state not read", {{"reason", std::string(bytes.status().message())}});
+      continue;  // it may be readable the next time
+    }
+    const absl::Status parsed = !bytes.ok() ? bytes.status() : codec_.ReadModel(*bytes).status();
+    if (!is_named || !parsed.ok()) {
+      directory_.SetAside(kExtensions, name, is_named ? parsed : MakeError(Reason::kInternal, "no name of a record"));
+      continue;
+    }
+    model->second.extensions.push_back(name);
+    last_generation_ = std::max(last_generation_, generation);
+  }
+  for (auto& [name, records] : models_) records.generation = 0;
+  LogFailure(directory_.Forget(kExtensions, stale));
+  return absl::OkStatus();
+}
+
+void KeptState::RemoveModel(std::string_view name, const Caller* caller) {
+  LogFailure(directory_.Remove(kModels, name), caller);  // first: what is left of a model without it is nothing
+  const auto records = models_.find(ToAbsl(name));
+  if (records == models_.end()) return;
+  LogFailure(directory_.Forget(kExtensions, records->second.extensions), caller);
+  models_.erase(records);
 }
 
 void KeptState::KeepModel(const LoadSpec& spec, uint64_t generation, bool extends, const Caller* caller) {
-  std::string record;
   MutexLock lock(models_mutex_);
-  if (extends) {
-    const absl::StatusOr<std::string> before = directory_.Read(kModels, spec.model);
-    // Without the first request the others make no model.
-    if (!before.ok()) return LogFailure(before.status(), caller);
-    record = *before;
+  if (extends) return KeepExtension(spec, generation, caller);
+  const absl::Status written = directory_.Write(kModels, spec.model, codec_.WriteModel(spec, generation, extends));
+  if (!written.ok()) {
+    LogFailure(written, caller);
+    return RemoveModel(spec.model, caller);  // it would bring back what this model replaces
   }
-  record += codec_.WriteModel(spec, generation, extends);
-  generations_[spec.model] = generation;
-  Put(kModels, spec.model, record, caller);
+  ModelRecords& records = models_[spec.model];
+  const std::vector<std::string> before = std::move(records.extensions);
+  records = {.generation = generation, .extensions = {}, .unwritten = ""};
+  LogFailure(directory_.Forget(kExtensions, before), caller);
+}
+
+void KeptState::KeepExtension(const LoadSpec& spec, uint64_t generation, const Caller* caller) {
+  const auto found = models_.find(spec.model);
+  if (found == models_.end()) {
+    return LogFailure(MakeError(Reason::kIoError, StrCat("model ", spec.model, " itself could not be kept")), caller);
+  }
+  ModelRecords& records = found->second;
+  records.generation = generation;
+  std::string bytes = std::exchange(records.unwritten, "") + codec_.WriteModel(spec, generation, /*extends=*/true);
+  const std::string name = ExtensionName(spec.model, generation);
+  const absl::Status written = directory_.Write(kExtensions, name, bytes);
+  LogFailure(written, caller);
+  if (written.ok()) {
+    records.extensions.push_back(name);
+  } else if (bytes.size() <= kMostUnwritten) {
+    records.unwritten = std::move(bytes);
+  }
 }
 
 void KeptState::DropModel(std::string_view name, uint64_t generation, const Caller* caller) {
   if (!IsModelName(name)) return;  // of no file either
   MutexLock lock(models_mutex_);
-  const auto written = generations_.find(ToAbsl(name));
-  if (written != generations_.end() && written->second > generation) return;
-  LogFailure(directory_.Remove(kModels, name), caller);
-  generations_.erase(ToAbsl(name));
+  const auto records = models_.find(ToAbsl(name));
+  if (records != models_.end() && records->second.generation > generation) return;
+  RemoveModel(name, caller);
 }
 
 absl::StatusOr<KeptModel> KeptState::ReadModel(std::string_view name) const {
-  absl::StatusOr<std::string> bytes;
+  std::string record;
   {
     MutexLock lock(models_mutex_);
-    bytes = directory_.Read(kModels, name);
+    KEYLOAD_ASSIGN_OR_RETURN(record, directory_.Read(kModels, name));
+    const auto records = models_.find(ToAbsl(name));
+    if (records != models_.end()) {
+      for (const std::string& extension : records->second.extensions) {
+        const absl::StatusOr<std::string> bytes = directory_.Read(kExtensions, extension);
+        if (bytes.ok()) record += *bytes;
+        if (!bytes.ok()) Log(LogLevel::kError, "state not read", {{"reason", std::string(bytes.status().message())}});
+      }
+    }
   }
-  KEYLOAD_RETURN_IF_ERROR(bytes.status());
-  KEYLOAD_ASSIGN_OR_RETURN(KeptModel model, codec_.ReadModel(*bytes));
+  KEYLOAD_ASSIGN_OR_RETURN(KeptModel model, codec_.ReadModel(record));
   model.name = name;
   return model;
+}
+
+void KeptState::KeepLoadSoon(const KeptLoad& load) {
+  StateDirectory::Record record = {load.identity.load, codec_.WriteLoad(load)};
+  MutexLock lock(reports_mutex_);
+  reports_.push_back(std::move(record));
+  reports_changed_.NotifyAll();
+}
+
+void KeptState::WriteReports() {
+  while (true) {
+    std::vector<StateDirectory::Record> reports;
+    {
+      MutexLock lock(reports_mutex_);
+      while (reports_.empty() && !ending_) reports_changed_.Wait(reports_mutex_);
+      if (reports_.empty()) return;
+      reports.swap(reports_);
+    }
+    LogFailure(directory_.WriteAll(kLoads, reports));
+  }
 }
 
 void KeptState::KeepLoad(const KeptLoad& load, const Caller* caller) {
@@ -149,14 +256,23 @@ void KeptState::KeepLoad(const KeptLoad& load, const Caller* caller) {
 }
 
 void KeptState::DropLoads(const std::vector<std::string>& names) {
-  for (const std::string& name : names) LogFailure(directory_.Remove(kLoads, name));
+  if (names.empty()) return;
+  {
+    MutexLock lock(reports_mutex_);
+    std::erase_if(reports_, [&](const StateDirectory::Record& record) {
+      return std::find(names.begin(), names.end(), record.name) != names.end();
+    });
+  }
+  LogFailure(directory_.Forget(kLoads, names));
 }
 
 void KeptState::SyncMap(const DeviceMapTable& maps, std::string_view name, const Caller* caller) {
   MutexLock lock(maps_mutex_);  // so that of two changes the later one is what is left
   const absl::StatusOr<NamedDeviceMap> map = maps.Get(name);
-  if (map.ok()) return Put(kMaps, name, codec_.WriteMap(*map), caller);
-  LogFailure(directory_.Remove(kMaps, name), caller);
+  const absl::Status written = map.ok() ? directory_.Write(kMaps, name, codec_.WriteMap(*map)) : map.status();
+  if (written.ok()) return;
+  if (map.ok()) LogFailure(written, caller);
+  LogFailure(directory_.Remove(kMaps, name), caller);  // a map that was changed is better gone than as it was
 }
 
 absl::StatusOr<LoadSpec> WithDocuments(LoadSpec spec, DocumentStore& documents) {

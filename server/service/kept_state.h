@@ -4,6 +4,7 @@
 #include <memory>
 #include <string>
 #include <string_view>
+#include <thread>
 #include <utility>
 #include <vector>
 
@@ -47,19 +48,26 @@ class StateCodec {
   virtual absl::StatusOr<NamedDeviceMap> ReadMap(std::string_view bytes) const = 0;
 };
 
-// What a daemon remembers over a restart, in files. Every change is on the disk when its call returns. A change that
-// cannot be written is logged and no error of the request that made it: the daemon serves from memory. Blocks on files,
-// and holds its locks meanwhile. `caller` is named in the log; null: nobody asked. Thread-safe.
+// What a daemon remembers over a restart, in files. Every change is on the disk when its call returns, except where a
+// function says otherwise. A change that cannot be written is logged and no error of the request that made it: the
+// daemon serves from memory. What was kept before stays when it is still true, and is removed when it is not. Blocks on
+// files, and holds its locks meanwhile. `caller` is named in the log; null: nobody asked. Thread-safe.
 class KeptState {
  public:
+  ~KeptState();
+
   // A record that makes no sense is set aside and logged, one that cannot be read is logged. BAD_REQUEST or IO_ERROR:
   // the directory cannot be used.
   // `codec` outlives the state.
   static absl::StatusOr<std::unique_ptr<KeptState>> Open(const std::string& path, const StateCodec& codec);
 
+  struct Model {
+    std::string name;
+    std::string path;  // of its source
+  };
   // What was there when it was opened.
   struct Content {
-    std::vector<std::string> models;   // names, in order
+    std::vector<Model> models;         // in the order of their names
     std::vector<KeptLoad> loads;       // in the order of their start
     std::vector<NamedDeviceMap> maps;  // by name
   };
@@ -68,8 +76,10 @@ class KeptState {
   // Numbers of loads and generations of this run are above this one, those of the runs before are not.
   uint64_t first_number() const { return first_number_; }
 
-  // The model that `spec` makes, or makes wider, is `generation` from now on. To be called by who holds the claim on
-  // its name, before it is published.
+  // The model that `spec` makes, or makes wider, is `generation` from now on. To be called by the holder of the claim
+  // on its name, before it is published. What makes a model wider is a record of its own: where it cannot be written
+  // the model comes back narrower, and it is written with the next one. Where a new model cannot be written, the one
+  // that it replaces does not come back.
   void KeepModel(const LoadSpec& spec, uint64_t generation, bool extends, const Caller* caller = nullptr);
   // The model was withdrawn; nothing if the record is of a later generation. Generation 0: the model was not known, and
   // the record goes if it is of a run before.
@@ -77,24 +87,46 @@ class KeptState {
   // The requests that make a model. CHECKPOINT_NOT_FOUND when it was dropped, or what else the file says.
   absl::StatusOr<KeptModel> ReadModel(std::string_view name) const;
   void KeepLoad(const KeptLoad& load, const Caller* caller = nullptr);
+  // The same for a load that nobody asks for again by its request id, as many small ones come in a row: written soon
+  // after, on a thread of the state, all that wait together. A crash before that loses the report.
+  void KeepLoadSoon(const KeptLoad& load);
+  // After a crash they may be there once more.
   void DropLoads(const std::vector<std::string>& names);
   // Makes the record of a map what `maps` says.
   void SyncMap(const DeviceMapTable& maps, std::string_view name, const Caller* caller = nullptr);
 
  private:
-  KeptState(StateDirectory directory, const StateCodec& codec) : directory_(std::move(directory)), codec_(codec) {}
+  // The records of one model: the request that made it, and for each that made it wider one more.
+  struct ModelRecords {
+    uint64_t generation = 0;              // written in this run; 0: by a run before
+    std::vector<std::string> extensions;  // names of records, in order
+    std::string unwritten;                // an extension that the disk did not take
+  };
+
+  KeptState(StateDirectory directory, const StateCodec& codec);
   absl::Status ReadAll();
+  absl::Status ReadExtensions();
   absl::Status BeginRun();
-  void Put(std::string_view kind, std::string_view name, std::string_view bytes, const Caller* caller);
+  void KeepExtension(const LoadSpec& spec, uint64_t generation, const Caller* caller)
+      ABSL_EXCLUSIVE_LOCKS_REQUIRED(models_mutex_);
+  void RemoveModel(std::string_view name, const Caller* caller) ABSL_EXCLUSIVE_LOCKS_REQUIRED(models_mutex_);
+  void WriteReports();
 
   const StateDirectory directory_;
   const StateCodec& codec_;
   Content before_;
   uint64_t last_generation_ = 0;  // of the kept models, until BeginRun
   uint64_t first_number_ = 0;     // constant after Open
-  mutable Mutex models_mutex_;    // of all records of models, and the next one of all of maps
+
+  mutable Mutex models_mutex_;  // of all records of models, and the next one of all of maps
   Mutex maps_mutex_;
-  absl::flat_hash_map<std::string, uint64_t> generations_ ABSL_GUARDED_BY(models_mutex_);  // written in this run
+  absl::flat_hash_map<std::string, ModelRecords> models_ ABSL_GUARDED_BY(models_mutex_);  // those that are on the disk
+
+  Mutex reports_mutex_;
+  CondVar reports_changed_;
+  std::vector<StateDirectory::Record> reports_ ABSL_GUARDED_BY(reports_mutex_);  // not written yet
+  bool ending_ ABSL_GUARDED_BY(reports_mutex_) = false;
+  std::thread writer_;
 };
 
 // `spec` with the uploaded documents that it names written out, so that it needs none. DOCUMENT_NOT_FOUND.

@@ -9,6 +9,7 @@
 #include "absl/container/flat_hash_set.h"
 #include "absl/time/clock.h"
 #include "server/base/error.h"
+#include "server/base/pool_turn.h"
 #include "server/base/retry.h"
 #include "server/base/strings.h"
 
@@ -221,7 +222,33 @@ void LoadQueue::Dispatch() {
   }
 }
 
+// A load that waits for a mount does not count as one that runs, nor does its thread.
+class LoadQueue::LoadTurn : public PoolTurn {
+ public:
+  explicit LoadTurn(LoadQueue& queue) : queue_(queue), scope_(*this) {}
+
+  void GiveUp() override {
+    scope_.before()->GiveUp();
+    {
+      MutexLock lock(queue_.mutex_);
+      --queue_.running_;
+      queue_.Dispatch();
+    }
+    queue_.signal_->Raise();
+  }
+  void TakeBack() override {
+    scope_.before()->TakeBack();
+    MutexLock lock(queue_.mutex_);
+    ++queue_.running_;
+  }
+
+ private:
+  LoadQueue& queue_;
+  const Scope scope_;
+};
+
 void LoadQueue::Work(std::unique_ptr<Entry> entry) {
+  LoadTurn turn(*this);
   while (entry != nullptr) {
     entry->on_stop.reset();
     const auto start = std::chrono::steady_clock::now();
@@ -231,7 +258,7 @@ void LoadQueue::Work(std::unique_ptr<Entry> entry) {
     {
       MutexLock lock(mutex_);
       durations_.Add(duration);
-      entry = TakeFirst();
+      if (running_ <= threads_) entry = TakeFirst();  // more may run after one has waited for a mount
       if (entry == nullptr) --running_;
     }
     if (entry != nullptr) signal_->Raise();

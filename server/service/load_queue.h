@@ -78,6 +78,7 @@ class LoadQueue {
   // Wakes the queue's own thread. A lock of its own, behind all others: it is raised by whoever stops a load or frees
   // memory, and outlives the queue for them.
   class Signal;
+  class LoadTurn;
   struct Entry {
     Task task;
     uint64_t number = 0;

@@ -94,10 +94,7 @@ absl::StatusOr<LoadReport> LoaderService::Plan(LoadSpec spec, const RequestConte
   if (spec.warms()) spec.device_map.policy = "disk";
   PhaseClock clock;
   const absl::Time start_time = absl::Now();
-  const std::shared_ptr<const ModelRoots> roots = this->roots();
-  KEYLOAD_ASSIGN_OR_RETURN(
-      const PreparedKeys keys,
-      PrepareKeys(spec, {*roots, *deps_.documents, deps_.headers, deps_.templates}, context, clock));
+  KEYLOAD_ASSIGN_OR_RETURN(const PreparedKeys keys, PrepareKeys(spec, Sources(), context, clock));
   const std::vector<PlacementDevice> devices =
       spec.plan_for.empty() ? SnapshotDevices(*deps_.transfer.devices) : spec.plan_for;
   KEYLOAD_ASSIGN_OR_RETURN(PreparedPlan plan, PreparePlan(spec, keys, devices, *deps_.transfer.devices, clock));
@@ -108,10 +105,14 @@ absl::StatusOr<LoadReport> LoaderService::Plan(LoadSpec spec, const RequestConte
   return report;
 }
 
-absl::StatusOr<LoadReport> LoaderService::Reuse(const LoadSpec& spec) const {
+KeySources LoaderService::Sources() const {
+  return {roots(), *deps_.documents, deps_.headers, deps_.templates, deps_.storage};
+}
+
+absl::StatusOr<LoadReport> LoaderService::Reuse(const LoadSpec& spec, const RequestContext& context) const {
   KEYLOAD_ASSIGN_OR_RETURN(const ModelHandle model, deps_.registry->Use(spec.model));
   KEYLOAD_RETURN_IF_ERROR(CheckSameRequest(*model, spec));
-  KEYLOAD_RETURN_IF_ERROR(CheckSameFiles(*model));
+  KEYLOAD_RETURN_IF_ERROR(Sources().Touch(spec.source.path, context, [model] { return CheckSameFiles(*model); }));
   LoadReport report = model->report();
   report.keys = model->LiveKeys();
   report.devices = model->LiveDevices();
@@ -162,6 +163,7 @@ Metrics::Sample LoaderService::SampleMetrics() const {
                               .reserved = memory.reserved,
                               .free = memory.free()});
   }
+  for (const StuckMount& mount : StuckStorage()) sample.stuck_storage.emplace_back(mount.mount, mount.operations);
   const std::array<uint64_t, kModelStateCount> counts = deps_.registry->CountStates();
   for (int state = 0; state < kModelStateCount; ++state) {
     // A model that is not loaded, or whose load failed, is none.
@@ -170,6 +172,10 @@ Metrics::Sample LoaderService::SampleMetrics() const {
     sample.models.emplace_back(ModelStateName(value), counts[state]);
   }
   return sample;
+}
+
+std::vector<StuckMount> LoaderService::StuckStorage() const {
+  return deps_.storage == nullptr ? std::vector<StuckMount>() : deps_.storage->stuck();
 }
 
 std::vector<std::string> LoaderService::Capabilities() const {
@@ -205,10 +211,8 @@ absl::Status LoaderService::PlanAndReserve(Job& job) {
   if (deps_.state != nullptr) {
     KEYLOAD_ASSIGN_OR_RETURN(job.spec, WithDocuments(std::move(job.spec), *deps_.documents));
   }
-  const std::shared_ptr<const ModelRoots> roots = this->roots();
-  KEYLOAD_ASSIGN_OR_RETURN(
-      job.keys, PrepareKeys(job.spec, {*roots, *deps_.documents, deps_.headers, deps_.templates}, job.load->context(),
-                            job.clock, job.extends == nullptr ? nullptr : job.extends->content().keys.get()));
+  KEYLOAD_ASSIGN_OR_RETURN(job.keys, PrepareKeys(job.spec, Sources(), job.load->context(), job.clock,
+                                                 job.extends == nullptr ? nullptr : job.extends->content().keys.get()));
   if (job.extends != nullptr) KEYLOAD_RETURN_IF_ERROR(CheckSameKeys(*job.extends, *job.keys.keys));
   return PlaceAndReserve(job);
 }

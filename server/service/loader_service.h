@@ -45,11 +45,12 @@ class LoaderService {
     const CurrentRoots* roots = nullptr;
     DocumentStore* documents = nullptr;
     ModelRegistry* registry = nullptr;
-    HoldBudget* held = nullptr;     // of page cache that is kept locked
-    LoadQueue* loads = nullptr;     // as many loads at a time as it has threads
-    Executor* queries = nullptr;    // what may block on a file and is no load
-    HeaderReading headers;          // how checkpoints are opened
-    TemplateDirectories templates;  // that expected keys come from
+    HoldBudget* held = nullptr;         // of page cache that is kept locked
+    LoadQueue* loads = nullptr;         // as many loads at a time as it has threads
+    Executor* queries = nullptr;        // what may block on a file and is no load
+    HeaderReading headers;              // how checkpoints are opened
+    StorageThreads* storage = nullptr;  // where they are opened; null: on the thread that needs them
+    TemplateDirectories templates;      // that expected keys come from
     TransferResources transfer;
     KeptState* state = nullptr;  // what outlives the process; null: nothing does
     Metrics* metrics = nullptr;  // that loads and what is done to models count in
@@ -57,9 +58,10 @@ class LoaderService {
   // Takes over the maps and reports that the run before kept.
   explicit LoaderService(const Dependencies& dependencies);
 
-  // Loads the models that the run before kept, one after the other, as loads of their own, and returns: lazily, so that
-  // they are known and their bytes are read on first need, or as they were asked for. One that fails is logged, and
-  // tried again by the next run. To be called once; nothing to do without state.
+  // Loads the models that the run before kept, as loads of their own, and returns: lazily, so that they are known and
+  // their bytes are read on first need, or as they were asked for. Those of one mount come one after the other, those
+  // of several mounts at the same time. One that fails is logged, and tried again by the next run. To be called once;
+  // nothing to do without state.
   void RestoreModels(bool lazily);
 
   // Starts a load and returns; the observer hears the rest, OnEnd exactly once. `ticket` is how the caller leaves or
@@ -124,6 +126,9 @@ class LoaderService {
   // Loads that are queued or running.
   size_t active_loads() const { return active_loads_; }
 
+  // Mounts that do not answer now. Never blocks.
+  std::vector<StuckMount> StuckStorage() const;
+
   Metrics& metrics() { return *deps_.metrics; }
   // What a scrape shows of loads, models and devices. Never blocks.
   Metrics::Sample SampleMetrics() const;
@@ -151,7 +156,8 @@ class LoaderService {
   absl::Status MaterializeInto(LoadReport& report, const ModelSelection& selection, const Limits& limits,
                                const RequestContext& context, PhaseClock& clock);
   void Queue(const std::shared_ptr<Job>& job);
-  absl::StatusOr<LoadReport> Reuse(const LoadSpec& spec) const;
+  KeySources Sources() const;
+  absl::StatusOr<LoadReport> Reuse(const LoadSpec& spec, const RequestContext& context) const;
   void RunJob(const std::shared_ptr<Job>& job, LoadQueue::Turn turn);
   // Queues the job for memory when that is what it lacks and may wait for; else ends it.
   void WaitOrFinish(const std::shared_ptr<Job>& job, absl::Status planned);
@@ -177,7 +183,7 @@ class LoaderService {
   std::atomic<size_t> active_loads_ = 0;
   LoadTable table_;
   DeviceMapTable device_maps_;
-  std::vector<std::string> to_restore_;  // until RestoreModels
+  std::vector<KeptState::Model> to_restore_;  // until RestoreModels
   Mutex start_mutex_;  // over looking for a load to join or claiming the name, and over ending that: one or the other
 };
 

@@ -58,8 +58,7 @@ absl::Status LoaderService::MaterializeInto(LoadReport& report, const ModelSelec
   clock.Write(report);
   LogLoad(report, context.caller.get());
   if (deps_.state != nullptr) {
-    deps_.state->KeepLoad({.identity = {.load = report.load, .model = report.model}, .result = report},
-                          context.caller.get());
+    deps_.state->KeepLoadSoon({.identity = {.load = report.load, .model = report.model}, .result = report});
   }
   const std::vector<std::string> dropped = table_.AddEnded(report);
   if (deps_.state != nullptr) deps_.state->DropLoads(dropped);

@@ -15,6 +15,24 @@ bool MayMap(const Shard& shard) {
   return kind.ok() && *kind == FileSystemKind::kLocal;
 }
 
+struct OpenedCheckpoint {
+  std::shared_ptr<const CheckpointIndex> index;
+  std::vector<bool> may_map;  // per shard
+};
+
+// All that may hang where a mount does not answer.
+absl::StatusOr<OpenedCheckpoint> Open(const CheckpointSource& source, const KeySources& sources,
+                                      const RequestContext& context) {
+  const auto open = [roots = sources.roots, source, context,
+                     headers = sources.headers]() -> absl::StatusOr<OpenedCheckpoint> {
+    OpenedCheckpoint opened;
+    KEYLOAD_ASSIGN_OR_RETURN(opened.index, OpenCheckpoint(*roots, source, context, headers));
+    for (const Shard& shard : opened.index->shards()) opened.may_map.push_back(MayMap(shard));
+    return opened;
+  };
+  return sources.Touch(source.path, context, open);
+}
+
 }  // namespace
 
 absl::StatusOr<KeySelectionSpec> WithKeyList(KeySelectionSpec spec, const std::string& key_list_digest,
@@ -35,18 +53,21 @@ absl::StatusOr<PreparedKeys> PrepareKeys(const LoadSpec& spec, const KeySources&
   clock.Enter("open");
   KEYLOAD_RETURN_IF_ERROR(context.Check());
   ExpectedKeys expected = {.manifest = nullptr, .from = ExpectedFrom::kManifest};
-  KEYLOAD_ASSIGN_OR_RETURN(expected.manifest, FindManifest(spec.expected, sources.roots, sources.documents));
+  KEYLOAD_ASSIGN_OR_RETURN(expected.manifest, FindManifest(spec.expected, sources, context));
   KEYLOAD_ASSIGN_OR_RETURN(const KeySelection selection,
                            CompileSelection(spec.select, spec.key_list_digest, sources.documents));
   clock.Enter("index");
-  KEYLOAD_ASSIGN_OR_RETURN(const std::shared_ptr<const CheckpointIndex> index,
-                           OpenCheckpoint(sources.roots, spec.source, context, sources.headers));
+  KEYLOAD_ASSIGN_OR_RETURN(OpenedCheckpoint opened, Open(spec.source, sources, context));
+  const std::shared_ptr<const CheckpointIndex> index = std::move(opened.index);
   if (expected.manifest == nullptr) {
-    KEYLOAD_ASSIGN_OR_RETURN(expected, FindExpectedKeys(spec, *index, sources.roots, sources.templates, clock));
+    KEYLOAD_ASSIGN_OR_RETURN(expected, FindExpectedKeys(spec, *index, sources, context, clock));
   }
   clock.Enter("reconcile");
   KEYLOAD_RETURN_IF_ERROR(context.Check());
-  PreparedKeys prepared = {.keys = nullptr, .expected_from = expected.from, .warning = std::move(expected.warning)};
+  PreparedKeys prepared = {.keys = nullptr,
+                           .expected_from = expected.from,
+                           .warning = std::move(expected.warning),
+                           .may_map = std::move(opened.may_map)};
   KEYLOAD_ASSIGN_OR_RETURN(prepared.keys, Reconcile({.index = index,
                                                      .manifest = expected.manifest,
                                                      .rules = spec.rules,
@@ -63,8 +84,11 @@ PlacementInput MakeInput(const LoadSpec& spec, const PreparedKeys& prepared) {
   return MakePlacementInput(keys, dtype, spec.no_split_classes);
 }
 
-PlanOptions PlanOptionsOf(const LoadSpec& spec) {
-  return {.map_host_tensors = spec.host_storage == HostStorage::kMapped, .may_map_shard = MayMap};
+PlanOptions PlanOptionsOf(const LoadSpec& spec, const PreparedKeys& prepared) {
+  const auto may_map = [first = prepared.keys->index->shards().data(), &prepared](const Shard& shard) {
+    return prepared.may_map[static_cast<size_t>(&shard - first)];
+  };
+  return {.map_host_tensors = spec.host_storage == HostStorage::kMapped, .may_map_shard = may_map};
 }
 
 absl::StatusOr<PreparedPlan> PreparePlan(const LoadSpec& spec, const PreparedKeys& prepared,
@@ -75,7 +99,7 @@ absl::StatusOr<PreparedPlan> PreparePlan(const LoadSpec& spec, const PreparedKey
   PreparedPlan result;
   KEYLOAD_ASSIGN_OR_RETURN(result.placement, Place(input.model, spec.device_map, devices));
   clock.Enter("plan");
-  result.plan = BuildLoadPlan(*prepared.keys, input, result.placement, PlanOptionsOf(spec));
+  result.plan = BuildLoadPlan(*prepared.keys, input, result.placement, PlanOptionsOf(spec, prepared));
   result.added = result.plan;
   result.report = MakePlanReport(spec, prepared, input, result.placement, *result.plan, devices, node);
   result.added_devices = result.report.devices;

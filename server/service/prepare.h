@@ -2,6 +2,7 @@
 
 #include <memory>
 #include <string>
+#include <vector>
 
 #include "absl/status/statusor.h"
 #include "server/base/request_context.h"
@@ -11,6 +12,7 @@
 #include "server/report/load_report.h"
 #include "server/report/phase_clock.h"
 #include "server/service/document_store.h"
+#include "server/service/key_sources.h"
 #include "server/service/load_spec.h"
 
 namespace keyload {
@@ -27,15 +29,8 @@ absl::StatusOr<KeySelection> CompileSelection(const KeySelectionSpec& spec, cons
 struct PreparedKeys {
   std::shared_ptr<const KeyReport> keys;
   ExpectedFrom expected_from = ExpectedFrom::kCheckpoint;
-  std::string warning;  // about where the expected keys come from; empty: none
-};
-
-// What keys are prepared from.
-struct KeySources {
-  const ModelRoots& roots;
-  DocumentStore& documents;
-  HeaderReading headers;
-  const TemplateDirectories& templates;
+  std::string warning;        // about where the expected keys come from; empty: none
+  std::vector<bool> may_map;  // per shard: its file system is one whose files may be mapped
 };
 
 // Opens the checkpoint and reconciles it with what is expected: phases open, index, expected (with a config.json) and
@@ -61,7 +56,7 @@ absl::StatusOr<PreparedPlan> PreparePlan(const LoadSpec& spec, const PreparedKey
 
 // What PreparePlan gives to placement and to the plan.
 PlacementInput MakeInput(const LoadSpec& spec, const PreparedKeys& prepared);
-PlanOptions PlanOptionsOf(const LoadSpec& spec);
+PlanOptions PlanOptionsOf(const LoadSpec& spec, const PreparedKeys& prepared);
 
 // The devices of the node with their free memory at this moment.
 std::vector<PlacementDevice> SnapshotDevices(const DeviceSet& devices);

@@ -2,6 +2,7 @@
 
 #include <deque>
 #include <iterator>
+#include <map>
 #include <utility>
 
 #include "server/base/error.h"
@@ -13,6 +14,8 @@
 namespace keyload {
 namespace {
 
+constexpr absl::Duration kMountLimit = absl::Seconds(1);  // to find out which mount a folder is on
+
 // The bytes of a lazy model come on first need, wherever the request wanted them to begin with.
 void MakeLazy(LoadSpec& spec) {
   if (spec.warms()) spec.device_map.policy = "disk";
@@ -22,7 +25,7 @@ void MakeLazy(LoadSpec& spec) {
 
 }  // namespace
 
-// The models that are still to come, one after the other: there may be more than loads may wait.
+// The models of one mount that are still to come, one after the other: there may be more than loads may wait.
 class LoaderService::Restoring : public std::enable_shared_from_this<Restoring> {
  public:
   Restoring(LoaderService& service, std::vector<std::string> models, bool lazily)
@@ -91,8 +94,22 @@ class LoaderService::Restoring : public std::enable_shared_from_this<Restoring> 
   bool begins_ = false;            // the next one is its first
 };
 
+// Models that are on one mount come one after the other, so that a mount that does not answer keeps only its own away.
 void LoaderService::RestoreModels(bool lazily) {
-  std::make_shared<Restoring>(*this, std::exchange(to_restore_, {}), lazily)->Next();
+  const auto restore = [this, lazily, models = std::exchange(to_restore_, {})] {
+    std::map<std::string, std::string> mounts;  // by the folder of models, as many models are in one
+    std::map<std::string, std::vector<std::string>> names;
+    for (const KeptState::Model& model : models) {
+      const std::string folder = model.path.substr(0, model.path.rfind('/'));
+      const auto [mount, is_new] = mounts.try_emplace(folder);
+      if (is_new && deps_.storage != nullptr) mount->second = deps_.storage->MountOf(folder, kMountLimit);
+      names[mount->second].push_back(model.name);
+    }
+    for (auto& [mount, of_mount] : names) {
+      std::make_shared<Restoring>(*this, std::move(of_mount), lazily)->Next();
+    }
+  };
+  if (!deps_.queries->TrySubmit(restore)) restore();
 }
 
 }  // namespace keyload

@@ -117,7 +117,7 @@ absl::StatusOr<ModelRegistry::Claim> LoaderService::BeginExtend(const LoadSpec& 
 void LoaderService::AnswerWithModel(Request request) {
   const std::shared_ptr<LoadObserver> observer = request.observer;
   const bool queued = deps_.queries->TrySubmit([this, request = std::move(request)]() mutable {
-    absl::StatusOr<LoadReport> report = Reuse(request.spec);
+    absl::StatusOr<LoadReport> report = Reuse(request.spec, {.deadline = request.deadline});
     const Reason reason = ErrorReason(report.status());
     // It went meanwhile, or is being loaded again.
     if (reason == Reason::kModelNotFound || reason == Reason::kModelBusy) return StartValid(std::move(request));

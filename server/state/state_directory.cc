@@ -1,6 +1,7 @@
 #include "server/state/state_directory.h"
 
 #include <fcntl.h>
+#include <stdio.h>
 #include <unistd.h>
 
 #include <algorithm>
@@ -33,12 +34,6 @@ absl::Status Failed(std::string_view operation, const std::string& path) {
   return MakeError(Reason::kIoError, StrCat(path, ": ", operation, ": ", std::strerror(error)), {{"file", path}});
 }
 
-absl::Status SyncFolder(const std::string& path) {
-  const UniqueFd folder(open(path.c_str(), O_RDONLY | O_DIRECTORY | O_CLOEXEC));
-  if (!folder || fsync(folder.get()) != 0) return Failed("fsync", path);
-  return absl::OkStatus();
-}
-
 absl::Status WriteAll(int fd, std::string_view bytes, const std::string& path) {
   while (!bytes.empty()) {
     const ssize_t put = write(fd, bytes.data(), bytes.size());
@@ -61,7 +56,13 @@ absl::Status WriteFile(const std::string& path, std::string_view bytes) {
 absl::StatusOr<std::string> ReadRecord(const std::string& path) {
   const UniqueFd file(open(path.c_str(), O_RDONLY | O_CLOEXEC | O_NOFOLLOW | O_NONBLOCK));
   if (!file) return ErrnoToStatus(errno, "open", path);
-  KEYLOAD_ASSIGN_OR_RETURN(std::string bytes, ReadWholeFile(file.get(), path, kMaxRecordBytes));
+  absl::StatusOr<std::string> read = ReadWholeFile(file.get(), path, kMaxRecordBytes);
+  // What cannot be read is not what makes no sense: the caller leaves it where it is.
+  if (ErrorReason(read.status()) == Reason::kCheckpointCorrupt) {
+    return MakeError(Reason::kIoError, ToStd(read.status().message()), {{"file", path}});
+  }
+  KEYLOAD_RETURN_IF_ERROR(read.status());
+  std::string bytes = *std::move(read);
   const size_t line = bytes.find('\n');
   if (!bytes.starts_with(kMagic) || line == std::string::npos) {
     return MakeError(Reason::kCheckpointCorrupt, StrCat(path, ": no record of this version"));
@@ -74,9 +75,37 @@ absl::StatusOr<std::string> ReadRecord(const std::string& path) {
   return bytes;
 }
 
+// The names in a folder, without those that begin with a dot unless they are `half_written`.
+absl::StatusOr<std::vector<std::string>> ListFolder(const std::string& folder, bool half_written) {
+  std::vector<std::string> names;
+  std::error_code error;
+  // The range-based loop would throw where the iterator's increment fails.
+  for (std::filesystem::directory_iterator entry(folder, error), end; !error && entry != end; entry.increment(error)) {
+    std::string name = entry->path().filename().string();
+    if (half_written ? name.starts_with(kHalfWritten) : !name.starts_with('.')) names.push_back(std::move(name));
+  }
+  if (error) return MakeError(Reason::kIoError, StrCat(folder, ": ", error.message()), {{"file", folder}});
+  return names;
+}
+
+// How a new file came to its name: in the place of nothing, of a file that has the other name now, or of one that is
+// gone.
+enum class Placing { kNew, kExchanged, kReplaced };
+
+absl::StatusOr<Placing> PutInPlace(const std::string& half, const std::string& file) {
+  if (renameat2(AT_FDCWD, half.c_str(), AT_FDCWD, file.c_str(), RENAME_EXCHANGE) == 0) return Placing::kExchanged;
+  const bool is_new = errno == ENOENT;
+  if (!is_new && errno != EINVAL && errno != ENOSYS) return Failed("rename", file);
+  if (rename(half.c_str(), file.c_str()) != 0) return Failed("rename", file);
+  return is_new ? Placing::kNew : Placing::kReplaced;
+}
+
 }  // namespace
 
-absl::StatusOr<StateDirectory> StateDirectory::Open(const std::string& path, const std::vector<std::string>& kinds) {
+int StateDirectory::FsyncFolder(int fd) { return fsync(fd); }
+
+absl::StatusOr<StateDirectory> StateDirectory::Open(const std::string& path, const std::vector<std::string>& kinds,
+                                                    FolderSync sync) {
   std::error_code error;
   const auto make = [&](const std::string& folder) {
     if (std::filesystem::create_directories(folder, error)) {
@@ -87,52 +116,99 @@ absl::StatusOr<StateDirectory> StateDirectory::Open(const std::string& path, con
   if (!make(path) || !make(StrCat(path, "/", kAside))) return CannotKeep(path, error.message());
   absl::StatusOr<UniqueFd> lock = LockFile(StrCat(path, "/lock"), "another keyloadd keeps its state there");
   if (!lock.ok()) return CannotKeep(path, ToStd(lock.status().message()));
+  StateDirectory state(path, *std::move(lock), std::move(sync));
   for (const std::string& kind : kinds) {
     const std::string folder = StrCat(path, "/", kind);
     if (!make(folder)) return CannotKeep(folder, error.message());
-    for (const std::filesystem::directory_entry& entry : std::filesystem::directory_iterator(folder, error)) {
-      if (entry.path().filename().string().starts_with(kHalfWritten)) std::filesystem::remove(entry.path(), error);
+    UniqueFd opened(open(folder.c_str(), O_RDONLY | O_DIRECTORY | O_CLOEXEC));
+    if (!opened) return CannotKeep(folder, std::strerror(errno));
+    state.folders_.emplace(kind, std::move(opened));
+    const absl::StatusOr<std::vector<std::string>> halves = ListFolder(folder, /*half_written=*/true);
+    if (!halves.ok()) return CannotKeep(folder, ToStd(halves.status().message()));
+    for (const std::string& half : *halves) {
+      if (!std::filesystem::remove(StrCat(folder, "/", half), error) && error)
+        return CannotKeep(folder, error.message());
     }
-    if (error) return CannotKeep(folder, error.message());
   }
-  return StateDirectory(path, *std::move(lock));
+  return state;
 }
 
 std::string StateDirectory::FileOf(std::string_view kind, std::string_view name) const {
   return StrCat(path_, "/", kind, "/", name);
 }
 
-absl::Status StateDirectory::Write(std::string_view kind, std::string_view name, std::string_view bytes) const {
-  const std::string half = FileOf(kind, StrCat(kHalfWritten, name));
+absl::Status StateDirectory::SyncFolder(std::string_view kind) const {
+  const auto folder = folders_.find(kind);
+  if (folder == folders_.end()) return MakeError(Reason::kInternal, StrCat("no kind of record ", kind));
+  return sync_(folder->second.get()) == 0 ? absl::OkStatus() : Failed("fsync", FileOf(kind, ""));
+}
+
+absl::Status StateDirectory::WriteHalf(std::string_view kind, std::string_view name, std::string_view bytes) const {
   const std::string file = FileOf(kind, name);
   if (bytes.size() > kMaxRecordBytes) {
     return MakeError(Reason::kDocumentTooLarge, StrCat(file, " would be over ", kMaxRecordBytes, " bytes"),
                      {{"file", file}});
   }
+  const std::string half = FileOf(kind, StrCat(kHalfWritten, name));
   absl::Status status = WriteFile(half, bytes);
-  if (status.ok() && rename(half.c_str(), file.c_str()) != 0) status = Failed("rename", file);
-  if (!status.ok()) {
-    unlink(half.c_str());
-    return status;
+  if (!status.ok()) unlink(half.c_str());
+  return status;
+}
+
+absl::Status StateDirectory::Write(std::string_view kind, std::string_view name, std::string_view bytes) const {
+  const Record record = {std::string(name), std::string(bytes)};
+  return WriteAll(kind, {&record, 1});
+}
+
+absl::Status StateDirectory::WriteAll(std::string_view kind, std::span<const Record> records) const {
+  struct Placed {
+    std::string file;
+    std::string half;
+    Placing how;
+  };
+  std::vector<Placed> placed;
+  absl::Status result;
+  for (const Record& record : records) {
+    const std::string file = FileOf(kind, record.name);
+    const std::string half = FileOf(kind, StrCat(kHalfWritten, record.name));
+    absl::Status status = WriteHalf(kind, record.name, record.bytes);
+    if (status.ok()) {
+      const absl::StatusOr<Placing> how = PutInPlace(half, file);
+      if (how.ok()) placed.push_back({file, half, *how});
+      if (!how.ok()) unlink(half.c_str());
+      status = how.status();
+    }
+    result.Update(status);
   }
-  return SyncFolder(FileOf(kind, ""));
+  if (placed.empty()) return result;
+  const absl::Status synced = SyncFolder(kind);
+  for (const Placed& place : placed) {
+    if (!synced.ok() && place.how == Placing::kNew) unlink(place.file.c_str());
+    if (place.how != Placing::kExchanged) continue;
+    if (!synced.ok()) rename(place.half.c_str(), place.file.c_str());
+    unlink(place.half.c_str());
+  }
+  result.Update(synced);
+  return result;
 }
 
 absl::Status StateDirectory::Remove(std::string_view kind, std::string_view name) const {
   const std::string file = FileOf(kind, name);
-  if (unlink(file.c_str()) == 0) return SyncFolder(FileOf(kind, ""));
+  if (unlink(file.c_str()) == 0) return SyncFolder(kind);
   return errno == ENOENT ? absl::OkStatus() : Failed("unlink", file);
 }
 
-absl::StatusOr<std::vector<std::string>> StateDirectory::Names(std::string_view kind) const {
-  std::vector<std::string> names;
-  std::error_code error;
-  const std::string folder = FileOf(kind, "");
-  for (const std::filesystem::directory_entry& entry : std::filesystem::directory_iterator(folder, error)) {
-    std::string name = entry.path().filename().string();
-    if (!name.starts_with('.')) names.push_back(std::move(name));
+absl::Status StateDirectory::Forget(std::string_view kind, std::span<const std::string> names) const {
+  absl::Status result;
+  for (const std::string& name : names) {
+    const std::string file = FileOf(kind, name);
+    if (unlink(file.c_str()) != 0 && errno != ENOENT) result.Update(Failed("unlink", file));
   }
-  if (error) return MakeError(Reason::kIoError, StrCat(folder, ": ", error.message()), {{"file", folder}});
+  return result;
+}
+
+absl::StatusOr<std::vector<std::string>> StateDirectory::Names(std::string_view kind) const {
+  KEYLOAD_ASSIGN_OR_RETURN(std::vector<std::string> names, ListFolder(FileOf(kind, ""), /*half_written=*/false));
   std::sort(names.begin(), names.end());
   return names;
 }

@@ -2,8 +2,10 @@
 
 import os
 import signal
+import subprocess
 import unittest
 
+import checkpoints
 import daemon
 import scenario_runs
 
@@ -26,6 +28,22 @@ class DrainTest(daemon.DaemonTest):
 
     def test_the_second_signal_ends_the_load(self):
         self.play("second_signal")
+
+    def test_more_signals_leave_a_cancelled_load_its_time(self):
+        checkpoints.write_sharded(self.models / "big", {f"layers.{i}.weight": ("F32", [1024, 1024]) for i in range(8)}, 1)
+        load = self.daemon.popen("--json", "load", "big", "--from", self.models / "big", "--device-map", "cuda:0")
+        self.addCleanup(load.communicate)
+        while not any(entry.get("progress", {}).get("phase") == "transfer" for entry in self.succeed("loads")["loads"]):
+            self.assertIsNone(load.poll())
+        process = self.daemon.process
+        while process.poll() is None:
+            process.send_signal(signal.SIGTERM)
+            try:
+                process.wait(timeout=0.02)
+            except subprocess.TimeoutExpired:
+                pass
+        self.assertEqual(process.returncode, 0, "no load was left behind")
+        self.assertNotIn("active_loads=1", self.daemon.log.read_text().rsplit("drain", 1)[1].partition("\n")[2])
 
 
 class WatchdogTest(daemon.DaemonTest):

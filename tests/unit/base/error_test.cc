@@ -33,10 +33,19 @@ TEST(Error, AStatusMadeElsewhereIsInternal) {
   EXPECT_TRUE(ErrorDetails(absl::AbortedError("x")).empty());
 }
 
+TEST(Error, ErrnoThatWouldBeTheSameAgainIsNotRetried) {
+  for (const int error : {ELOOP, ENAMETOOLONG}) {
+    EXPECT_EQ(ErrorReason(ErrnoToStatus(error, "open", "/m")), Reason::kCheckpointNotFound) << error;
+  }
+  for (const int error : {EIO, EBADMSG, EUCLEAN, ENODATA, EILSEQ}) {
+    EXPECT_EQ(ErrnoToStatus(error, "pread", "/m").code(), absl::StatusCode::kDataLoss) << error;
+  }
+}
+
 TEST(Error, ErrnoChoosesTheReason) {
   EXPECT_EQ(ErrorReason(ErrnoToStatus(ENOENT, "open", "/m")), Reason::kCheckpointNotFound);
   EXPECT_EQ(ErrorReason(ErrnoToStatus(EACCES, "open", "/m")), Reason::kPathNotReadable);
-  EXPECT_EQ(ErrorReason(ErrnoToStatus(EIO, "pread", "/m")), Reason::kIoError);
+  EXPECT_EQ(ErrorReason(ErrnoToStatus(ESTALE, "pread", "/m")), Reason::kIoError);
 }
 
 // The reasons and codes of docs/errors.md are those of the code: a table row is | `REASON` | CODE | ... |.

@@ -5,6 +5,8 @@
 #include <atomic>
 #include <latch>
 
+#include "server/base/pool_turn.h"
+
 namespace keyload {
 namespace {
 
@@ -37,6 +39,30 @@ TEST(Executor, RunsAsManyTasksAtATimeAsItHasThreads) {
   Executor executor({.name = "test", .threads = 2, .queue_limit = 2});
   ASSERT_TRUE(executor.TrySubmit([&] { both.arrive_and_wait(); }));
   ASSERT_TRUE(executor.TrySubmit([&] { both.arrive_and_wait(); }));
+}
+
+TEST(Executor, TaskThatGivesItsTurnUpLetsAnotherRun) {
+  std::latch started(1), release(1), others(2);
+  Executor executor({.name = "test", .threads = 1, .queue_limit = 8});
+  ASSERT_TRUE(executor.TrySubmit([&] {
+    PoolTurn::current()->GiveUp();
+    started.count_down();
+    release.wait();
+    PoolTurn::current()->TakeBack();
+  }));
+  started.wait();
+  std::atomic<int> running = 0;
+  for (int i = 0; i < 2; ++i) {
+    ASSERT_TRUE(executor.TrySubmit([&] {
+      EXPECT_EQ(++running, 1) << "there is one turn";
+      --running;
+      others.count_down();
+    }));
+  }
+  others.wait();
+  release.count_down();
+  EXPECT_EQ(executor.threads(), 1u);
+  EXPECT_EQ(PoolTurn::current(), nullptr) << "this thread is of no pool";
 }
 
 }  // namespace

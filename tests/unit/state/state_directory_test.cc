@@ -1,14 +1,20 @@
 #include "server/state/state_directory.h"
 
+#include <fcntl.h>
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
+#include <sys/resource.h>
 #include <sys/stat.h>
 
+#include <cerrno>
 #include <filesystem>
 #include <fstream>
 #include <optional>
+#include <utility>
+#include <vector>
 
 #include "server/base/error.h"
+#include "server/base/fd.h"
 #include "server/base/strings.h"
 
 namespace keyload {
@@ -119,6 +125,64 @@ TEST_F(StateDirectoryTest, AFailedWriteLeavesTheRecordBefore) {
   fs::create_directory(path_ / "models" / ".half-one");  // in the way of the next write
   EXPECT_EQ(ErrorReason(state->Write("models", "one", "after")), Reason::kIoError);
   EXPECT_EQ(state->Read("models", "one").value_or(""), "before");
+}
+
+TEST_F(StateDirectoryTest, WriteWhoseFolderCannotBeSyncedLeavesWhatWasBefore) {
+  int refuse = 0;
+  const auto state = StateDirectory::Open(path_.string(), {"models"}, [&refuse](int) {
+    errno = EIO;
+    return refuse > 0 ? -1 : 0;
+  });
+  ASSERT_TRUE(state.ok()) << state.status();
+  ASSERT_TRUE(state->Write("models", "one", "before").ok());
+  refuse = 1;
+  EXPECT_EQ(ErrorReason(state->Write("models", "one", "after")), Reason::kIoError);
+  EXPECT_EQ(ErrorReason(state->Write("models", "two", "new")), Reason::kIoError);
+  refuse = 0;
+  EXPECT_EQ(state->Read("models", "one").value_or(""), "before");
+  EXPECT_THAT(Names(*state, "models"), testing::ElementsAre("one"));
+  EXPECT_FALSE(fs::exists(path_ / "models" / ".half-one"));
+}
+
+TEST_F(StateDirectoryTest, SeveralRecordsCostOneSyncOfTheirFolderAndOneThatFailsCostsItselfAlone) {
+  int syncs = 0;
+  const auto state = StateDirectory::Open(path_.string(), {"loads"}, [&syncs](int) { return ++syncs, 0; });
+  ASSERT_TRUE(state.ok()) << state.status();
+  fs::create_directory(path_ / "loads" / ".half-b");  // in the way
+  const std::vector<StateDirectory::Record> records = {{"a", "1"}, {"b", "2"}, {"c", "3"}};
+  EXPECT_EQ(ErrorReason(state->WriteAll("loads", records)), Reason::kIoError);
+  EXPECT_EQ(syncs, 1);
+  EXPECT_THAT(Names(*state, "loads"), testing::ElementsAre("a", "c"));
+  EXPECT_TRUE(state->Forget("loads", std::vector<std::string>{"a", "gone"}).ok());
+  EXPECT_EQ(syncs, 1) << "what is forgotten is not brought to the disk";
+  EXPECT_THAT(Names(*state, "loads"), testing::ElementsAre("c"));
+}
+
+TEST_F(StateDirectoryTest, FullDescriptorTableDoesNotStopARemoval) {
+  const auto state = Open();
+  ASSERT_TRUE(state.ok());
+  ASSERT_TRUE(state->Write("models", "one", "x").ok());
+  std::vector<UniqueFd> descriptors;
+  rlimit limit = {};
+  ASSERT_EQ(getrlimit(RLIMIT_NOFILE, &limit), 0);
+  const rlim_t before = std::exchange(limit.rlim_cur, 64);
+  ASSERT_EQ(setrlimit(RLIMIT_NOFILE, &limit), 0);
+  for (int fd = open("/dev/null", O_RDONLY); fd >= 0; fd = open("/dev/null", O_RDONLY)) descriptors.emplace_back(fd);
+  const absl::Status written = state->Write("models", "one", "y");
+  const absl::Status removed = state->Remove("models", "one");
+  descriptors.clear();
+  limit.rlim_cur = before;
+  setrlimit(RLIMIT_NOFILE, &limit);
+  EXPECT_EQ(ErrorReason(written), Reason::kIoError);
+  EXPECT_TRUE(removed.ok()) << removed;
+  EXPECT_THAT(Names(*state, "models"), testing::IsEmpty());
+}
+
+TEST_F(StateDirectoryTest, FolderThatCannotBeListedIsAnError) {
+  const auto state = Open();
+  ASSERT_TRUE(state.ok());
+  fs::remove_all(path_ / "models");
+  EXPECT_EQ(ErrorReason(state->Names("models").status()), Reason::kIoError);
 }
 
 }  // namespace
