@@ -49,6 +49,9 @@ struct Config {
   std::optional<uint64_t> reuse_memory_bytes;    // freed host memory that is kept; absent: a quarter of the above
   std::optional<uint64_t> hold_memory_bytes;     // page cache kept locked; absent: half of what the machine allows
   uint64_t scratch_bytes = uint64_t{256} << 20;  // buffers between file and device, all loads together
+  // Heap for headers and index files of checkpoints, all together; absent: an eighth of what the machine allows, at
+  // most 1 GiB.
+  std::optional<uint64_t> header_memory_bytes;
   uint32_t concurrent_loads = 2;
   uint32_t io_threads = 0;                   // 0: one per core, at most 8
   uint32_t load_queue = 64;                  // loads that wait beyond those that run

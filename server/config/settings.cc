@@ -17,6 +17,7 @@ namespace {
 using Values = absl::Span<const std::string>;
 
 constexpr uint64_t kMinScratchBytes = uint64_t{1} << 20;
+constexpr uint64_t kMinHeaderBytes = uint64_t{1} << 20;
 constexpr uint32_t kMaxSimulatedGpus = 1024;
 constexpr uint32_t kMaxThreads = 1024;
 constexpr uint32_t kMaxQueue = 1'000'000;
@@ -175,6 +176,13 @@ absl::Status ApplyScratchMemory(Values values, Config& config) {
   return absl::OkStatus();
 }
 
+absl::Status ApplyHeaderMemory(Values values, Config& config) {
+  KEYLOAD_ASSIGN_OR_RETURN(const uint64_t bytes, ParseByteSize(values[0]));
+  if (bytes < kMinHeaderBytes) return Bad("at least 1MiB is needed, not \"%s\"", values[0]);
+  config.header_memory_bytes = bytes;
+  return absl::OkStatus();
+}
+
 absl::Status ApplyConcurrentLoads(Values values, Config& config) {
   KEYLOAD_ASSIGN_OR_RETURN(config.concurrent_loads, ParseCount(values[0], 1, kMaxThreads));
   return absl::OkStatus();
@@ -285,6 +293,11 @@ constexpr Setting kSettings[] = {
     {"--scratch-memory", "KEYLOADD_SCRATCH_MEMORY", "scratch_memory", SettingKind::kSize, '\0', "SIZE",
      "Memory for bytes on their way from file to device, all loads together [256MiB]", ApplyScratchMemory,
      Same<&Config::scratch_bytes>, nullptr},
+    {"--header-memory", "KEYLOADD_HEADER_MEMORY", "header_memory", SettingKind::kSize, '\0', "SIZE",
+     "Memory for the headers and index files of all checkpoints that are open or remembered; one that is being opened "
+     "may "
+     "take half [an eighth of what the machine allows, at most 1GiB]",
+     ApplyHeaderMemory, Same<&Config::header_memory_bytes>, nullptr},
     {"--concurrent-loads", "KEYLOADD_CONCURRENT_LOADS", "concurrent_loads", SettingKind::kCount, '\0', "N",
      "Loads that run at the same time [2]", ApplyConcurrentLoads, Same<&Config::concurrent_loads>, nullptr},
     {"--io-threads", "KEYLOADD_IO_THREADS", "io_threads", SettingKind::kCount, '\0', "N",

@@ -11,6 +11,8 @@
 namespace keyload {
 namespace {
 
+constexpr std::string_view kConfigFile = "config.json";
+
 // Other sets of a directory (adapters, weights under the names of other programs) are not what config.json describes.
 bool IsModelFile(std::string_view file) { return file.starts_with("model.") || file.starts_with("model-"); }
 
@@ -48,18 +50,26 @@ absl::StatusOr<ExpectedKeys> FindExpectedKeys(const LoadSpec& spec, const Checkp
   const bool demanded = spec.expected.from == ExpectedSpec::From::kConfig;
   if (spec.expected.from == ExpectedSpec::From::kCheckpoint || (!demanded && !AreModelWeights(index)))
     return ExpectedKeys();
-  const std::string path = StrCat(spec.source.path, "/config.json");
-  const absl::StatusOr<OpenedPath> file = roots.Open(path);
+  const std::string path = StrCat(spec.source.path, "/", kConfigFile);
+  const CheckpointDirectory* const directory = index.source_directory();
+  const absl::StatusOr<OpenedPath> file =
+      directory == nullptr ? roots.Open(path) : directory->Open(roots, std::string(kConfigFile));
   if (!file.ok()) {
     const bool absent = ErrorReason(file.status()) == Reason::kCheckpointNotFound;
     if (demanded) return absent ? Annotate(file.status(), "expected keys from config.json") : file.status();
     return ExpectedKeys{.manifest = nullptr, .warning = absent ? "" : WarningFrom(file.status())};
   }
   clock.Enter("expected");
+  KEYLOAD_ASSIGN_OR_RETURN(const FileIdentity identity, IdentifyFile(file->fd.get(), path));
   const absl::StatusOr<std::string> json = ReadWholeFile(file->fd.get(), path, kMaxConfigBytes);
   const absl::StatusOr<ConfigValue> config = json.ok() ? ParseConfigJson(*json, path) : json.status();
   absl::StatusOr<std::shared_ptr<const Manifest>> manifest =
       config.ok() ? DeriveManifest(*config, path, templates) : config.status();
+  if (directory != nullptr) {
+    // The file is one more of the checkpoint: all of them must have been there at one time.
+    KEYLOAD_RETURN_IF_ERROR(directory->CheckEntry(std::string(kConfigFile), identity));
+    KEYLOAD_RETURN_IF_ERROR(index.CheckEntries());
+  }
   if (manifest.ok()) return ExpectedKeys{.manifest = *std::move(manifest), .from = ExpectedFrom::kConfig};
   // One that no template knows is for another program; one that is broken, or contradicts its template, is for nobody.
   if (demanded || ErrorReason(manifest.status()) != Reason::kConfigNotSupported) return manifest.status();

@@ -22,8 +22,8 @@ TEST(RpcLimits, AreTold) {
   ASSERT_TRUE(server.stub().GetServerInfo(&context, {}, &info).ok());
   for (const char* name :
        {"message_bytes", "streams_per_connection", "loads_per_stream", "load_queue", "concurrent_loads", "uploads",
-        "document_bytes", "documents_total_bytes", "name_limit", "key_list_keys", "checkpoint_keys", "manifest_tensors",
-        "selection_globs", "rule_patterns"}) {
+        "document_bytes", "documents_total_bytes", "name_limit", "key_list_keys", "checkpoint_keys",
+        "header_memory_bytes", "manifest_tensors", "selection_globs", "rule_patterns"}) {
     EXPECT_GT(info.limits().count(name), 0) << name;
   }
   EXPECT_EQ(info.limits().at("message_bytes"), kMaxMessageBytes);
