@@ -171,16 +171,45 @@ TEST_F(CheckpointDirectoryTest, ALinkThatIsMovedLeadsToOldOrNew) {
   EXPECT_EQ(complete_, 300);
 }
 
-TEST_F(CheckpointDirectoryTest, FilesThatAreReplacedOneByOneAreOldNewOrChanged) {
+// Which shards are of the new version after `exchanges` of them, one after the other and round and round.
+uint32_t NewShardsAfter(uint64_t exchanges) {
+  uint32_t shards = 0;
+  for (uint64_t i = 0; i < kShards; ++i) {
+    if ((exchanges / kShards + (i < exchanges % kShards)) % 2 == 1) shards |= 1U << i;
+  }
+  return shards;
+}
+
+// A thread that is held up between two exchanges leaves a directory of both versions behind, which nothing can tell from
+// a checkpoint. But what is opened must have been in the directory at one time.
+TEST_F(CheckpointDirectoryTest, FilesThatAreReplacedOneByOneAreThoseOfOneMomentOrChanged) {
   const std::string a = dir_.MakeDir("a"), b = dir_.MakeDir("b");
   WriteVersion(a, 4);
   WriteVersion(b, 7);
-  OpenWhile(a, [&] {
-    for (const auto& entry : fs::directory_iterator(a)) {
-      const std::string name = entry.path().filename();
+  std::atomic<uint64_t> begun = 0, done = 0;
+  std::atomic<bool> stop = false;
+  std::jthread changer([&] {
+    while (!stop) {
+      const std::string name = "model-0000" + std::to_string(begun++ % kShards + 1) + "-of-00006.safetensors";
       Exchange(a + "/" + name, b + "/" + name);
+      ++done;
     }
   });
+  for (int i = 0; i < 300; ++i) {
+    const uint64_t before = done;
+    const Opened index = Open(a);
+    const uint64_t after = begun;
+    if (!index.ok()) {
+      EXPECT_EQ(ErrorReason(index.status()), Reason::kCheckpointChanged) << index.status();
+      continue;
+    }
+    uint32_t opened = 0;
+    for (const StoredTensor& tensor : (*index)->tensors()) opened |= tensor.bytes == 7 ? 1U << tensor.shard : 0;
+    bool was_there = false;
+    for (uint64_t exchanges = before; exchanges <= after; ++exchanges) was_there |= NewShardsAfter(exchanges) == opened;
+    EXPECT_TRUE(was_there) << opened << " between " << before << " and " << after;
+  }
+  stop = true;
 }
 
 TEST_F(CheckpointDirectoryTest, AFileUnderTwoNamesIsCorrupt) {

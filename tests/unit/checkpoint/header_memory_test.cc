@@ -117,7 +117,7 @@ TEST_F(HeaderMemoryTest, AFailedOpenGivesEverythingBack) {
 }
 
 TEST_F(HeaderMemoryTest, AHeaderThatTakesTooMuchIsRefusedBeforeItIsRead) {
-  WriteRaw(dir_.File("model.safetensors"), std::string(8 * kMiB, ' ') + "{}", "");
+  WriteRaw(dir_.File("model.safetensors"), "{}" + std::string(8 * kMiB, ' '), "");
   HeaderMemory memory(12 * kMiB);
   const absl::Status status = Open(dir_.path(), memory).status();
   EXPECT_EQ(ErrorReason(status), Reason::kMemoryExhausted) << status;
