@@ -74,8 +74,8 @@ class TemporaryCharge {
   uint64_t bytes_ = 0;
 };
 
-// Counts many small pieces of heap, which stay: in steps, so that a piece costs no more than an addition. `charge` may be
-// null. Not thread-safe.
+// Counts many small pieces of heap, which stay: in steps, so that a piece costs no more than an addition. `charge` may
+// be null. Not thread-safe.
 class SteppedCharge {
  public:
   explicit SteppedCharge(HeaderCharge* charge) : charge_(charge) {}

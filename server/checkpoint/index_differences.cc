@@ -20,7 +20,7 @@ uint64_t BytesOfKept(std::string_view key) { return 3 * sizeof(std::string) + ke
 absl::Status CompareWithIndex(const IndexFile& file, const std::string& path, const RequestContext& context,
                               HeaderCharge& charge, CheckpointHeaders& headers) {
   SteppedCharge counted(&charge);
-  PeriodicCheck check(&context);
+  size_t compared = 0;
   std::vector<std::string> index_only;
   std::vector<bool> indexed(headers.tensors().size());
   const auto twice = [&](std::string_view key) {
@@ -30,7 +30,7 @@ absl::Status CompareWithIndex(const IndexFile& file, const std::string& path, co
   };
   int64_t next = 0;  // writers list the keys of a shard in the order in which it has them, more often than not
   for (const IndexFile::Entry& entry : file.entries) {
-    KEYLOAD_RETURN_IF_ERROR(check.Check());
+    if (++compared % 4096 == 0) KEYLOAD_RETURN_IF_ERROR(context.Check());
     const int64_t found = headers.Find(entry.key, next);
     if (found < 0) {
       KEYLOAD_RETURN_IF_ERROR(counted.Add(BytesOfKept(entry.key), path));

@@ -11,8 +11,8 @@
 namespace keyload {
 
 // Compares what the index file at `path` says with what the headers of its shards say, and tells `headers` the
-// differences that are none of a broken checkpoint. CHECKPOINT_CORRUPT: a key is in another shard, or comes twice in the
-// file. MEMORY_EXHAUSTED.
+// differences that are none of a broken checkpoint. CHECKPOINT_CORRUPT: a key is in another shard, or comes twice in
+// the file. MEMORY_EXHAUSTED.
 absl::Status CompareWithIndex(const IndexFile& file, const std::string& path, const RequestContext& context,
                               HeaderCharge& charge, CheckpointHeaders& headers);
 

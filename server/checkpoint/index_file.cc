@@ -40,7 +40,7 @@ class IndexParser {
   const std::string_view file_;
   HeaderCharge* const charge_;  // null: nothing is counted
   JsonReader reader_;
-  absl::flat_hash_map<std::string_view, uint32_t> shard_ids_;  // views into the reader's buffer
+  absl::flat_hash_map<std::string_view, uint32_t> shard_ids_;  // views into the document
   std::string_view last_shard_;
   uint32_t last_id_ = 0;
   IndexFile result_;
@@ -52,7 +52,7 @@ absl::Status IndexParser::Corrupt(std::string_view problem, ErrorMetadata metada
 }
 
 absl::Status IndexParser::BadJson(simdjson::error_code error) const {
-  if (error == simdjson::MEMALLOC) return NoHeapFor(file_);
+  if (error == simdjson::MEMALLOC) return reader_.NoMemory(file_);
   return Corrupt(absl::StrFormat("the index is not valid: %s", simdjson::error_message(error)));
 }
 
@@ -109,7 +109,9 @@ absl::Status IndexParser::ParseWeightMap(ondemand::value value) {
       return Corrupt(absl::StrFormat("key \"%s\": the shard is not a string", Shortened(key)),
                      {{"key", Shortened(key)}, {"offset", std::to_string(start - json_.data())}});
     }
-    KEYLOAD_RETURN_IF_ERROR(ReserveCounted(result_.entries, result_.entries.size() + 1, charge_, file_));
+    if (result_.entries.size() == result_.entries.capacity()) {
+      KEYLOAD_RETURN_IF_ERROR(ReserveCounted(result_.entries, result_.entries.size() + 1, charge_, file_));
+    }
     IndexFile::Entry& entry = result_.entries.emplace_back();
     entry.key = key;
     if (shard == last_shard_ && last_shard_.data() != nullptr) {

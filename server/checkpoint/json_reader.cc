@@ -1,5 +1,6 @@
 #include "server/checkpoint/json_reader.h"
 
+#include <new>
 #include <utility>
 
 namespace keyload {
@@ -11,7 +12,27 @@ namespace ondemand = simdjson::ondemand;
 constexpr int kMaxDepth = 64;
 
 // Documents up to this size are taken for all tokens: counting them would cost more than it is worth.
-constexpr size_t kCountedTokensFrom = size_t{1} << 20;
+constexpr size_t kCountedTokensFrom = size_t{16} << 20;
+
+// What a byte is, as far as it matters where values begin: as numbers, so that the loop over them has no branch.
+struct ByteKinds {
+  uint8_t is_quote[256] = {};
+  uint8_t is_punctuation[256] = {};
+  uint8_t separates[256] = {};
+};
+
+constexpr ByteKinds MakeByteKinds() {
+  ByteKinds kinds;
+  for (const char c : {'"', ' ', '\n', '\r', '\t', ',', ':', '[', ']', '{', '}'}) {
+    const auto byte = static_cast<uint8_t>(c);
+    kinds.is_quote[byte] = c == '"';
+    kinds.is_punctuation[byte] = c == ',' || c == ':' || c == '[' || c == ']' || c == '{' || c == '}';
+    kinds.separates[byte] = 1;
+  }
+  return kinds;
+}
+
+constexpr ByteKinds kKinds = MakeByteKinds();
 
 }  // namespace
 
@@ -19,15 +40,13 @@ size_t MostJsonTokens(std::string_view json) {
   size_t values = 1;  // what begins behind a blank, a quote or punctuation
   size_t punctuation = 0;
   size_t quotes = 0;
-  bool begins = true;
+  uint8_t begins = 1;
   for (const char c : json) {
-    const bool is_quote = c == '"';
-    const bool is_blank = c == ' ' || c == '\n' || c == '\r' || c == '\t';
-    const bool is_punctuation = c == ',' || c == ':' || c == '[' || c == ']' || c == '{' || c == '}';
-    const bool separates = is_quote || is_blank || is_punctuation;
-    values += begins && !separates;
-    punctuation += is_punctuation;
-    quotes += is_quote;
+    const auto byte = static_cast<uint8_t>(c);
+    const uint8_t separates = kKinds.separates[byte];
+    values += begins & (separates ^ 1);
+    punctuation += kKinds.is_punctuation[byte];
+    quotes += kKinds.is_quote[byte];
     begins = separates;
   }
   return values + punctuation + (quotes + 1) / 2;
@@ -35,30 +54,23 @@ size_t MostJsonTokens(std::string_view json) {
 
 absl::Status JsonReader::Prepare(std::string_view file) {
   const size_t tokens = json_.size() < kCountedTokensFrom ? json_.size() : MostJsonTokens({json_.data(), json_.size()});
-  const size_t string_bytes = json_.size() + JsonBuffer::kPadding;
-  if (absl::Status status = charge_.Add(tokens * sizeof(uint32_t) + string_bytes, file); !status.ok()) return status;
-  strings_.reset(new uint8_t[string_bytes]);
-  next_string_ = strings_.get();
-  return absl::OkStatus();
+  return charge_.Add(tokens * sizeof(uint32_t), file);
 }
 
 error_code JsonReader::Begin(ondemand::document& document) {
   return parser_.iterate(json_.data(), json_.size(), json_.capacity()).get(document);
 }
 
-error_code JsonReader::Unescape(ondemand::raw_json_string raw, std::string_view& text) {
+error_code JsonReader::UnescapeIntoBuffer(ondemand::raw_json_string raw, std::string_view& text) {
+  if (strings_ == nullptr) {
+    // No string becomes longer, and none is read twice.
+    const size_t bytes = json_.size() + JsonBuffer::kPadding;
+    refused_ = charge_.Add(bytes, "strings with escapes");
+    if (refused_.ok()) strings_.reset(new (std::nothrow) uint8_t[bytes]);
+    if (strings_ == nullptr) return simdjson::MEMALLOC;
+    next_string_ = strings_.get();
+  }
   return parser_.unescape(raw, next_string_).get(text);
-}
-
-error_code JsonReader::GetString(ondemand::value value, std::string_view& text) {
-  ondemand::raw_json_string raw;
-  if (error_code error = value.get_raw_json_string().get(raw)) return error;
-  return Unescape(raw, text);
-}
-
-error_code JsonReader::CheckString(ondemand::raw_json_string raw) {
-  uint8_t* unused = next_string_;
-  return parser_.unescape(raw, unused).error();
 }
 
 error_code JsonReader::SkipArray(ondemand::value value, int depth) {
@@ -78,7 +90,8 @@ error_code JsonReader::SkipObject(ondemand::value value, int depth) {
   for (auto item : object) {
     ondemand::field field;
     if (error_code error = std::move(item).get(field)) return error;
-    if (error_code error = CheckString(field.key())) return error;
+    std::string_view unused;
+    if (error_code error = Unescape(field.key(), unused)) return error;
     if (error_code error = Skip(field.value(), depth + 1)) return error;
   }
   return simdjson::SUCCESS;
@@ -94,9 +107,8 @@ error_code JsonReader::Skip(ondemand::value value, int depth) {
     case ondemand::json_type::object:
       return SkipObject(value, depth);
     case ondemand::json_type::string: {
-      ondemand::raw_json_string raw;
-      if (error_code error = value.get_raw_json_string().get(raw)) return error;
-      return CheckString(raw);
+      std::string_view unused;
+      return GetString(value, unused);
     }
     case ondemand::json_type::number:
       return value.get_double().error();

@@ -86,40 +86,45 @@ absl::StatusOr<OpenedPath> ModelRoots::Open(std::string_view path) const {
     if (!StopsInside(requested)) return NotAllowed(requested);
     return CannotOpen(error, requested);
   }
-  return OpenChecked(handle, requested);
+  return OpenChecked(handle, [&requested] { return requested; });
 }
 
 absl::StatusOr<OpenedPath> ModelRoots::OpenIn(const OpenedPath& directory, const std::string& name) const {
-  const std::string path = PathIn(directory, name);
-  if (roots_.empty()) return NotAllowed(path);
+  const auto path_in = [&] { return PathIn(directory, name); };
+  if (roots_.empty()) return NotAllowed(path_in());
   const UniqueFd handle = OpenRetrying(name.c_str(), O_PATH, directory.fd.get());
   if (!handle) {
     const int error = errno;
+    const std::string path = path_in();
     // By the descriptor: the directory's path may lead to another one by now.
     if (!StopsInside(absl::StrFormat("%s/%s", DescriptorLink(directory.fd), name))) return NotAllowed(path);
     return CannotOpen(error, path);
   }
-  return OpenChecked(handle, path);
+  return OpenChecked(handle, path_in);
 }
 
 std::string ModelRoots::PathIn(const OpenedPath& directory, std::string_view name) {
   return absl::StrFormat("%s/%s", directory.resolved == "/" ? "" : directory.resolved, name);
 }
 
-absl::StatusOr<OpenedPath> ModelRoots::OpenChecked(const UniqueFd& handle, const std::string& path) const {
+absl::StatusOr<OpenedPath> ModelRoots::OpenChecked(const UniqueFd& handle,
+                                                   absl::FunctionRef<std::string()> path) const {
   OpenedPath opened;
   opened.resolved = ResolvedPath(handle);
-  if (!Contains(opened.resolved)) return NotAllowed(path);
+  if (!Contains(opened.resolved)) return NotAllowed(path());
 
   struct stat status;
-  if (::fstat(handle.get(), &status) != 0) return ErrnoToStatus(errno, "fstat", path);
+  if (::fstat(handle.get(), &status) != 0) return ErrnoToStatus(errno, "fstat", path());
   opened.is_directory = S_ISDIR(status.st_mode);
   if (!opened.is_directory && !S_ISREG(status.st_mode)) {
-    return MakeError(Reason::kBadRequest, absl::StrFormat("%s is neither a file nor a directory", path),
-                     {{"path", path}});
+    return MakeError(Reason::kBadRequest, absl::StrFormat("%s is neither a file nor a directory", path()),
+                     {{"path", path()}});
   }
   opened.fd = OpenRetrying(DescriptorLink(handle).c_str(), O_RDONLY);
-  if (!opened.fd) return CannotOpen(errno, path);
+  if (!opened.fd) {
+    const int error = errno;
+    return CannotOpen(error, path());
+  }
   return opened;
 }
 

@@ -4,6 +4,7 @@
 #include <string_view>
 #include <vector>
 
+#include "absl/functional/function_ref.h"
 #include "absl/status/statusor.h"
 #include "server/base/fd.h"
 
@@ -38,8 +39,8 @@ class ModelRoots {
   static std::string PathIn(const OpenedPath& directory, std::string_view name);
 
  private:
-  // Checks what `handle`, an O_PATH descriptor, leads to, and opens it for reading. `path` is for errors.
-  absl::StatusOr<OpenedPath> OpenChecked(const UniqueFd& handle, const std::string& path) const;
+  // Checks what `handle`, an O_PATH descriptor, leads to, and opens it for reading. path() is for errors.
+  absl::StatusOr<OpenedPath> OpenChecked(const UniqueFd& handle, absl::FunctionRef<std::string()> path) const;
   bool Contains(std::string_view resolved) const;
   // For a `path` that cannot be opened: whether following it ends inside a root. Only then may the answer say more than
   // "not allowed".

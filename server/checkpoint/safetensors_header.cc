@@ -63,7 +63,6 @@ class HeaderParser {
   absl::Status ParseShape(ondemand::value value, StoredTensor& tensor);
   absl::Status ParseOffsets(ondemand::value value, StoredTensor& tensor);
   absl::Status CheckSize(const StoredTensor& tensor) const;
-  absl::Status StoreShape(std::span<const uint64_t> shape, StoredTensor& tensor);
   absl::Status StoreNames();
   void SortByOffset();
   absl::Status CheckNames() const;
@@ -106,7 +105,7 @@ absl::Status HeaderParser::Corrupt(std::string_view problem, std::optional<uint6
 }
 
 absl::Status HeaderParser::BadJson(simdjson::error_code error) const {
-  if (error == simdjson::MEMALLOC) return NoHeapFor(file_);
+  if (error == simdjson::MEMALLOC) return reader_.NoMemory(file_);
   std::optional<uint64_t> position;
   if (key_.data() != nullptr) position = key_position_;
   return Corrupt(absl::StrFormat("the header is not valid: %s", simdjson::error_message(error)), position);
@@ -170,7 +169,9 @@ absl::Status HeaderParser::ParseEntry(std::string_view key, ondemand::value valu
   key_ = key;
   ondemand::object object;
   if (value.get_object().get(object)) return Corrupt("the entry is not an object", key_position_);
-  KEYLOAD_RETURN_IF_ERROR(ReserveCounted(result_.tensors, result_.tensors.size() + 1, charge_, file_));
+  if (result_.tensors.size() == result_.tensors.capacity()) {
+    KEYLOAD_RETURN_IF_ERROR(ReserveCounted(result_.tensors, result_.tensors.size() + 1, charge_, file_));
+  }
   StoredTensor& tensor = result_.tensors.emplace_back();
   tensor.name = key;
   tensor.shard = shard_;
@@ -218,21 +219,19 @@ absl::Status HeaderParser::ParseDTypeField(ondemand::value value, StoredTensor& 
 absl::Status HeaderParser::ParseShape(ondemand::value value, StoredTensor& tensor) {
   ondemand::array array;
   if (value.get_array().get(array)) return Corrupt("shape is not an array", key_position_);
-  uint64_t shape[kMaxRank];
-  size_t rank = 0;
+  Shape& shape = tensor.shape;
   for (auto item : array) {
-    if (rank == kMaxRank) return Corrupt(absl::StrFormat("shape has more than %d dimensions", kMaxRank), key_position_);
-    if (std::move(item).get_uint64().get(shape[rank])) {
+    uint64_t dimension;
+    if (std::move(item).get_uint64().get(dimension)) {
       return Corrupt("shape holds something that is not a whole number from 0 to 2^64-1", key_position_);
     }
-    ++rank;
+    if (shape.size() == kMaxRank)
+      return Corrupt(absl::StrFormat("shape has more than %d dimensions", kMaxRank), key_position_);
+    if (shape.size() == shape.capacity()) {
+      KEYLOAD_RETURN_IF_ERROR(shapes_.Add(2 * shape.capacity() * sizeof(dimension), file_));
+    }
+    shape.push_back(dimension);
   }
-  return StoreShape({shape, rank}, tensor);
-}
-
-absl::Status HeaderParser::StoreShape(std::span<const uint64_t> shape, StoredTensor& tensor) {
-  if (shape.size() > tensor.shape.capacity()) KEYLOAD_RETURN_IF_ERROR(shapes_.Add(shape.size_bytes(), file_));
-  tensor.shape.assign(shape.begin(), shape.end());
   return absl::OkStatus();
 }
 
@@ -271,7 +270,7 @@ absl::Status HeaderParser::CheckSize(const StoredTensor& tensor) const {
 }
 
 absl::Status HeaderParser::StoreNames() {
-  // The views point into the reader's buffer until here.
+  // The views point into the document until here.
   size_t bytes = 0;
   for (const StoredTensor& tensor : result_.tensors) bytes += tensor.name.size();
   if (charge_ != nullptr) KEYLOAD_RETURN_IF_ERROR(charge_->Add(bytes, file_));

@@ -53,8 +53,8 @@ class CheckpointDirectoryTest : public ::testing::Test {
   using Opened = absl::StatusOr<std::shared_ptr<const CheckpointIndex>>;
   Opened Open(const std::string& path) { return OpenCheckpoint(roots_, {.path = path}, {}, {.cache = &cache_}); }
 
-  // Opens `path` while `change` runs again and again on another thread. Every answer is of one version, or says that the
-  // checkpoint changed.
+  // Opens `path` while `change` runs again and again on another thread. Every answer is of one version, or says that
+  // the checkpoint changed.
   void OpenWhile(const std::string& path, const std::function<void()>& change) {
     std::atomic<bool> stop = false;
     std::jthread changer([&] {
@@ -180,8 +180,8 @@ uint32_t NewShardsAfter(uint64_t exchanges) {
   return shards;
 }
 
-// A thread that is held up between two exchanges leaves a directory of both versions behind, which nothing can tell from
-// a checkpoint. But what is opened must have been in the directory at one time.
+// A thread that is held up between two exchanges leaves a directory of both versions behind, which nothing can tell
+// from a checkpoint. But what is opened must have been in the directory at one time.
 TEST_F(CheckpointDirectoryTest, FilesThatAreReplacedOneByOneAreThoseOfOneMomentOrChanged) {
   const std::string a = dir_.MakeDir("a"), b = dir_.MakeDir("b");
   WriteVersion(a, 4);
