@@ -25,6 +25,7 @@
 #include "server/base/log.h"
 #include "server/base/strings.h"
 #include "server/checkpoint/header_cache.h"
+#include "server/checkpoint/header_memory.h"
 #include "server/config/config.h"
 #include "server/device/device.h"
 #include "server/device/host_memory_limit.h"
@@ -59,8 +60,10 @@ constexpr size_t kReadThreads = 4;
 constexpr size_t kQueryQueue = 1024;
 constexpr size_t kMostIdleSegments = 4096;
 constexpr int kKeptFreeBytes = 64 << 20;
-constexpr int kMappedAllocationBytes = 16 << 20;             // larger ones go back to the system when they are freed
-constexpr uint64_t kHeaderCacheBytes = uint64_t{256} << 20;  // about two million tensors
+constexpr int kMappedAllocationBytes = 16 << 20;  // larger ones go back to the system when they are freed
+constexpr uint64_t kMostHeaderCacheBytes = uint64_t{256} << 20;  // about two million tensors
+constexpr uint64_t kLeastHeaderMemory = uint64_t{64} << 20;      // unless a setting says otherwise
+constexpr uint64_t kMostHeaderMemory = uint64_t{1} << 30;
 constexpr absl::Duration kCancelGrace = absl::Seconds(3);
 constexpr absl::Duration kLogFlush = absl::Seconds(1);
 
@@ -98,6 +101,11 @@ std::vector<std::unique_ptr<Device>> MakeDevices(const Config& config, size_t de
                                     .reuse_bytes = config.reuse_memory_bytes.value_or(capacity / 4),
                                     .reuse_segments = std::min<size_t>(descriptors / 8, kMostIdleSegments)}));
   return devices;
+}
+
+uint64_t HeaderMemoryBytes(const Config& config) {
+  return config.header_memory_bytes.value_or(
+      std::clamp(HostMemoryLimit("") / 8, kLeastHeaderMemory, kMostHeaderMemory));
 }
 
 // Why a GPU that the node may have is not listed.
@@ -210,6 +218,7 @@ int Run(const Config& config, Reload::Read read_config) {
     }
     state = *std::move(opened);
   }
+  HeaderMemory header_memory(HeaderMemoryBytes(config));  // models hold headers
   ModelRegistry registry(state == nullptr ? 0 : state->first_number());
   DocumentStore documents({.max_total_bytes = config.document_bytes}, ParseManifest, ManifestParseBytes);
   // Every running load has its own share of the threads: one that waits for a slow device or file holds up no other.
@@ -230,7 +239,7 @@ int Run(const Config& config, Reload::Read read_config) {
   // Threads that only help: who opens a checkpoint reads headers itself too, so one that hangs on a dead file system
   // stops no other.
   auto storage = std::make_unique<StorageThreads>(StorageThreads::Options());
-  HeaderCache header_cache({.max_bytes = kHeaderCacheBytes});
+  HeaderCache header_cache({.max_bytes = std::min(kMostHeaderCacheBytes, header_memory.limit() / 4)});
   auto header_readers = std::make_unique<Executor>(
       Executor::Options{.name = "header", .threads = io_threads, .queue_limit = 4 * io_threads});
   TemplateDirectories templates = config.template_dirs;
@@ -241,7 +250,7 @@ int Run(const Config& config, Reload::Read read_config) {
                          .held = &held,
                          .loads = loads.get(),
                          .queries = queries.get(),
-                         .headers = {.threads = header_readers.get(), .cache = &header_cache},
+                         .headers = {.threads = header_readers.get(), .cache = &header_cache, .memory = &header_memory},
                          .storage = storage.get(),
                          .templates = std::move(templates),
                          .transfer = {.devices = &devices,

@@ -9,11 +9,12 @@ namespace keyload {
 CheckpointHeaders::CheckpointHeaders(Content content)
     : content_(std::move(content)), by_name_(content_.tensors.size()) {
   const auto name_at = [this](uint32_t i) { return content_.tensors[i].name; };
-  for (uint32_t i = 0; i < content_.tensors.size(); ++i) {
-    if (!by_name_.Insert(content_.tensors[i].name, i, name_at)) has_duplicate_names_ = true;
-  }
+  for (uint32_t i = 0; i < content_.tensors.size(); ++i) by_name_.Insert(content_.tensors[i].name, i, name_at);
   bytes_ = CountBytes();
 }
+
+CheckpointHeaders::CheckpointHeaders(Content content, NameTable by_name)
+    : content_(std::move(content)), by_name_(std::move(by_name)), bytes_(CountBytes()) {}
 
 int64_t CheckpointHeaders::Find(std::string_view name) const {
   return by_name_.Find(name, [this](uint32_t i) { return content_.tensors[i].name; });
@@ -41,6 +42,11 @@ void CheckpointHeaders::SetIndexDifferences(std::vector<std::string> index_only_
   content_.index_only_keys = std::move(index_only_keys);
   content_.unindexed_keys = std::move(unindexed_keys);
   bytes_ = CountBytes();
+}
+
+void CheckpointHeaders::SetCharge(std::unique_ptr<HeaderCharge> charge) {
+  charge->Settle(bytes_);
+  charge_ = std::move(charge);
 }
 
 uint64_t CheckpointHeaders::CountBytes() const {

@@ -9,6 +9,7 @@
 
 #include "server/checkpoint/dtype.h"
 #include "server/checkpoint/file_identity.h"
+#include "server/checkpoint/header_memory.h"
 #include "server/checkpoint/name_table.h"
 
 namespace keyload {
@@ -44,6 +45,8 @@ class CheckpointHeaders {
     std::vector<std::shared_ptr<const std::string>> name_blocks;  // storage besides ShardHeader::names
   };
   explicit CheckpointHeaders(Content content);
+  // `by_name` finds the names of `content`.
+  CheckpointHeaders(Content content, NameTable by_name);
 
   const std::vector<ShardHeader>& shards() const { return content_.shards; }
   const std::vector<StoredTensor>& tensors() const { return content_.tensors; }
@@ -58,17 +61,17 @@ class CheckpointHeaders {
   // Memory held, about.
   uint64_t bytes() const { return bytes_; }
 
-  // For OpenCheckpoint, before it shares the headers: whether names are not unique after all, and how the index file
-  // differs from them.
-  bool has_duplicate_names() const { return has_duplicate_names_; }
+  // For OpenCheckpoint, before it shares the headers: how the index file differs from them, and the charge that counts
+  // their memory from now on.
   void SetIndexDifferences(std::vector<std::string> index_only_keys, std::vector<std::string> unindexed_keys);
+  void SetCharge(std::unique_ptr<HeaderCharge> charge);
 
  private:
   uint64_t CountBytes() const;
 
+  std::unique_ptr<HeaderCharge> charge_;  // first, as it ends last; null: nothing is counted
   Content content_;
   NameTable by_name_;
-  bool has_duplicate_names_ = false;
   uint64_t bytes_ = 0;
   mutable std::once_flag ordered_;
   mutable std::vector<uint32_t> natural_order_;  // constant after ordered_

@@ -12,7 +12,9 @@
 #include "server/base/executor.h"
 #include "server/base/fd.h"
 #include "server/base/request_context.h"
+#include "server/checkpoint/checkpoint_directory.h"
 #include "server/checkpoint/checkpoint_headers.h"
+#include "server/checkpoint/header_memory.h"
 #include "server/checkpoint/model_roots.h"
 
 namespace keyload {
@@ -38,14 +40,21 @@ absl::Status CheckUnchanged(const Shard& shard, std::string_view when, ErrorMeta
 class CheckpointIndex {
  public:
   struct Content {
-    std::string resolved;    // directory or file
-    std::string index_file;  // "model.safetensors.index.json", or empty
+    std::string resolved;                                  // directory or file
+    std::shared_ptr<const CheckpointDirectory> directory;  // null where the path was that of a safetensors file
+    bool from_directory = false;                           // the path was that of `directory`
+    std::string index_file;                                // "model.safetensors.index.json", or empty
+    FileIdentity index_identity;                           // when it was opened
     std::vector<Shard> shards;
     std::shared_ptr<const CheckpointHeaders> headers;  // never null; other indexes of the same files may hold them too
   };
   explicit CheckpointIndex(Content content) : content_(std::move(content)) {}
 
   const std::string& resolved() const { return content_.resolved; }
+  // The directory that the source named; null where it named a file.
+  std::shared_ptr<const CheckpointDirectory> source_directory() const {
+    return content_.from_directory ? content_.directory : nullptr;
+  }
   const std::string& index_file() const { return content_.index_file; }
   const std::vector<Shard>& shards() const { return content_.shards; }
   const CheckpointHeaders& headers() const { return *content_.headers; }
@@ -56,6 +65,11 @@ class CheckpointIndex {
   const std::vector<std::string>& unindexed_keys() const { return headers().unindexed_keys(); }
   // Position in tensors(), or -1.
   int64_t Find(std::string_view name) const { return headers().Find(name); }
+  // Looks the index file and every shard up again in the directory that is held. CHECKPOINT_CHANGED when one of the
+  // names leads to another file than the one that is open, or the file was written. OpenCheckpoint has done so; again
+  // it is for who opens a further file of the directory. Blocks on the file system.
+  absl::Status CheckEntries() const { return CheckEntries(content_); }
+  static absl::Status CheckEntries(const Content& content);
 
  private:
   const Content content_;
@@ -69,20 +83,25 @@ struct CheckpointSource {
 };
 
 inline constexpr uint64_t kMaxCheckpointKeys = 10'000'000;
+// Of all shards together: what kMaxCheckpointKeys keys need, and not more, as a header may be almost all blanks.
+inline constexpr uint64_t kMaxCheckpointHeaderBytes = uint64_t{2} << 30;
 
 // What opening a checkpoint may use besides the calling thread.
 struct HeaderReading {
   Executor* threads = nullptr;             // read headers too where they are free; null: only the caller does
   HeaderCache* cache = nullptr;            // null: every header is read
+  HeaderMemory* memory = nullptr;          // null: heap is not counted
   uint64_t max_keys = kMaxCheckpointKeys;  // of all shards together; more are CHECKPOINT_CORRUPT
 };
 
 // Opens a checkpoint and reads the headers of its shards; no tensor byte. Standard order in a directory:
 // model.safetensors, model.safetensors.index.json, the only *.safetensors.index.json, the only *.safetensors. Every
-// path is checked and every file opened at each call, also where its header is known. Blocks on file reads; checks
-// `context` per shard. PATH_NOT_ALLOWED, PATH_NOT_READABLE, CHECKPOINT_NOT_FOUND, CHECKPOINT_AMBIGUOUS,
-// CHECKPOINT_CORRUPT, CHECKPOINT_TRUNCATED, FORMAT_NOT_SUPPORTED (only pickle weights), BAD_REQUEST; messages name the
-// file, the key and the offset. Of several broken shards the first in order is told.
+// path is checked and every file opened at each call, also where its header is known. All files are of one directory
+// and were in it at one time; where they were not, because another version of the checkpoint was put there meanwhile,
+// the answer is CHECKPOINT_CHANGED. Blocks on file reads; checks `context` per shard and in loops over names.
+// PATH_NOT_ALLOWED, PATH_NOT_READABLE, CHECKPOINT_NOT_FOUND, CHECKPOINT_AMBIGUOUS, CHECKPOINT_CORRUPT,
+// CHECKPOINT_TRUNCATED, CHECKPOINT_CHANGED, FORMAT_NOT_SUPPORTED (only pickle weights), MEMORY_EXHAUSTED, BAD_REQUEST;
+// messages name the file, the key and the offset. Of several broken shards the first in order is told.
 absl::StatusOr<std::shared_ptr<const CheckpointIndex>> OpenCheckpoint(const ModelRoots& roots,
                                                                       const CheckpointSource& source,
                                                                       const RequestContext& context,

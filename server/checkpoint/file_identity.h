@@ -1,6 +1,7 @@
 #pragma once
 
 #include <cstdint>
+#include <string>
 #include <string_view>
 #include <utility>
 
@@ -27,5 +28,7 @@ struct FileIdentity {
 
 // IO_ERROR names `path`.
 absl::StatusOr<FileIdentity> IdentifyFile(int fd, std::string_view path);
+// The same of what the entry `name` of the open directory `fd` leads to, links followed. CHECKPOINT_NOT_FOUND.
+absl::StatusOr<FileIdentity> IdentifyEntry(int fd, const std::string& name, std::string_view path);
 
 }  // namespace keyload

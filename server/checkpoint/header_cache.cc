@@ -32,28 +32,48 @@ std::optional<HeaderCache::KnownShard> HeaderCache::FindShard(const FileIdentity
 
 void HeaderCache::Add(const FileIdentity& start, std::shared_ptr<const CheckpointHeaders> headers,
                       absl::Time opened_at) {
-  const uint64_t bytes = headers->bytes();
+  const uint64_t bytes = BytesOf(*headers);
   const auto& shards = headers->shards();
   if (bytes > options_.max_bytes || !Settled(start, opened_at)) return;
   if (!std::all_of(shards.begin(), shards.end(), [&](const auto& s) { return Settled(s.identity, opened_at); })) return;
 
+  Entries dropped;
   MutexLock lock(mutex_);
-  if (const auto known = by_start_.find(start); known != by_start_.end()) Drop(known->second);
-  while (bytes > options_.max_bytes - bytes_) Drop(std::prev(entries_.end()));
+  if (const auto known = by_start_.find(start); known != by_start_.end()) Drop(known->second, dropped);
+  while (bytes > options_.max_bytes - bytes_) Drop(std::prev(entries_.end()), dropped);
   entries_.push_front({.start = start, .headers = std::move(headers)});
   bytes_ += bytes;
   by_start_[start] = entries_.begin();
   for (uint32_t i = 0; i < shards.size(); ++i) by_shard_[shards[i].identity] = {.entry = entries_.begin(), .shard = i};
 }
 
-void HeaderCache::Drop(Entries::iterator entry) {
-  bytes_ -= entry->headers->bytes();
+bool HeaderCache::MakeRoom(uint64_t bytes) {
+  Entries dropped;
+  uint64_t freed = 0;
+  MutexLock lock(mutex_);
+  for (auto entry = entries_.end(); entry != entries_.begin() && freed < bytes;) {
+    --entry;
+    if (entry->headers.use_count() > 1) continue;
+    freed += entry->headers->bytes();
+    const auto next = std::next(entry);
+    Drop(entry, dropped);
+    entry = next;
+  }
+  return !dropped.empty();
+}
+
+uint64_t HeaderCache::BytesOf(const CheckpointHeaders& headers) {
+  return headers.bytes() + sizeof(Entry) + headers.shards().size() * 2 * (sizeof(FileIdentity) + sizeof(ShardPlace));
+}
+
+void HeaderCache::Drop(Entries::iterator entry, Entries& dropped) {
+  bytes_ -= BytesOf(*entry->headers);
   by_start_.erase(entry->start);
   for (const ShardHeader& shard : entry->headers->shards()) {
     const auto place = by_shard_.find(shard.identity);
     if (place != by_shard_.end() && place->second.entry == entry) by_shard_.erase(place);
   }
-  entries_.erase(entry);
+  dropped.splice(dropped.end(), entries_, entry);
 }
 
 uint64_t HeaderCache::bytes() const {

@@ -48,6 +48,10 @@ class HeaderCache {
   // max_bytes or one of the files changed too short a time before.
   void Add(const FileIdentity& start, std::shared_ptr<const CheckpointHeaders> headers, absl::Time opened_at);
 
+  // Drops headers that nobody else holds, those used longest ago first, until `bytes` are free or none are left. True
+  // when that freed something.
+  bool MakeRoom(uint64_t bytes);
+
   uint64_t bytes() const;
 
  private:
@@ -61,7 +65,10 @@ class HeaderCache {
     uint32_t shard = 0;
   };
 
-  void Drop(Entries::iterator entry) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
+  // What an entry takes here: the headers, and where they are found.
+  static uint64_t BytesOf(const CheckpointHeaders& headers);
+  // Moves `entry` to `dropped`, which is for freeing without the lock.
+  void Drop(Entries::iterator entry, Entries& dropped) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
 
   const Options options_;
   mutable Mutex mutex_;

@@ -10,6 +10,7 @@
 #include "absl/strings/str_format.h"
 #include "server/base/error.h"
 #include "server/checkpoint/json_checks.h"
+#include "server/checkpoint/json_reader.h"
 
 namespace keyload {
 namespace {
@@ -22,22 +23,24 @@ constexpr size_t kTypicalIndexEntryBytes = 64;
 // One pass over one index; used once.
 class IndexParser {
  public:
-  IndexParser(const JsonBuffer& json, std::string_view file) : json_(json), file_(file) {}
+  IndexParser(const JsonBuffer& json, std::string_view file, HeaderCharge* charge)
+      : json_(json), file_(file), charge_(charge), reader_(json, charge) {}
   absl::StatusOr<IndexFile> Parse();
 
  private:
   absl::Status ParseRoot(ondemand::document& document);
   absl::Status ParseWeightMap(ondemand::value value);
   absl::StatusOr<uint32_t> ShardOf(std::string_view key, std::string_view name, const std::string& position);
-  void StoreKeys();
+  absl::Status StoreKeys();
   void SortShards();
   absl::Status Corrupt(std::string_view problem, ErrorMetadata metadata = {}) const;
   absl::Status BadJson(simdjson::error_code error) const;
 
   const JsonBuffer& json_;
   const std::string_view file_;
-  ondemand::parser parser_;
-  absl::flat_hash_map<std::string_view, uint32_t> shard_ids_;  // views into the parser's buffer
+  HeaderCharge* const charge_;  // null: nothing is counted
+  JsonReader reader_;
+  absl::flat_hash_map<std::string_view, uint32_t> shard_ids_;  // views into the document
   std::string_view last_shard_;
   uint32_t last_id_ = 0;
   IndexFile result_;
@@ -49,18 +52,16 @@ absl::Status IndexParser::Corrupt(std::string_view problem, ErrorMetadata metada
 }
 
 absl::Status IndexParser::BadJson(simdjson::error_code error) const {
-  if (error == simdjson::MEMALLOC) {
-    return MakeError(Reason::kInternal, absl::StrFormat("%s: no memory to parse the index", file_),
-                     {{"file", std::string(file_)}});
-  }
+  if (error == simdjson::MEMALLOC) return reader_.NoMemory(file_);
   return Corrupt(absl::StrFormat("the index is not valid: %s", simdjson::error_message(error)));
 }
 
 absl::StatusOr<IndexFile> IndexParser::Parse() {
+  KEYLOAD_RETURN_IF_ERROR(reader_.Prepare(file_));
   ondemand::document document;
-  if (auto error = parser_.iterate(json_.data(), json_.size(), json_.capacity()).get(document)) return BadJson(error);
+  if (auto error = reader_.Begin(document)) return BadJson(error);
   KEYLOAD_RETURN_IF_ERROR(ParseRoot(document));
-  StoreKeys();
+  KEYLOAD_RETURN_IF_ERROR(StoreKeys());
   SortShards();
   return std::move(result_);
 }
@@ -73,9 +74,9 @@ absl::Status IndexParser::ParseRoot(ondemand::document& document) {
     ondemand::field field;
     if (auto error = std::move(item).get(field)) return BadJson(error);
     std::string_view name;
-    if (auto error = field.unescaped_key().get(name)) return BadJson(error);
+    if (auto error = reader_.Unescape(field.key(), name)) return BadJson(error);
     if (name != "weight_map") {
-      if (auto error = CheckedSkip(field.value())) return BadJson(error);
+      if (auto error = reader_.CheckedSkip(field.value())) return BadJson(error);
       continue;
     }
     if (std::exchange(has_weight_map, true)) return Corrupt("weight_map comes twice");
@@ -92,21 +93,24 @@ absl::Status IndexParser::ParseRoot(ondemand::document& document) {
 absl::Status IndexParser::ParseWeightMap(ondemand::value value) {
   ondemand::object map;
   if (value.get_object().get(map)) return Corrupt("weight_map is not an object");
-  result_.entries.reserve(json_.size() / kTypicalIndexEntryBytes);
+  KEYLOAD_RETURN_IF_ERROR(ReserveCounted(result_.entries, json_.size() / kTypicalIndexEntryBytes, charge_, file_));
   for (auto item : map) {
     ondemand::field field;
     if (auto error = std::move(item).get(field)) return BadJson(error);
     const char* start = field.key().raw() - 1;
     std::string_view key, shard;
-    if (auto error = field.unescaped_key().get(key)) return BadJson(error);
+    if (auto error = reader_.Unescape(field.key(), key)) return BadJson(error);
     const std::string_view shown = key.substr(0, kMaxKeyBytes);
     if (const char* problem = KeyProblem(key)) {
       return Corrupt(absl::StrFormat("key \"%s\": %s", Shortened(shown), problem),
                      {{"offset", std::to_string(start - json_.data())}});
     }
-    if (field.value().get_string().get(shard)) {
+    if (reader_.GetString(field.value(), shard)) {
       return Corrupt(absl::StrFormat("key \"%s\": the shard is not a string", Shortened(key)),
                      {{"key", Shortened(key)}, {"offset", std::to_string(start - json_.data())}});
+    }
+    if (result_.entries.size() == result_.entries.capacity()) {
+      KEYLOAD_RETURN_IF_ERROR(ReserveCounted(result_.entries, result_.entries.size() + 1, charge_, file_));
     }
     IndexFile::Entry& entry = result_.entries.emplace_back();
     entry.key = key;
@@ -141,9 +145,10 @@ absl::StatusOr<uint32_t> IndexParser::ShardOf(std::string_view key, std::string_
   return id;
 }
 
-void IndexParser::StoreKeys() {
+absl::Status IndexParser::StoreKeys() {
   size_t bytes = 0;
   for (const IndexFile::Entry& entry : result_.entries) bytes += entry.key.size();
+  if (charge_ != nullptr) KEYLOAD_RETURN_IF_ERROR(charge_->Add(bytes, file_));
   result_.names = std::make_unique<std::string>();
   result_.names->reserve(bytes);
   for (IndexFile::Entry& entry : result_.entries) {
@@ -151,6 +156,7 @@ void IndexParser::StoreKeys() {
     result_.names->append(entry.key);
     entry.key = std::string_view(result_.names->data() + begin, entry.key.size());
   }
+  return absl::OkStatus();
 }
 
 void IndexParser::SortShards() {
@@ -179,8 +185,8 @@ std::string FileNameProblem(std::string_view name) {
   return "";
 }
 
-absl::StatusOr<IndexFile> ParseIndexFile(const JsonBuffer& json, std::string_view file) {
-  return IndexParser(json, file).Parse();
+absl::StatusOr<IndexFile> ParseIndexFile(const JsonBuffer& json, std::string_view file, HeaderCharge* charge) {
+  return IndexParser(json, file, charge).Parse();
 }
 
 }  // namespace keyload

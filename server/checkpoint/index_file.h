@@ -7,14 +7,16 @@
 #include <vector>
 
 #include "absl/status/statusor.h"
+#include "server/checkpoint/header_memory.h"
 #include "server/checkpoint/json_buffer.h"
 
 namespace keyload {
 
 // The index of a sharded checkpoint: {"metadata": ..., "weight_map": {key: shard file name, ...}}.
 
-inline constexpr uint64_t kMaxIndexBytes = uint64_t{1} << 30;
-inline constexpr size_t kMaxShards = 100'000;
+// Over a million keys, with names as long as those of the largest models have.
+inline constexpr uint64_t kMaxIndexBytes = uint64_t{128} << 20;
+inline constexpr size_t kMaxShards = 10'000;  // each is a descriptor while the checkpoint is open
 
 struct IndexFile {
   struct Entry {
@@ -29,8 +31,8 @@ struct IndexFile {
 // "" for a plain file name that a checkpoint may hold, else what is wrong with it.
 std::string FileNameProblem(std::string_view name);
 
-// Pure. `file` is the name used in errors. Fields other than weight_map are ignored. CHECKPOINT_CORRUPT;
-// FORMAT_NOT_SUPPORTED for shards in another format.
-absl::StatusOr<IndexFile> ParseIndexFile(const JsonBuffer& json, std::string_view file);
+// Pure. `file` is the name used in errors. Fields other than weight_map are ignored. What the result holds stays with
+// `charge`, which may be null. CHECKPOINT_CORRUPT; FORMAT_NOT_SUPPORTED for shards in another format; MEMORY_EXHAUSTED.
+absl::StatusOr<IndexFile> ParseIndexFile(const JsonBuffer& json, std::string_view file, HeaderCharge* charge = nullptr);
 
 }  // namespace keyload

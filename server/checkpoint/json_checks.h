@@ -1,7 +1,5 @@
 #pragma once
 
-#include <simdjson.h>
-
 #include <string>
 #include <string_view>
 
@@ -9,10 +7,6 @@ namespace keyload {
 
 // Longest tensor name that is accepted, in bytes.
 inline constexpr size_t kMaxKeyBytes = 4096;
-
-// Moves over `value`, whatever it is, and checks that it is valid JSON nested at most 64 deep; the parser's own
-// skipping checks neither.
-simdjson::error_code CheckedSkip(simdjson::ondemand::value value);
 
 // Why `key` cannot be a tensor's name, or null. A string that came through escapes may still hold NUL or half a
 // surrogate pair.

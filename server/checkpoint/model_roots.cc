@@ -17,10 +17,10 @@ namespace {
 
 constexpr int kMaxSymlinks = 40;  // as the kernel's own limit
 
-UniqueFd OpenRetrying(const char* path, int flags) {
+UniqueFd OpenRetrying(const char* path, int flags, int directory = AT_FDCWD) {
   int fd;
   do {
-    fd = ::open(path, flags | O_CLOEXEC);
+    fd = ::openat(directory, path, flags | O_CLOEXEC);
   } while (fd < 0 && errno == EINTR);
   return UniqueFd(fd);
 }
@@ -33,6 +33,10 @@ std::string ResolvedPath(const UniqueFd& fd) {
   const ssize_t length = ::readlink(DescriptorLink(fd).c_str(), buffer, sizeof(buffer));
   if (length <= 0 || length == sizeof(buffer) || buffer[0] != '/') return "";
   return std::string(buffer, static_cast<size_t>(length));
+}
+
+absl::Status CannotOpen(int error, const std::string& path) {
+  return Annotate(ErrnoToStatus(error, "open", path), "cannot open", {{"path", path}});
 }
 
 absl::Status CheckRequested(std::string_view path) {
@@ -80,22 +84,46 @@ absl::StatusOr<OpenedPath> ModelRoots::Open(std::string_view path) const {
   if (!handle) {
     const int error = errno;
     if (!StopsInside(requested)) return NotAllowed(requested);
-    return Annotate(ErrnoToStatus(error, "open", requested), "cannot open", {{"path", requested}});
+    return CannotOpen(error, requested);
   }
+  return OpenChecked(handle, [&requested] { return requested; });
+}
+
+absl::StatusOr<OpenedPath> ModelRoots::OpenIn(const OpenedPath& directory, const std::string& name) const {
+  const auto path_in = [&] { return PathIn(directory, name); };
+  if (roots_.empty()) return NotAllowed(path_in());
+  const UniqueFd handle = OpenRetrying(name.c_str(), O_PATH, directory.fd.get());
+  if (!handle) {
+    const int error = errno;
+    const std::string path = path_in();
+    // By the descriptor: the directory's path may lead to another one by now.
+    if (!StopsInside(absl::StrFormat("%s/%s", DescriptorLink(directory.fd), name))) return NotAllowed(path);
+    return CannotOpen(error, path);
+  }
+  return OpenChecked(handle, path_in);
+}
+
+std::string ModelRoots::PathIn(const OpenedPath& directory, std::string_view name) {
+  return absl::StrFormat("%s/%s", directory.resolved == "/" ? "" : directory.resolved, name);
+}
+
+absl::StatusOr<OpenedPath> ModelRoots::OpenChecked(const UniqueFd& handle,
+                                                   absl::FunctionRef<std::string()> path) const {
   OpenedPath opened;
   opened.resolved = ResolvedPath(handle);
-  if (!Contains(opened.resolved)) return NotAllowed(requested);
+  if (!Contains(opened.resolved)) return NotAllowed(path());
 
   struct stat status;
-  if (::fstat(handle.get(), &status) != 0) return ErrnoToStatus(errno, "fstat", requested);
+  if (::fstat(handle.get(), &status) != 0) return ErrnoToStatus(errno, "fstat", path());
   opened.is_directory = S_ISDIR(status.st_mode);
   if (!opened.is_directory && !S_ISREG(status.st_mode)) {
-    return MakeError(Reason::kBadRequest, absl::StrFormat("%s is neither a file nor a directory", requested),
-                     {{"path", requested}});
+    return MakeError(Reason::kBadRequest, absl::StrFormat("%s is neither a file nor a directory", path()),
+                     {{"path", path()}});
   }
   opened.fd = OpenRetrying(DescriptorLink(handle).c_str(), O_RDONLY);
   if (!opened.fd) {
-    return Annotate(ErrnoToStatus(errno, "open", requested), "cannot open", {{"path", requested}});
+    const int error = errno;
+    return CannotOpen(error, path());
   }
   return opened;
 }

@@ -4,6 +4,7 @@
 #include <string_view>
 #include <vector>
 
+#include "absl/functional/function_ref.h"
 #include "absl/status/statusor.h"
 #include "server/base/fd.h"
 
@@ -28,10 +29,18 @@ class ModelRoots {
   // NUL. PATH_NOT_ALLOWED for what lies outside, whether it exists or not; CHECKPOINT_NOT_FOUND, PATH_NOT_READABLE,
   // IO_ERROR. May block on the file system.
   absl::StatusOr<OpenedPath> Open(std::string_view path) const;
+  // The same for the entry `name` of an open directory, wherever the directory is now. Links are followed, and lead to
+  // the same check. Errors call it `directory.resolved`/`name`. REQUIRES: `name` is a plain file name.
+  absl::StatusOr<OpenedPath> OpenIn(const OpenedPath& directory, const std::string& name) const;
 
   const std::vector<std::string>& roots() const { return roots_; }
 
+  // "DIR/NAME", as errors call an entry of a directory.
+  static std::string PathIn(const OpenedPath& directory, std::string_view name);
+
  private:
+  // Checks what `handle`, an O_PATH descriptor, leads to, and opens it for reading. path() is for errors.
+  absl::StatusOr<OpenedPath> OpenChecked(const UniqueFd& handle, absl::FunctionRef<std::string()> path) const;
   bool Contains(std::string_view resolved) const;
   // For a `path` that cannot be opened: whether following it ends inside a root. Only then may the answer say more than
   // "not allowed".

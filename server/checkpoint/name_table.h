@@ -16,7 +16,11 @@ namespace keyload {
 class NameTable {
  public:
   // For at most `count` names, below 2^31.
-  explicit NameTable(size_t count) : slots_(std::bit_ceil(count + count / 3 + 2)) {}
+  explicit NameTable(size_t count) : slots_(SlotsFor(count)) {}
+
+  // What a table for `count` names takes.
+  static size_t BytesFor(size_t count) { return SlotsFor(count) * sizeof(Slot); }
+  bool HasRoomFor(size_t count) const { return SlotsFor(count) <= slots_.size(); }
 
   // Position of `name`, or -1. name_at(position) is the list's name there.
   template <typename NameAt>
@@ -41,6 +45,7 @@ class NameTable {
     uint32_t position_plus_1 = 0;  // 0: free
   };
 
+  static size_t SlotsFor(size_t count) { return std::bit_ceil(count + count / 3 + 2); }
   static uint32_t Tag(uint64_t hash) { return static_cast<uint32_t>(hash >> 32); }
 
   // Where `name` is, or the free slot where it belongs; at least a quarter of the slots are free.

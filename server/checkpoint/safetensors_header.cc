@@ -5,6 +5,7 @@
 #include <algorithm>
 #include <limits>
 #include <optional>
+#include <span>
 #include <tuple>
 #include <utility>
 
@@ -13,6 +14,7 @@
 #include "absl/strings/str_join.h"
 #include "server/base/error.h"
 #include "server/checkpoint/json_checks.h"
+#include "server/checkpoint/json_reader.h"
 
 namespace keyload {
 namespace {
@@ -44,8 +46,9 @@ uint64_t SaturatingAdd(uint64_t a, uint64_t b) {
 // One pass over one header; used once.
 class HeaderParser {
  public:
-  HeaderParser(const JsonBuffer& header, uint64_t file_size, std::string_view file, uint32_t shard)
-      : json_(header), file_size_(file_size), file_(file), shard_(shard) {
+  HeaderParser(const JsonBuffer& header, uint64_t file_size, std::string_view file, uint32_t shard,
+               HeaderCharge* charge)
+      : json_(header), file_size_(file_size), file_(file), shard_(shard), charge_(charge), reader_(header, charge) {
     result_.data_offset = kHeaderPrefixBytes + header.size();
   }
 
@@ -60,7 +63,7 @@ class HeaderParser {
   absl::Status ParseShape(ondemand::value value, StoredTensor& tensor);
   absl::Status ParseOffsets(ondemand::value value, StoredTensor& tensor);
   absl::Status CheckSize(const StoredTensor& tensor) const;
-  void StoreNames();
+  absl::Status StoreNames();
   void SortByOffset();
   absl::Status CheckNames() const;
   absl::Status CheckCoverage() const;
@@ -76,7 +79,9 @@ class HeaderParser {
   const uint64_t file_size_;
   const std::string_view file_;
   const uint32_t shard_;
-  ondemand::parser parser_;
+  HeaderCharge* const charge_;  // null: nothing is counted
+  JsonReader reader_;
+  SteppedCharge shapes_{charge_};  // of those that do not fit into a StoredTensor
   bool has_metadata_ = false;
   bool sorted_ = true;
   std::string_view key_;       // of the entry being read, for messages; empty outside entries
@@ -100,20 +105,18 @@ absl::Status HeaderParser::Corrupt(std::string_view problem, std::optional<uint6
 }
 
 absl::Status HeaderParser::BadJson(simdjson::error_code error) const {
-  if (error == simdjson::MEMALLOC) {
-    return MakeError(Reason::kInternal, absl::StrFormat("%s: no memory to parse the header", file_),
-                     {{"file", std::string(file_)}});
-  }
+  if (error == simdjson::MEMALLOC) return reader_.NoMemory(file_);
   std::optional<uint64_t> position;
   if (key_.data() != nullptr) position = key_position_;
   return Corrupt(absl::StrFormat("the header is not valid: %s", simdjson::error_message(error)), position);
 }
 
 absl::StatusOr<SafetensorsHeader> HeaderParser::Parse() {
+  KEYLOAD_RETURN_IF_ERROR(reader_.Prepare(file_));
   ondemand::document document;
-  if (auto error = parser_.iterate(json_.data(), json_.size(), json_.capacity()).get(document)) return BadJson(error);
+  if (auto error = reader_.Begin(document)) return BadJson(error);
   KEYLOAD_RETURN_IF_ERROR(ParseRoot(document));
-  StoreNames();
+  KEYLOAD_RETURN_IF_ERROR(StoreNames());
   if (!sorted_) SortByOffset();
   if (absl::Status coverage = CheckCoverage(); !coverage.ok()) {
     // Two entries of one name usually overlap too, but then the name is what is wrong.
@@ -126,14 +129,14 @@ absl::StatusOr<SafetensorsHeader> HeaderParser::Parse() {
 absl::Status HeaderParser::ParseRoot(ondemand::document& document) {
   ondemand::object root;
   if (auto error = document.get_object().get(root)) return BadJson(error);
-  result_.tensors.reserve(json_.size() / kTypicalHeaderEntryBytes);
+  KEYLOAD_RETURN_IF_ERROR(ReserveCounted(result_.tensors, json_.size() / kTypicalHeaderEntryBytes, charge_, file_));
   for (auto item : root) {
     key_ = {};
     ondemand::field field;
     if (auto error = std::move(item).get(field)) return BadJson(error);
     key_position_ = Position(field.key().raw()) - 1;
     std::string_view key;
-    if (auto error = field.unescaped_key().get(key)) return BadJson(error);
+    if (auto error = reader_.Unescape(field.key(), key)) return BadJson(error);
     KEYLOAD_RETURN_IF_ERROR(key == "__metadata__" ? ParseMetadata(field.value()) : ParseEntry(key, field.value()));
   }
   key_ = {};
@@ -153,8 +156,8 @@ absl::Status HeaderParser::ParseMetadata(ondemand::value value) {
     if (auto error = std::move(item).get(field)) return BadJson(error);
     const uint64_t position = Position(field.key().raw()) - 1;
     std::string_view name, text;
-    if (auto error = field.unescaped_key().get(name)) return BadJson(error);
-    if (field.value().get_string().get(text)) {
+    if (auto error = reader_.Unescape(field.key(), name)) return BadJson(error);
+    if (reader_.GetString(field.value(), text)) {
       return Corrupt(absl::StrFormat("__metadata__ \"%s\" is not a string", Shortened(name)), position);
     }
   }
@@ -166,6 +169,9 @@ absl::Status HeaderParser::ParseEntry(std::string_view key, ondemand::value valu
   key_ = key;
   ondemand::object object;
   if (value.get_object().get(object)) return Corrupt("the entry is not an object", key_position_);
+  if (result_.tensors.size() == result_.tensors.capacity()) {
+    KEYLOAD_RETURN_IF_ERROR(ReserveCounted(result_.tensors, result_.tensors.size() + 1, charge_, file_));
+  }
   StoredTensor& tensor = result_.tensors.emplace_back();
   tensor.name = key;
   tensor.shard = shard_;
@@ -174,7 +180,7 @@ absl::Status HeaderParser::ParseEntry(std::string_view key, ondemand::value valu
     ondemand::field field;
     if (auto error = std::move(item).get(field)) return BadJson(error);
     std::string_view name;
-    if (auto error = field.unescaped_key().get(name)) return BadJson(error);
+    if (auto error = reader_.Unescape(field.key(), name)) return BadJson(error);
     KEYLOAD_RETURN_IF_ERROR(ParseField(FieldNamed(name), field.value(), seen, tensor));
   }
   if (seen != kAllFields) {
@@ -192,7 +198,7 @@ absl::Status HeaderParser::ParseEntry(std::string_view key, ondemand::value valu
 
 absl::Status HeaderParser::ParseField(unsigned field, ondemand::value value, unsigned& seen, StoredTensor& tensor) {
   if (field == 0) {
-    if (auto error = CheckedSkip(value)) return BadJson(error);
+    if (auto error = reader_.CheckedSkip(value)) return BadJson(error);
     return absl::OkStatus();
   }
   if (seen & field) return Corrupt(absl::StrFormat("%s comes twice", FieldName(field)), key_position_);
@@ -203,7 +209,7 @@ absl::Status HeaderParser::ParseField(unsigned field, ondemand::value value, uns
 
 absl::Status HeaderParser::ParseDTypeField(ondemand::value value, StoredTensor& tensor) {
   std::string_view name;
-  if (value.get_string().get(name)) return Corrupt("dtype is not a string", key_position_);
+  if (reader_.GetString(value, name)) return Corrupt("dtype is not a string", key_position_);
   const std::optional<DType> dtype = ParseDType(name);
   if (!dtype) return Corrupt(absl::StrFormat("unknown dtype \"%s\"", Shortened(name)), key_position_);
   tensor.dtype = *dtype;
@@ -213,12 +219,18 @@ absl::Status HeaderParser::ParseDTypeField(ondemand::value value, StoredTensor& 
 absl::Status HeaderParser::ParseShape(ondemand::value value, StoredTensor& tensor) {
   ondemand::array array;
   if (value.get_array().get(array)) return Corrupt("shape is not an array", key_position_);
+  Shape& shape = tensor.shape;
   for (auto item : array) {
     uint64_t dimension;
     if (std::move(item).get_uint64().get(dimension)) {
       return Corrupt("shape holds something that is not a whole number from 0 to 2^64-1", key_position_);
     }
-    tensor.shape.push_back(dimension);
+    if (shape.size() == kMaxRank)
+      return Corrupt(absl::StrFormat("shape has more than %d dimensions", kMaxRank), key_position_);
+    if (shape.size() == shape.capacity()) {
+      KEYLOAD_RETURN_IF_ERROR(shapes_.Add(2 * shape.capacity() * sizeof(dimension), file_));
+    }
+    shape.push_back(dimension);
   }
   return absl::OkStatus();
 }
@@ -247,7 +259,6 @@ absl::Status HeaderParser::ParseOffsets(ondemand::value value, StoredTensor& ten
 absl::Status HeaderParser::CheckSize(const StoredTensor& tensor) const {
   const TensorSize size = ComputeTensorSize(tensor.dtype, tensor.shape);
   if (!size.error && size.bytes == tensor.bytes) return absl::OkStatus();
-  // A shape may have millions of dimensions; the first ones tell enough.
   const auto shown = std::span(tensor.shape).first(std::min<size_t>(tensor.shape.size(), 8));
   const std::string shape = absl::StrFormat("%s [%s%s]", DTypeName(tensor.dtype), absl::StrJoin(shown, ", "),
                                             shown.size() < tensor.shape.size() ? ", ..." : "");
@@ -258,10 +269,11 @@ absl::Status HeaderParser::CheckSize(const StoredTensor& tensor) const {
                  key_position_);
 }
 
-void HeaderParser::StoreNames() {
-  // The views point into the parser's own buffer until here.
+absl::Status HeaderParser::StoreNames() {
+  // The views point into the document until here.
   size_t bytes = 0;
   for (const StoredTensor& tensor : result_.tensors) bytes += tensor.name.size();
+  if (charge_ != nullptr) KEYLOAD_RETURN_IF_ERROR(charge_->Add(bytes, file_));
   auto names = std::make_shared<std::string>();
   names->reserve(bytes);
   for (StoredTensor& tensor : result_.tensors) {
@@ -270,6 +282,7 @@ void HeaderParser::StoreNames() {
     tensor.name = std::string_view(names->data() + begin, tensor.name.size());
   }
   result_.names = std::move(names);
+  return absl::OkStatus();
 }
 
 void HeaderParser::SortByOffset() {
@@ -364,8 +377,8 @@ absl::StatusOr<uint64_t> ParseHeaderLength(std::string_view prefix, uint64_t fil
 }
 
 absl::StatusOr<SafetensorsHeader> ParseSafetensorsHeader(const JsonBuffer& header, uint64_t file_size,
-                                                         std::string_view file, uint32_t shard) {
-  HeaderParser parser(header, file_size, file, shard);
+                                                         std::string_view file, uint32_t shard, HeaderCharge* charge) {
+  HeaderParser parser(header, file_size, file, shard, charge);
   KEYLOAD_ASSIGN_OR_RETURN(SafetensorsHeader parsed, parser.Parse());
   for (StoredTensor& tensor : parsed.tensors) tensor.offset += parsed.data_offset;
   return parsed;

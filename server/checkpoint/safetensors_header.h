@@ -8,6 +8,7 @@
 
 #include "absl/status/statusor.h"
 #include "server/checkpoint/checkpoint_headers.h"
+#include "server/checkpoint/header_memory.h"
 #include "server/checkpoint/json_buffer.h"
 
 namespace keyload {
@@ -21,6 +22,7 @@ namespace keyload {
 
 inline constexpr uint64_t kHeaderPrefixBytes = 8;
 inline constexpr uint64_t kMaxHeaderBytes = 100'000'000;  // the format's own limit, inclusive
+inline constexpr size_t kMaxRank = 64;                    // as many dimensions as PyTorch's tensors may have
 
 // Reads N from the first bytes of a file (all of them if there are fewer than 8).
 // CHECKPOINT_TRUNCATED: the file ends in the prefix or the header. CHECKPOINT_CORRUPT: N is over the limit.
@@ -34,9 +36,11 @@ struct SafetensorsHeader {
 
 // Validates the JSON of a header against the size of its file. Names are unique, at most 4096 bytes, free of NUL.
 // Fields of an entry that the format does not know are ignored. `shard` goes into every tensor. Time is linear in the
-// header when entries come by offset. CHECKPOINT_TRUNCATED: the file lacks bytes at its end. CHECKPOINT_CORRUPT:
-// everything else.
+// header when entries come by offset. What the result holds stays with `charge`, which may be null.
+// CHECKPOINT_TRUNCATED: the file lacks bytes at its end. MEMORY_EXHAUSTED: its tensors, or parsing them, take more heap
+// than is free. CHECKPOINT_CORRUPT: everything else.
 absl::StatusOr<SafetensorsHeader> ParseSafetensorsHeader(const JsonBuffer& header, uint64_t file_size,
-                                                         std::string_view file, uint32_t shard = 0);
+                                                         std::string_view file, uint32_t shard = 0,
+                                                         HeaderCharge* charge = nullptr);
 
 }  // namespace keyload

@@ -11,6 +11,7 @@
 #include "absl/strings/str_format.h"
 #include "server/base/error.h"
 #include "server/base/strings.h"
+#include "server/checkpoint/json_buffer.h"
 
 namespace keyload {
 namespace {
@@ -48,7 +49,7 @@ absl::StatusOr<Shard> MakeShard(OpenedPath opened, const std::string& path, cons
   return shard;
 }
 
-absl::StatusOr<SafetensorsHeader> ReadShardHeader(const Shard& shard, const std::string& path, uint32_t number) {
+absl::StatusOr<uint64_t> ReadHeaderLength(const Shard& shard, const std::string& path) {
   const int fd = shard.fd->get();
   const uint64_t file_size = shard.identity.size;
   // Else the kernel reads on behind the header, into tensors that may never be wanted.
@@ -56,10 +57,16 @@ absl::StatusOr<SafetensorsHeader> ReadShardHeader(const Shard& shard, const std:
   char prefix[kHeaderPrefixBytes];
   const size_t prefix_size = std::min<uint64_t>(file_size, sizeof(prefix));
   KEYLOAD_RETURN_IF_ERROR(ReadFully(fd, prefix, prefix_size, 0, path));
-  KEYLOAD_ASSIGN_OR_RETURN(const uint64_t length, ParseHeaderLength({prefix, prefix_size}, file_size, path));
+  return ParseHeaderLength({prefix, prefix_size}, file_size, path);
+}
+
+absl::StatusOr<SafetensorsHeader> ReadShardHeader(const Shard& shard, uint64_t length, const std::string& path,
+                                                  uint32_t number, HeaderCharge& charge) {
+  TemporaryCharge buffer(&charge);
+  KEYLOAD_RETURN_IF_ERROR(buffer.Add(length + JsonBuffer::kPadding, path));
   JsonBuffer json(length);
-  KEYLOAD_RETURN_IF_ERROR(ReadFully(fd, json.data(), length, kHeaderPrefixBytes, path));
-  return ParseSafetensorsHeader(json, file_size, path, number);
+  KEYLOAD_RETURN_IF_ERROR(ReadFully(shard.fd->get(), json.data(), length, kHeaderPrefixBytes, path));
+  return ParseSafetensorsHeader(json, shard.identity.size, path, number, &charge);
 }
 
 absl::Status CheckUnchanged(const Shard& shard, std::string_view when, ErrorMetadata metadata) {
@@ -77,16 +84,19 @@ absl::StatusOr<FileIdentity> IdentifyJsonFile(const OpenedPath& opened, const st
   return IdentifyFile(opened.fd.get(), path);
 }
 
-absl::StatusOr<JsonBuffer> ReadJsonFile(const OpenedPath& opened, const std::string& path, uint64_t size,
-                                        uint64_t limit) {
-  if (size > limit) {
-    return MakeError(Reason::kCheckpointCorrupt,
-                     absl::StrFormat("%s: the index has %d bytes, more than the allowed %d", path, size, limit),
-                     {{"file", path}});
+absl::StatusOr<IndexFile> ReadIndexFile(const OpenedPath& opened, const std::string& path, uint64_t size,
+                                        HeaderCharge& charge) {
+  if (size > kMaxIndexBytes) {
+    return MakeError(
+        Reason::kCheckpointCorrupt,
+        absl::StrFormat("%s: the index has %d bytes, more than the allowed %d", path, size, kMaxIndexBytes),
+        {{"file", path}});
   }
+  TemporaryCharge buffer(&charge);
+  KEYLOAD_RETURN_IF_ERROR(buffer.Add(size + JsonBuffer::kPadding, path));
   JsonBuffer json(size);
   KEYLOAD_RETURN_IF_ERROR(ReadFully(opened.fd.get(), json.data(), json.size(), 0, path));
-  return json;
+  return ParseIndexFile(json, path, &charge);
 }
 
 }  // namespace keyload

@@ -5,7 +5,8 @@
 
 #include "absl/status/statusor.h"
 #include "server/checkpoint/checkpoint_index.h"
-#include "server/checkpoint/json_buffer.h"
+#include "server/checkpoint/header_memory.h"
+#include "server/checkpoint/index_file.h"
 #include "server/checkpoint/model_roots.h"
 #include "server/checkpoint/safetensors_header.h"
 
@@ -15,15 +16,18 @@ namespace keyload {
 // errors name it, `name` what reports show. CHECKPOINT_CORRUPT for a directory; IO_ERROR.
 absl::StatusOr<Shard> MakeShard(OpenedPath opened, const std::string& path, const std::string& name);
 
-// Reads and validates the header of `shard`; no tensor byte. `number` is its index among the shards. Blocks.
-// CHECKPOINT_CORRUPT, CHECKPOINT_TRUNCATED, IO_ERROR.
-absl::StatusOr<SafetensorsHeader> ReadShardHeader(const Shard& shard, const std::string& path, uint32_t number);
+// How long the header of `shard` is. Blocks. CHECKPOINT_CORRUPT, CHECKPOINT_TRUNCATED, IO_ERROR.
+absl::StatusOr<uint64_t> ReadHeaderLength(const Shard& shard, const std::string& path);
+// Reads and validates that header, of `length` bytes; no tensor byte. `number` is the shard's index among the shards.
+// What the result holds stays with `charge`. Blocks. MEMORY_EXHAUSTED besides.
+absl::StatusOr<SafetensorsHeader> ReadShardHeader(const Shard& shard, uint64_t length, const std::string& path,
+                                                  uint32_t number, HeaderCharge& charge);
 
 // Identifies an open index file. CHECKPOINT_CORRUPT for a directory; IO_ERROR.
 absl::StatusOr<FileIdentity> IdentifyJsonFile(const OpenedPath& opened, const std::string& path);
-// Reads an open file of `size` bytes as a whole. CHECKPOINT_CORRUPT if that is more than `limit`; CHECKPOINT_TRUNCATED
-// if it shrinks meanwhile; IO_ERROR.
-absl::StatusOr<JsonBuffer> ReadJsonFile(const OpenedPath& opened, const std::string& path, uint64_t size,
-                                        uint64_t limit);
+// Reads and parses an open index file of `size` bytes. What the result holds stays with `charge`. CHECKPOINT_TRUNCATED
+// if it shrinks meanwhile; IO_ERROR; what ParseIndexFile returns.
+absl::StatusOr<IndexFile> ReadIndexFile(const OpenedPath& opened, const std::string& path, uint64_t size,
+                                        HeaderCharge& charge);
 
 }  // namespace keyload

@@ -15,6 +15,7 @@
 #include <utility>
 #include <vector>
 
+#include "absl/functional/function_ref.h"
 #include "absl/strings/str_format.h"
 #include "absl/strings/str_join.h"
 #include "server/base/error.h"
@@ -42,14 +43,10 @@ struct Listing {
   std::vector<std::string> directories;  // the first ones
 };
 
-std::string Join(const OpenedPath& directory, std::string_view name) {
-  return absl::StrFormat("%s/%s", directory.resolved == "/" ? "" : directory.resolved, name);
-}
-
 bool IsPickle(std::string_view name) { return name.ends_with(".bin") || name.ends_with(".pt"); }
 
 absl::Status PickleError(const OpenedPath& directory, std::string_view name) {
-  const std::string path = Join(directory, name);
+  const std::string path = ModelRoots::PathIn(directory, name);
   return MakeError(Reason::kFormatNotSupported,
                    absl::StrFormat("%s holds pickled weights; only safetensors is read", path), {{"file", path}});
 }
@@ -63,36 +60,53 @@ void Sort(std::string_view name, Listing& listing) {
   }
 }
 
-absl::StatusOr<Listing> List(const OpenedPath& directory) {
+// Calls `visit` with the entries of the directory `name` below `directory`, "." for itself, in no order, until it
+// returns false. Links to directories are not followed. Asks `context`. An error of the file system is one, also in the
+// middle.
+absl::Status VisitEntries(const OpenedPath& directory, const char* name, const RequestContext& context,
+                          absl::FunctionRef<bool(const dirent&)> visit) {
+  const std::string path = ModelRoots::PathIn(directory, name);
   // A descriptor of its own: closedir() closes it.
-  const int fd = ::openat(directory.fd.get(), ".", O_RDONLY | O_DIRECTORY | O_CLOEXEC);
-  if (fd < 0) return ErrnoToStatus(errno, "open", directory.resolved);
+  const int fd = ::openat(directory.fd.get(), name, O_RDONLY | O_DIRECTORY | O_NOFOLLOW | O_CLOEXEC);
+  if (fd < 0) return ErrnoToStatus(errno, "open", path);
   std::unique_ptr<DIR, CloseDir> stream(::fdopendir(fd));
   if (stream == nullptr) {
     const int error = errno;
     ::close(fd);
-    return ErrnoToStatus(error, "fdopendir", directory.resolved);
+    return ErrnoToStatus(error, "fdopendir", path);
   }
-  Listing listing;
-  for (size_t count = 0;; ++count) {
+  PeriodicCheck check(&context);
+  while (true) {
+    KEYLOAD_RETURN_IF_ERROR(check.Check());
     errno = 0;
     const dirent* entry = ::readdir(stream.get());
-    if (entry == nullptr && errno != 0) return ErrnoToStatus(errno, "readdir", directory.resolved);
-    if (entry == nullptr) break;
-    if (count >= kMaxListed) {
-      return MakeError(Reason::kCheckpointAmbiguous,
-                       absl::StrFormat("%s has more than %d entries and no model.safetensors; name the file to load",
-                                       directory.resolved, kMaxListed),
-                       {{"path", directory.resolved}});
-    }
-    Sort(entry->d_name, listing);
-    const bool may_be_directory = entry->d_type == DT_DIR || entry->d_type == DT_UNKNOWN;
-    if (may_be_directory && entry->d_name[0] != '.' && listing.directories.size() < kMaxDirectories) {
-      listing.directories.emplace_back(entry->d_name);
-    }
+    if (entry == nullptr && errno != 0) return ErrnoToStatus(errno, "readdir", path);
+    if (entry == nullptr || !visit(*entry)) return absl::OkStatus();
   }
-  for (auto* names : {&listing.indexes, &listing.safetensors, &listing.pickles, &listing.directories})
+}
+
+absl::StatusOr<Listing> List(const OpenedPath& directory, const RequestContext& context) {
+  Listing listing;
+  size_t count = 0;
+  KEYLOAD_RETURN_IF_ERROR(VisitEntries(directory, ".", context, [&](const dirent& entry) {
+    if (count++ >= kMaxListed) return false;
+    Sort(entry.d_name, listing);
+    const bool may_be_directory = entry.d_type == DT_DIR || entry.d_type == DT_UNKNOWN;
+    if (may_be_directory && entry.d_name[0] != '.' && listing.directories.size() < kMaxDirectories) {
+      listing.directories.emplace_back(entry.d_name);
+    }
+    return true;
+  }));
+  if (count > kMaxListed) {
+    return MakeError(Reason::kCheckpointAmbiguous,
+                     absl::StrFormat("%s has more than %d entries and no model.safetensors; name the file to load",
+                                     directory.resolved, kMaxListed),
+                     {{"path", directory.resolved}});
+  }
+  for (auto* names : {&listing.indexes, &listing.safetensors, &listing.pickles, &listing.directories}) {
+    KEYLOAD_RETURN_IF_ERROR(context.Check());
     std::sort(names->begin(), names->end());
+  }
   return listing;
 }
 
@@ -100,7 +114,7 @@ absl::StatusOr<Listing> List(const OpenedPath& directory) {
 absl::StatusOr<std::optional<WeightFile>> OpenFirst(const ModelRoots& roots, const OpenedPath& directory,
                                                     std::span<const std::string> names) {
   for (const std::string& name : names) {
-    absl::StatusOr<OpenedPath> opened = roots.Open(Join(directory, name));
+    absl::StatusOr<OpenedPath> opened = roots.OpenIn(directory, name);
     if (!opened.ok() && ErrorReason(opened.status()) == Reason::kCheckpointNotFound) continue;
     if (!opened.ok()) return std::move(opened).status();
     const auto kind = name.ends_with(".json") ? WeightFile::Kind::kIndex : WeightFile::Kind::kSafetensors;
@@ -109,59 +123,71 @@ absl::StatusOr<std::optional<WeightFile>> OpenFirst(const ModelRoots& roots, con
   return std::nullopt;
 }
 
+// `names`, which are sorted and end with `suffix`, without those that are variants of another one:
 // "unet.fp16.safetensors" is the variant fp16 of "unet.safetensors"; and so with index files.
-bool IsVariantOf(std::string_view name, std::string_view plain, std::string_view suffix) {
-  const std::string_view stem = plain.substr(0, plain.size() - suffix.size());
-  return name.size() > plain.size() && name.starts_with(stem) && name[stem.size()] == '.';
-}
-
-// Without those that are variants of another one.
-std::vector<std::string> WithoutVariants(const std::vector<std::string>& names, std::string_view suffix) {
+absl::StatusOr<std::vector<std::string>> WithoutVariants(const std::vector<std::string>& names, std::string_view suffix,
+                                                         const RequestContext& context) {
+  // A variant begins with the stem of the other name and a dot. All that begin so are neighbours in the order of names,
+  // behind the stem itself: one pass over both lists finds, for each name, the shortest stem that it begins with.
+  std::vector<std::string_view> stems;
+  stems.reserve(names.size());
+  for (const std::string& name : names)
+    stems.push_back(std::string_view(name).substr(0, name.size() - suffix.size() + 1));
+  KEYLOAD_RETURN_IF_ERROR(context.Check());
+  std::sort(stems.begin(), stems.end());
   std::vector<std::string> plain;
-  std::copy_if(names.begin(), names.end(), std::back_inserter(plain), [&](const std::string& name) {
-    return std::none_of(names.begin(), names.end(),
-                        [&](const std::string& other) { return IsVariantOf(name, other, suffix); });
-  });
+  std::string_view shortest;
+  PeriodicCheck check(&context);
+  auto stem = stems.begin();
+  for (const std::string& name : names) {
+    KEYLOAD_RETURN_IF_ERROR(check.Check());
+    for (; stem != stems.end() && *stem <= name; ++stem) {
+      if (shortest.empty() || !stem->starts_with(shortest)) shortest = *stem;
+    }
+    const bool is_variant =
+        !shortest.empty() && name.starts_with(shortest) && name.size() > shortest.size() - 1 + suffix.size();
+    if (!is_variant) plain.push_back(name);
+  }
   return plain;
 }
 
 // Whether a directory below `directory` has weights in it. Links are not followed.
-bool HoldsWeights(const OpenedPath& directory, const char* name) {
-  const int fd = ::openat(directory.fd.get(), name, O_RDONLY | O_DIRECTORY | O_NOFOLLOW | O_CLOEXEC);
-  if (fd < 0) return false;
-  std::unique_ptr<DIR, CloseDir> stream(::fdopendir(fd));
-  if (stream == nullptr) {
-    ::close(fd);
-    return false;
-  }
+absl::StatusOr<bool> HoldsWeights(const OpenedPath& directory, const std::string& name, const RequestContext& context) {
+  bool found = false;
   size_t count = 0;
-  for (const dirent* entry = ::readdir(stream.get()); entry != nullptr; entry = ::readdir(stream.get())) {
-    if (std::string_view(entry->d_name).ends_with(kSafetensorsSuffix)) return true;
-    if (++count == kMaxListed) break;
-  }
-  return false;
+  const absl::Status status = VisitEntries(directory, name.c_str(), context, [&](const dirent& entry) {
+    found = std::string_view(entry.d_name).ends_with(kSafetensorsSuffix);
+    return !found && ++count < kMaxListed;
+  });
+  // What may not be looked into, or is no directory, is not what an answer can recommend.
+  const Reason reason = status.ok() ? Reason::kInternal : ErrorReason(status);
+  if (reason == Reason::kPathNotReadable || reason == Reason::kCheckpointNotFound) return false;
+  KEYLOAD_RETURN_IF_ERROR(status);
+  return found;
 }
 
-absl::Status NoWeights(const OpenedPath& directory, const Listing& listing) {
+absl::Status NoWeights(const OpenedPath& directory, const Listing& listing, const RequestContext& context) {
   std::vector<std::string> components;
   for (const std::string& name : listing.directories) {
-    if (HoldsWeights(directory, name.c_str())) components.push_back(name);
+    KEYLOAD_ASSIGN_OR_RETURN(const bool holds_weights, HoldsWeights(directory, name, context));
+    if (holds_weights) components.push_back(name);
   }
   if (components.empty()) {
     return MakeError(Reason::kCheckpointNotFound, absl::StrFormat("%s has no weights in it", directory.resolved),
                      {{"path", directory.resolved}});
   }
-  return MakeError(
-      Reason::kCheckpointAmbiguous,
-      absl::StrFormat("%s has no weights of its own, but there are some in its directories (%s); give the "
-                      "path of one, such as %s",
-                      directory.resolved, absl::StrJoin(components, ", "), Join(directory, components.front())),
-      {{"path", directory.resolved}});
+  return MakeError(Reason::kCheckpointAmbiguous,
+                   absl::StrFormat("%s has no weights of its own, but there are some in its directories (%s); give the "
+                                   "path of one, such as %s",
+                                   directory.resolved, absl::StrJoin(components, ", "),
+                                   ModelRoots::PathIn(directory, components.front())),
+                   {{"path", directory.resolved}});
 }
 
 absl::StatusOr<WeightFile> OpenOnly(const ModelRoots& roots, const OpenedPath& directory,
-                                    const std::vector<std::string>& all, std::string_view suffix) {
-  const std::vector<std::string> names = WithoutVariants(all, suffix);
+                                    const std::vector<std::string>& all, std::string_view suffix,
+                                    const RequestContext& context) {
+  KEYLOAD_ASSIGN_OR_RETURN(const std::vector<std::string> names, WithoutVariants(all, suffix, context));
   if (names.size() > 1) {
     const auto shown = std::span(names).first(std::min(names.size(), kMaxNamed));
     return MakeError(
@@ -172,7 +198,7 @@ absl::StatusOr<WeightFile> OpenOnly(const ModelRoots& roots, const OpenedPath& d
   }
   KEYLOAD_ASSIGN_OR_RETURN(std::optional<WeightFile> file, OpenFirst(roots, directory, names));
   if (file) return *std::move(file);
-  const std::string path = Join(directory, names.front());
+  const std::string path = ModelRoots::PathIn(directory, names.front());
   return MakeError(Reason::kCheckpointNotFound, absl::StrFormat("%s is a link to a file that is not there", path),
                    {{"file", path}});
 }
@@ -210,7 +236,8 @@ std::vector<std::string> VariantsNamed(const std::vector<std::string>& names, st
   return found;
 }
 
-absl::StatusOr<WeightFile> FindNamed(const ModelRoots& roots, const OpenedPath& directory, const std::string& weights) {
+absl::StatusOr<WeightFile> FindNamed(const ModelRoots& roots, const OpenedPath& directory, const std::string& weights,
+                                     const RequestContext& context) {
   if (std::string problem = FileNameProblem(weights); !problem.empty()) {
     return MakeError(Reason::kBadRequest, absl::StrFormat("the name of the weights %s", problem),
                      {{"path", directory.resolved}});
@@ -225,10 +252,11 @@ absl::StatusOr<WeightFile> FindNamed(const ModelRoots& roots, const OpenedPath& 
   KEYLOAD_ASSIGN_OR_RETURN(std::optional<WeightFile> file, OpenFirst(roots, directory, names));
   if (file) return *std::move(file);
   if (names.size() > 1) {
-    KEYLOAD_ASSIGN_OR_RETURN(const Listing listing, List(directory));
-    std::vector<std::string> variants = VariantsNamed(listing.indexes, weights, kIndexFileSuffix);
-    if (variants.empty()) variants = VariantsNamed(listing.safetensors, weights, kSafetensorsSuffix);
-    if (!variants.empty()) return OpenOnly(roots, directory, variants, kSafetensorsSuffix);
+    KEYLOAD_ASSIGN_OR_RETURN(const Listing listing, List(directory, context));
+    const std::vector<std::string> indexes = VariantsNamed(listing.indexes, weights, kIndexFileSuffix);
+    if (!indexes.empty()) return OpenOnly(roots, directory, indexes, kIndexFileSuffix, context);
+    const std::vector<std::string> files = VariantsNamed(listing.safetensors, weights, kSafetensorsSuffix);
+    if (!files.empty()) return OpenOnly(roots, directory, files, kSafetensorsSuffix, context);
   }
   return MakeError(Reason::kCheckpointNotFound,
                    absl::StrFormat("%s has no %s", directory.resolved, absl::StrJoin(names, ", ")),
@@ -238,19 +266,19 @@ absl::StatusOr<WeightFile> FindNamed(const ModelRoots& roots, const OpenedPath& 
 }  // namespace
 
 absl::StatusOr<WeightFile> FindWeights(const ModelRoots& roots, const OpenedPath& directory, const std::string& weights,
-                                       bool allow_no_weights) {
-  if (!weights.empty()) return FindNamed(roots, directory, weights);
+                                       bool allow_no_weights, const RequestContext& context) {
+  if (!weights.empty()) return FindNamed(roots, directory, weights, context);
   const std::array<std::string, 2> standard = {"model.safetensors", "model.safetensors.index.json"};
   KEYLOAD_ASSIGN_OR_RETURN(std::optional<WeightFile> file, OpenFirst(roots, directory, standard));
   if (file) return *std::move(file);
-  KEYLOAD_ASSIGN_OR_RETURN(const Listing listing, List(directory));
-  if (!listing.indexes.empty()) return OpenOnly(roots, directory, listing.indexes, kIndexFileSuffix);
+  KEYLOAD_ASSIGN_OR_RETURN(const Listing listing, List(directory, context));
+  if (!listing.indexes.empty()) return OpenOnly(roots, directory, listing.indexes, kIndexFileSuffix, context);
   if (!listing.safetensors.empty() && std::all_of(listing.safetensors.begin(), listing.safetensors.end(), IsPart))
     return PartsAlone(directory, listing.safetensors);
-  if (!listing.safetensors.empty()) return OpenOnly(roots, directory, listing.safetensors, kSafetensorsSuffix);
+  if (!listing.safetensors.empty()) return OpenOnly(roots, directory, listing.safetensors, kSafetensorsSuffix, context);
   if (!listing.pickles.empty()) return PickleError(directory, listing.pickles.front());
   if (allow_no_weights) return WeightFile{};
-  return NoWeights(directory, listing);
+  return NoWeights(directory, listing, context);
 }
 
 }  // namespace keyload

@@ -4,6 +4,7 @@
 #include <string_view>
 
 #include "absl/status/statusor.h"
+#include "server/base/request_context.h"
 #include "server/checkpoint/model_roots.h"
 
 namespace keyload {
@@ -20,9 +21,9 @@ struct WeightFile {
 };
 
 // Picks the weights of `directory` by CheckpointSource's rules; `weights` is CheckpointSource::weights. kNone if there
-// are none and `allow_no_weights`. Blocks. CHECKPOINT_NOT_FOUND, CHECKPOINT_AMBIGUOUS, FORMAT_NOT_SUPPORTED,
-// BAD_REQUEST and what ModelRoots::Open returns.
+// are none and `allow_no_weights`. Blocks; asks `context` in loops over entries. CHECKPOINT_NOT_FOUND,
+// CHECKPOINT_AMBIGUOUS, FORMAT_NOT_SUPPORTED, BAD_REQUEST, IO_ERROR and what ModelRoots::OpenIn returns.
 absl::StatusOr<WeightFile> FindWeights(const ModelRoots& roots, const OpenedPath& directory, const std::string& weights,
-                                       bool allow_no_weights);
+                                       bool allow_no_weights, const RequestContext& context);
 
 }  // namespace keyload

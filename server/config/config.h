@@ -55,6 +55,9 @@ struct Config {
   uint32_t max_connections_per_peer = 1024;
   uint32_t max_calls = 4096;  // open ones
   uint32_t max_calls_per_peer = 2048;
+  // Heap for headers and index files of checkpoints, all together; absent: an eighth of what the machine allows, at
+  // most 1 GiB.
+  std::optional<uint64_t> header_memory_bytes;
   uint32_t concurrent_loads = 2;
   uint32_t io_threads = 0;                   // 0: one per core, at most 8
   uint32_t load_queue = 64;                  // loads that wait beyond those that run

@@ -310,6 +310,10 @@ constexpr Setting kSettings[] = {
     {"--max-calls-per-peer", "KEYLOADD_MAX_CALLS_PER_PEER", "max_calls_per_peer", SettingKind::kCount, '\0', "N",
      "Of these, those of one caller: a token on one host, or all processes on Unix sockets without one [2048]",
      ApplyLimit<&Config::max_calls_per_peer>, Same<&Config::max_calls_per_peer>, nullptr},
+    {"--header-memory", "KEYLOADD_HEADER_MEMORY", "header_memory", SettingKind::kSize, '\0', "SIZE",
+     "Memory for the headers and index files of all checkpoints that are open or remembered; one that is being opened "
+     "may take half [an eighth of what the machine allows, at most 1GiB]",
+     ApplyMemory<&Config::header_memory_bytes>, Same<&Config::header_memory_bytes>, nullptr},
     {"--concurrent-loads", "KEYLOADD_CONCURRENT_LOADS", "concurrent_loads", SettingKind::kCount, '\0', "N",
      "Loads that run at the same time [2]", ApplyConcurrentLoads, Same<&Config::concurrent_loads>, nullptr},
     {"--io-threads", "KEYLOADD_IO_THREADS", "io_threads", SettingKind::kCount, '\0', "N",

@@ -11,6 +11,8 @@
 namespace keyload {
 namespace {
 
+constexpr std::string_view kConfigFile = "config.json";
+
 // Other sets of a directory (adapters, weights under the names of other programs) are not what config.json describes.
 bool IsModelFile(std::string_view file) { return file.starts_with("model.") || file.starts_with("model-"); }
 
@@ -51,13 +53,18 @@ absl::StatusOr<ExpectedKeys> FindExpectedKeys(const LoadSpec& spec, const Checkp
   const bool demanded = spec.expected.from == ExpectedSpec::From::kConfig;
   if (spec.expected.from == ExpectedSpec::From::kCheckpoint || (!demanded && !AreModelWeights(index)))
     return ExpectedKeys();
-  const std::string path = StrCat(spec.source.path, "/config.json");
+  const std::string path = StrCat(spec.source.path, "/", kConfigFile);
+  const std::shared_ptr<const CheckpointDirectory> directory = index.source_directory();
   struct ConfigFile {
+    FileIdentity identity;
     absl::StatusOr<std::string> json;
   };
-  const auto read = [roots = sources.roots, path]() -> absl::StatusOr<ConfigFile> {
-    KEYLOAD_ASSIGN_OR_RETURN(const OpenedPath file, roots->Open(path));
-    return ConfigFile{.json = ReadWholeFile(file.fd.get(), path, kMaxConfigBytes)};
+  const auto read = [roots = sources.roots, path, directory]() -> absl::StatusOr<ConfigFile> {
+    KEYLOAD_ASSIGN_OR_RETURN(const OpenedPath file, directory == nullptr
+                                                        ? roots->Open(path)
+                                                        : directory->Open(*roots, std::string(kConfigFile)));
+    KEYLOAD_ASSIGN_OR_RETURN(const FileIdentity identity, IdentifyFile(file.fd.get(), path));
+    return ConfigFile{.identity = identity, .json = ReadWholeFile(file.fd.get(), path, kMaxConfigBytes)};
   };
   const absl::StatusOr<ConfigFile> file = sources.Touch(path, context, read);
   if (!file.ok()) {
@@ -70,6 +77,11 @@ absl::StatusOr<ExpectedKeys> FindExpectedKeys(const LoadSpec& spec, const Checkp
   const absl::StatusOr<ConfigValue> config = json.ok() ? ParseConfigJson(*json, path) : json.status();
   absl::StatusOr<std::shared_ptr<const Manifest>> manifest =
       config.ok() ? DeriveManifest(*config, path, sources.templates) : config.status();
+  if (directory != nullptr) {
+    // The file is one more of the checkpoint: all of them must have been there at one time.
+    KEYLOAD_RETURN_IF_ERROR(directory->CheckEntry(std::string(kConfigFile), file->identity));
+    KEYLOAD_RETURN_IF_ERROR(index.CheckEntries());
+  }
   if (manifest.ok()) return ExpectedKeys{.manifest = *std::move(manifest), .from = ExpectedFrom::kConfig};
   // One that no template knows is for another program; one that is broken, or contradicts its template, is for nobody.
   if (demanded || ErrorReason(manifest.status()) != Reason::kConfigNotSupported) return manifest.status();

@@ -196,6 +196,7 @@ std::vector<std::pair<std::string, uint64_t>> LoaderService::LimitValues() const
   return {{"concurrent_loads", deps_.loads->threads()},
           {"load_queue", deps_.loads->limit()},
           {"checkpoint_keys", deps_.headers.max_keys},
+          {"header_memory_bytes", deps_.headers.memory == nullptr ? 0 : deps_.headers.memory->limit()},
           {"manifest_tensors", kMaxManifestTensors},
           {"selection_globs", kMaxGlobs},
           {"rule_patterns", PatternBudget::kMostPatterns},

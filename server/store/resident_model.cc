@@ -39,10 +39,13 @@ absl::Status TensorBytes::Read(uint64_t offset, std::span<std::byte> destination
       continue;
     }
     const std::span<std::byte> part = destination.first(std::min(destination.size(), range.bytes - offset));
-    KEYLOAD_RETURN_IF_ERROR(CheckFile(keys_->index->shards()[range.shard], model_));
     const iovec buffer = {part.data(), part.size()};
     ReadCounts counts;
-    KEYLOAD_RETURN_IF_ERROR(range.reader->ReadVector(range.offset + offset, {&buffer, 1}, counts));
+    const absl::Status read = range.reader->ReadVector(range.offset + offset, {&buffer, 1}, counts);
+    // After reading, which covers every change since the load, the one beside this read too. A file that was cut off is
+    // a changed one.
+    KEYLOAD_RETURN_IF_ERROR(CheckFile(keys_->index->shards()[range.shard], model_));
+    KEYLOAD_RETURN_IF_ERROR(read);
     destination = destination.subspan(part.size());
     if (destination.empty()) break;
     offset = 0;

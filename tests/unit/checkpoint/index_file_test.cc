@@ -71,7 +71,7 @@ TEST(IndexFileTest, PickleShardsAreAnotherFormat) {
 TEST(IndexFileTest, TheNumberOfShardsIsLimited) {
   std::string json = R"({"weight_map":{"k":"s")";
   for (size_t i = 0; i < kMaxShards; ++i) json += ",\"k" + std::to_string(i) + "\":\"s" + std::to_string(i) + "\"";
-  ExpectCorrupt(json + "}}", "more than 100000 shards");
+  ExpectCorrupt(json + "}}", "more than 10000 shards");
 }
 
 }  // namespace

@@ -40,6 +40,7 @@ TEST(ParseConfig, HasDefaults) {
   EXPECT_FALSE(config->reuse_memory_bytes.has_value());
   EXPECT_FALSE(config->hold_memory_bytes.has_value());
   EXPECT_EQ(config->scratch_bytes, kGiB / 4);
+  EXPECT_FALSE(config->header_memory_bytes.has_value());
   EXPECT_EQ(config->concurrent_loads, 2u);
   EXPECT_EQ(config->load_queue, 64u);
   EXPECT_EQ(config->grace, absl::Seconds(30));
@@ -67,6 +68,8 @@ TEST(ParseConfig, ReadsEveryFlag) {
                                                "2GiB",
                                                "--scratch-memory",
                                                "1GiB",
+                                               "--header-memory",
+                                               "2GiB",
                                                "--concurrent-loads",
                                                "4",
                                                "--io-threads",
@@ -95,6 +98,7 @@ TEST(ParseConfig, ReadsEveryFlag) {
   EXPECT_EQ(config->reuse_memory_bytes, 0u);
   EXPECT_EQ(config->hold_memory_bytes, 2 * kGiB);
   EXPECT_EQ(config->scratch_bytes, kGiB);
+  EXPECT_EQ(config->header_memory_bytes, 2 * kGiB);
   EXPECT_EQ(config->concurrent_loads, 4u);
   EXPECT_EQ(config->io_threads, 3u);
   EXPECT_EQ(config->load_queue, 5u);
@@ -224,21 +228,21 @@ TEST(ParseConfig, ReadsTheBoundsForPeers) {
 
 TEST(ChangeConfig, TakesWhatMayChangeAndNamesWhatNeedsAStart) {
   const Config running = *Parse({"--listen", "unix:/a", "--model-root", "/m"});
-  const Config wanted = *Parse({"--listen",           "unix:/b", "--model-root",     "/m",
-                                "--model-root",       "/n",      "--simulate-gpus",  "2x1GiB",
-                                "--host-memory",      "1GiB",    "--reuse-memory",   "1MiB",
-                                "--hold-memory",      "2GiB",    "--scratch-memory", "1GiB",
-                                "--concurrent-loads", "4",       "--io-threads",     "3",
-                                "--load-queue",       "5",       "--grace",          "1s",
-                                "--log-format",       "json",    "--log-level",      "debug",
-                                "--template-dir",     "/t",      "--allow-uid",      "7",
-                                "--reflection"});
+  const Config wanted = *Parse({"--listen",        "unix:/b", "--model-root",       "/m",
+                                "--model-root",    "/n",      "--simulate-gpus",    "2x1GiB",
+                                "--host-memory",   "1GiB",    "--reuse-memory",     "1MiB",
+                                "--hold-memory",   "2GiB",    "--scratch-memory",   "1GiB",
+                                "--header-memory", "1GiB",    "--concurrent-loads", "4",
+                                "--io-threads",    "3",       "--load-queue",       "5",
+                                "--grace",         "1s",      "--log-format",       "json",
+                                "--log-level",     "debug",   "--template-dir",     "/t",
+                                "--allow-uid",     "7",       "--reflection"});
   const ConfigChange change = ChangeConfig(running, wanted);
   EXPECT_THAT(change.changed, ElementsAre("--allow-uid", "--model-root", "--hold-memory", "--load-queue", "--grace",
                                           "--log-format", "--log-level"));
-  EXPECT_THAT(change.needs_start,
-              ElementsAre("--listen", "--reflection", "--template-dir", "--simulate-gpus", "--host-memory",
-                          "--reuse-memory", "--scratch-memory", "--concurrent-loads", "--io-threads"));
+  EXPECT_THAT(change.needs_start, ElementsAre("--listen", "--reflection", "--template-dir", "--simulate-gpus",
+                                              "--host-memory", "--reuse-memory", "--scratch-memory", "--header-memory",
+                                              "--concurrent-loads", "--io-threads"));
   EXPECT_THAT(change.config.model_roots, ElementsAre("/m", "/n"));
   EXPECT_EQ(change.config.hold_memory_bytes, 2 * kGiB);
   EXPECT_EQ(change.config.load_queue, 5u);
@@ -264,9 +268,10 @@ TEST(ParseConfig, HelpNamesEveryFlagAndReadsNoFile) {
       });
   ASSERT_TRUE(config.ok()) << config.status();
   EXPECT_TRUE(config->show_text);
-  for (const char* flag : {"--listen", "--model-root", "--simulate-gpus", "--host-memory", "--reuse-memory",
-                           "--hold-memory", "--scratch-memory", "--concurrent-loads", "--io-threads", "--load-queue",
-                           "--grace", "--log-format", "--log-level", "--config", "--check-config", "--version"}) {
+  for (const char* flag :
+       {"--listen", "--model-root", "--simulate-gpus", "--host-memory", "--reuse-memory", "--hold-memory",
+        "--scratch-memory", "--header-memory", "--concurrent-loads", "--io-threads", "--load-queue", "--grace",
+        "--log-format", "--log-level", "--config", "--check-config", "--version"}) {
     EXPECT_THAT(config->text, HasSubstr(flag));
   }
 }

@@ -39,6 +39,7 @@ TEST(RpcLimits, AreTold) {
                            "name_limit",
                            "key_list_keys",
                            "checkpoint_keys",
+                           "header_memory_bytes",
                            "manifest_tensors",
                            "selection_globs",
                            "rule_patterns"}) {
