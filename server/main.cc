@@ -159,8 +159,8 @@ bool WaitForSignal(const sigset_t& signals, absl::Duration timeout) {
 // Waits until no load is active and no call is open, or `grace` is over, or another signal comes.
 void WaitForCalls(const RpcServer& server, const LoaderService& service, const sigset_t& signals,
                   absl::Duration grace) {
-  const absl::Time deadline = absl::Now() + grace;
-  while ((service.active_loads() > 0 || server.open_calls() > 0) && absl::Now() < deadline) {
+  const Deadline deadline = Deadline::After(grace);
+  while ((service.active_loads() > 0 || server.open_calls() > 0) && !deadline.passed()) {
     if (WaitForSignal(signals, absl::Milliseconds(20))) return;
   }
 }

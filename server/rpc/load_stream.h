@@ -51,7 +51,7 @@ class LoadStream : public grpc::ServerBidiReactor<v1::LoadRequest, v1::LoadRespo
 
   const RpcContext rpc_;
   const grpc::CallbackServerContext& context_;  // gRPC's, until OnDone
-  const absl::Time deadline_;
+  const Deadline deadline_;
   const std::shared_ptr<const Caller> caller_;
   v1::LoadRequest request_;    // the read in flight
   v1::LoadResponse response_;  // the write in flight

@@ -22,7 +22,7 @@ struct LoaderService::Start {
   SharedLoad::WaiterId waiter = SharedLoad::kNobody;  // of the job's load
 };
 
-void LoaderService::StartLoad(LoadSpec spec, absl::Time deadline, std::shared_ptr<LoadObserver> observer,
+void LoaderService::StartLoad(LoadSpec spec, Deadline deadline, std::shared_ptr<LoadObserver> observer,
                               std::shared_ptr<LoadTicket> ticket, std::shared_ptr<const Caller> caller) {
   if (const absl::Status valid = Validate(spec, /*plan_only=*/false); !valid.ok()) return Refuse(*observer, valid);
   if (spec.warms()) spec.device_map.policy = "disk";
