@@ -226,7 +226,7 @@ int Run(const Config& config, Reload::Read read_config) {
     }
     state = *std::move(opened);
   }
-  ModelRegistry registry(state == nullptr ? 0 : state->first_number());
+  ModelRegistry registry({.first_generation = state == nullptr ? 0 : state->first_number(), .frees_apart = true});
   DocumentStore documents(DocumentStore::Options(), ParseManifest);
   // Every running load has its own share of the threads: one that waits for a slow device or file holds up no other.
   // What waits for a disk needs more of them than there are cores.

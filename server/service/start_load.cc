@@ -142,6 +142,8 @@ void LoaderService::Queue(const std::shared_ptr<Job>& job) {
 }
 
 void LoaderService::RunJob(const std::shared_ptr<Job>& job, LoadQueue::Turn turn) {
+  // A model that is replaced has given its memory back when the load that replaces it ends.
+  const ModelRegistry::FreeingHere freeing_here;
   if (!turn.status.ok()) return FinishJob(*job, std::move(turn.status));
   job->number = turn.number;
   if (job->load->status().progress) job->load->Progress({.phase = "open"});  // it waits in the queue no more
@@ -154,6 +156,7 @@ void LoaderService::WaitOrFinish(const std::shared_ptr<Job>& job, absl::Status p
     const std::shared_ptr<SharedLoad> load = job->load;  // from then on the job is the queue's
     const std::shared_ptr<const LoadPlan> plan = job->plan.added;
     const auto go_on = [this, job](LoadQueue::Turn turn) {
+      const ModelRegistry::FreeingHere freeing_here;
       job->reservations = std::move(turn.memory);
       if (turn.status.ok()) {
         job->load->Progress({.phase = "reserve"});
