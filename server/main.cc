@@ -107,19 +107,22 @@ void ArmWatchdog(absl::Duration limit) {
                                                   std::numeric_limits<int>::max())));
 }
 
-std::vector<std::unique_ptr<Device>> MakeDevices(const Config& config, size_t descriptors) {
+std::vector<std::unique_ptr<Device>> MakeDevices(const Config& config, uint64_t capacity, size_t descriptors,
+                                                 HostMemoryRoom& room) {
   std::vector<std::unique_ptr<Device>> devices;
   if (config.simulate_gpus) {
     for (uint32_t i = 0; i < config.simulate_gpus->count; ++i) {
       devices.push_back(MakeSimulatedGpu({.index = i,
                                           .capacity_bytes = config.simulate_gpus->capacity_bytes,
-                                          .copy_bytes_per_second = config.simulate_gpus->copy_bytes_per_second}));
+                                          .copy_bytes_per_second = config.simulate_gpus->copy_bytes_per_second,
+                                          .room = &room}));
     }
   }
-  const uint64_t capacity = config.host_memory_bytes.value_or(DefaultHostCapacity());
   devices.push_back(MakeHostDevice({.capacity_bytes = capacity,
                                     .reuse_bytes = config.reuse_memory_bytes.value_or(capacity / 4),
-                                    .reuse_segments = std::min<size_t>(descriptors / 8, kMostIdleSegments)}));
+                                    .reuse_segments = std::min<size_t>(descriptors / 8, kMostIdleSegments),
+                                    .huge_pages = config.huge_pages,
+                                    .room = &room}));
   return devices;
 }
 
@@ -213,10 +216,17 @@ int Run(const Config& config, Reload::Read read_config) {
                              {"compiler", __VERSION__},
                              {"dtype_conversion", DTypeConversionAvailable() ? "true" : "false"}}});
   // Taken down in reverse: the server, what runs, the service, the models, the devices last.
-  DeviceSet devices(MakeDevices(config, descriptors), DeviceNotes(config));
+  const HostMemoryShares shares =
+      DivideHostMemory(HostMemoryLimit(""), ProcessMemory(), config.scratch_bytes, config.host_memory_bytes);
+  ByteBudget scratch(shares.scratch);
+  HostMemoryRoom room({.bounds = [] { return HostMemoryBounds(""); },
+                       .margin = [&scratch, shares] { return shares.process + scratch.unused(); }});
+  DeviceSet devices(MakeDevices(config, shares.capacity, descriptors, room), DeviceNotes(config));
   CurrentRoots roots(*resolved);
-  ByteBudget scratch(config.scratch_bytes);
-  HoldBudget held(HoldMemoryBytes(config), [] { return HostMemoryHeadroom(""); });
+  HoldBudget held(HoldMemoryBytes(config), [&room] {
+    const uint64_t headroom = HostMemoryHeadroom("");
+    return headroom - std::min(headroom, room.promised());
+  });
   std::unique_ptr<KeptState> state;
   if (!config.state_dir.empty()) {
     absl::StatusOr<std::unique_ptr<KeptState>> opened = KeptState::Open(config.state_dir, ProtoStateCodec());

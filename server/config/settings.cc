@@ -175,6 +175,12 @@ absl::Status ApplyScratchMemory(Values values, Config& config) {
   return absl::OkStatus();
 }
 
+absl::Status ApplyHugePages(Values values, Config& config) {
+  return ParseChoice<HugePages>(
+      values[0], {{"never", HugePages::kNever}, {"try", HugePages::kTry}, {"require", HugePages::kRequire}},
+      config.huge_pages);
+}
+
 absl::Status ApplyConcurrentLoads(Values values, Config& config) {
   KEYLOAD_ASSIGN_OR_RETURN(config.concurrent_loads, ParseCount(values[0], 1, kMaxThreads));
   return absl::OkStatus();
@@ -283,8 +289,12 @@ constexpr Setting kSettings[] = {
      "Page cache of files to keep in memory for those who ask for it; 0: none [half of what the machine allows]",
      ApplyHoldMemory, Same<&Config::hold_memory_bytes>, Adopt<&Config::hold_memory_bytes>},
     {"--scratch-memory", "KEYLOADD_SCRATCH_MEMORY", "scratch_memory", SettingKind::kSize, '\0', "SIZE",
-     "Memory for bytes on their way from file to device, all loads together [256MiB]", ApplyScratchMemory,
-     Same<&Config::scratch_bytes>, nullptr},
+     "Memory for bytes on their way from file to device, all loads together [256MiB, at most an eighth of what the "
+     "machine allows]",
+     ApplyScratchMemory, Same<&Config::scratch_bytes>, nullptr},
+    {"--huge-pages", "KEYLOADD_HUGE_PAGES", "huge_pages", SettingKind::kText, '\0', "WHEN",
+     "Put models on the device cpu into huge pages that are set aside (vm.nr_hugepages): never, try or require [never]",
+     ApplyHugePages, Same<&Config::huge_pages>, nullptr},
     {"--concurrent-loads", "KEYLOADD_CONCURRENT_LOADS", "concurrent_loads", SettingKind::kCount, '\0', "N",
      "Loads that run at the same time [2]", ApplyConcurrentLoads, Same<&Config::concurrent_loads>, nullptr},
     {"--io-threads", "KEYLOADD_IO_THREADS", "io_threads", SettingKind::kCount, '\0', "N",

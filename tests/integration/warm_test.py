@@ -2,9 +2,9 @@
 
 import json
 import os
-import pathlib
 import unittest
 
+import cgroups
 import checkpoints
 import layers
 import page_cache
@@ -88,7 +88,7 @@ class CgroupTest(PageCacheCase):
     model_bytes = 256 * 1024 * 1024
 
     def start(self, *flags):
-        self.group = make_memory_cgroup(self.limit_bytes)
+        self.group = cgroups.make_memory_cgroup(self.limit_bytes)
         if self.group is None:
             self.skipTest("no memory cgroup can be made here")
         self.addCleanup(self.group.rmdir)
@@ -125,29 +125,6 @@ def write_plain_file(path, tensors):
         file.write(head)
         while data > 0:
             data -= file.write(block[:data])
-
-
-def make_memory_cgroup(limit_bytes):
-    """A new group below our own with a limit, version 1 or 2; None where that cannot be done."""
-    for line in pathlib.Path("/proc/self/cgroup").read_text().splitlines():
-        number, controllers, path = line.split(":", 2)
-        if controllers == "memory":
-            base, limit = pathlib.Path("/sys/fs/cgroup/memory" + path), "memory.limit_in_bytes"
-        elif number == "0":
-            base, limit = pathlib.Path("/sys/fs/cgroup" + path), "memory.max"
-        else:
-            continue
-        group = base / f"keyload-test-{os.getpid()}"
-        try:
-            group.mkdir()
-        except OSError:
-            continue
-        try:
-            (group / limit).write_text(str(limit_bytes))
-            return group
-        except OSError:
-            group.rmdir()
-    return None
 
 
 if __name__ == "__main__":

@@ -123,6 +123,7 @@ TEST(ApplyConfigFile, TheSampleIsValidAndStatesTheDefaults) {
   const Config defaults;
   EXPECT_EQ(config->listen, defaults.listen);
   EXPECT_EQ(config->scratch_bytes, defaults.scratch_bytes);
+  EXPECT_EQ(config->huge_pages, defaults.huge_pages);
   EXPECT_EQ(config->concurrent_loads, defaults.concurrent_loads);
   EXPECT_EQ(config->io_threads, defaults.io_threads);
   EXPECT_EQ(config->load_queue, defaults.load_queue);

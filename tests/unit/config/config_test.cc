@@ -39,7 +39,8 @@ TEST(ParseConfig, HasDefaults) {
   EXPECT_FALSE(config->host_memory_bytes.has_value());
   EXPECT_FALSE(config->reuse_memory_bytes.has_value());
   EXPECT_FALSE(config->hold_memory_bytes.has_value());
-  EXPECT_EQ(config->scratch_bytes, kGiB / 4);
+  EXPECT_FALSE(config->scratch_bytes.has_value());
+  EXPECT_EQ(config->huge_pages, HugePages::kNever);
   EXPECT_EQ(config->concurrent_loads, 2u);
   EXPECT_EQ(config->load_queue, 64u);
   EXPECT_EQ(config->grace, absl::Seconds(30));
@@ -219,15 +220,15 @@ TEST(ChangeConfig, TakesWhatMayChangeAndNamesWhatNeedsAStart) {
                                 "--hold-memory",      "2GiB",    "--scratch-memory", "1GiB",
                                 "--concurrent-loads", "4",       "--io-threads",     "3",
                                 "--load-queue",       "5",       "--grace",          "1s",
-                                "--log-format",       "json",    "--log-level",      "debug",
-                                "--template-dir",     "/t",      "--allow-uid",      "7",
-                                "--reflection"});
+                                "--huge-pages",       "try",     "--log-format",     "json",
+                                "--log-level",        "debug",   "--template-dir",   "/t",
+                                "--allow-uid",        "7",       "--reflection"});
   const ConfigChange change = ChangeConfig(running, wanted);
   EXPECT_THAT(change.changed, ElementsAre("--allow-uid", "--model-root", "--hold-memory", "--load-queue", "--grace",
                                           "--log-format", "--log-level"));
   EXPECT_THAT(change.needs_start,
               ElementsAre("--listen", "--reflection", "--template-dir", "--simulate-gpus", "--host-memory",
-                          "--reuse-memory", "--scratch-memory", "--concurrent-loads", "--io-threads"));
+                          "--reuse-memory", "--scratch-memory", "--huge-pages", "--concurrent-loads", "--io-threads"));
   EXPECT_THAT(change.config.model_roots, ElementsAre("/m", "/n"));
   EXPECT_EQ(change.config.hold_memory_bytes, 2 * kGiB);
   EXPECT_EQ(change.config.load_queue, 5u);
@@ -253,9 +254,10 @@ TEST(ParseConfig, HelpNamesEveryFlagAndReadsNoFile) {
       });
   ASSERT_TRUE(config.ok()) << config.status();
   EXPECT_TRUE(config->show_text);
-  for (const char* flag : {"--listen", "--model-root", "--simulate-gpus", "--host-memory", "--reuse-memory",
-                           "--hold-memory", "--scratch-memory", "--concurrent-loads", "--io-threads", "--load-queue",
-                           "--grace", "--log-format", "--log-level", "--config", "--check-config", "--version"}) {
+  for (const char* flag :
+       {"--listen", "--model-root", "--simulate-gpus", "--host-memory", "--reuse-memory", "--hold-memory",
+        "--scratch-memory", "--huge-pages", "--concurrent-loads", "--io-threads", "--load-queue", "--grace",
+        "--log-format", "--log-level", "--config", "--check-config", "--version"}) {
     EXPECT_THAT(config->text, HasSubstr(flag));
   }
 }
