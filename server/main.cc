@@ -87,19 +87,22 @@ size_t RaiseDescriptorLimit() {
   return setrlimit(RLIMIT_NOFILE, &limit) == 0 ? limit.rlim_max : before;
 }
 
-std::vector<std::unique_ptr<Device>> MakeDevices(const Config& config, size_t descriptors) {
+std::vector<std::unique_ptr<Device>> MakeDevices(const Config& config, uint64_t capacity, size_t descriptors,
+                                                 HostMemoryRoom& room) {
   std::vector<std::unique_ptr<Device>> devices;
   if (config.simulate_gpus) {
     for (uint32_t i = 0; i < config.simulate_gpus->count; ++i) {
       devices.push_back(MakeSimulatedGpu({.index = i,
                                           .capacity_bytes = config.simulate_gpus->capacity_bytes,
-                                          .copy_bytes_per_second = config.simulate_gpus->copy_bytes_per_second}));
+                                          .copy_bytes_per_second = config.simulate_gpus->copy_bytes_per_second,
+                                          .room = &room}));
     }
   }
-  const uint64_t capacity = config.host_memory_bytes.value_or(DefaultHostCapacity());
   devices.push_back(MakeHostDevice({.capacity_bytes = capacity,
                                     .reuse_bytes = config.reuse_memory_bytes.value_or(capacity / 4),
-                                    .reuse_segments = std::min<size_t>(descriptors / 8, kMostIdleSegments)}));
+                                    .reuse_segments = std::min<size_t>(descriptors / 8, kMostIdleSegments),
+                                    .huge_pages = config.huge_pages,
+                                    .room = &room}));
   return devices;
 }
 
@@ -139,8 +142,8 @@ int CheckConfig(const Config& config) {
 void WaitForCalls(const RpcServer& server, const LoaderService& service, const sigset_t* signals,
                   absl::Duration grace) {
   constexpr absl::Duration kStep = absl::Milliseconds(20);
-  const absl::Time deadline = absl::Now() + grace;
-  while ((service.active_loads() > 0 || server.open_calls() > 0) && absl::Now() < deadline) {
+  const Deadline deadline = Deadline::After(grace);
+  while ((service.active_loads() > 0 || server.open_calls() > 0) && !deadline.passed()) {
     if (signals == nullptr) {
       absl::SleepFor(kStep);
     } else if (WaitForSignal(*signals, kStep)) {
@@ -205,10 +208,17 @@ int Run(const Config& config, Reload::Read read_config) {
                              {"compiler", __VERSION__},
                              {"dtype_conversion", DTypeConversionAvailable() ? "true" : "false"}}});
   // Taken down in reverse: the server, what runs, the service, the models, the devices last.
-  DeviceSet devices(MakeDevices(config, descriptors), DeviceNotes(config));
+  const HostMemoryShares shares =
+      DivideHostMemory(HostMemoryLimit(""), ProcessMemory(), config.scratch_bytes, config.host_memory_bytes);
+  ByteBudget scratch(shares.scratch);
+  HostMemoryRoom room({.bounds = [] { return HostMemoryBounds(""); },
+                       .margin = [&scratch, shares] { return shares.process + scratch.unused(); }});
+  DeviceSet devices(MakeDevices(config, shares.capacity, descriptors, room), DeviceNotes(config));
   CurrentRoots roots(*resolved);
-  ByteBudget scratch(config.scratch_bytes);
-  HoldBudget held(HoldMemoryBytes(config), [] { return HostMemoryHeadroom(""); });
+  HoldBudget held(HoldMemoryBytes(config), [&room] {
+    const uint64_t headroom = HostMemoryHeadroom("");
+    return headroom - std::min(headroom, room.promised());
+  });
   std::unique_ptr<KeptState> state;
   if (!config.state_dir.empty()) {
     absl::StatusOr<std::unique_ptr<KeptState>> opened = KeptState::Open(config.state_dir, ProtoStateCodec());
@@ -219,7 +229,7 @@ int Run(const Config& config, Reload::Read read_config) {
     state = *std::move(opened);
   }
   HeaderMemory header_memory(HeaderMemoryBytes(config));  // models hold headers
-  ModelRegistry registry(state == nullptr ? 0 : state->first_number());
+  ModelRegistry registry({.first_generation = state == nullptr ? 0 : state->first_number(), .frees_apart = true});
   DocumentStore documents({.max_total_bytes = config.document_bytes}, ParseManifest, ManifestParseBytes);
   // Every running load has its own share of the threads: one that waits for a slow device or file holds up no other.
   // What waits for a disk needs more of them than there are cores.

@@ -74,7 +74,8 @@ def huge_pages_for(context: Context, load: Load):
 
 
 def measure(context: Context, id: str, load: Load) -> Sample:
-    with huge_pages_for(context, load), Daemon(context.binaries, context.root, load.flags) as daemon:
+    flags = (*load.flags, "--huge-pages", "require") if load.huge else load.flags
+    with huge_pages_for(context, load), Daemon(context.binaries, context.root, flags) as daemon:
         for command in load.before:
             daemon.run(*fill(command, context))
         prepare(context.data[load.data], load.state)

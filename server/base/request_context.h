@@ -7,19 +7,19 @@
 #include <string>
 
 #include "absl/status/status.h"
-#include "absl/time/time.h"
+#include "server/base/deadline.h"
 
 namespace keyload {
 
 // A deadline that moves outwards when somebody with more time joins those who wait. Thread-safe.
 class SharedDeadline {
  public:
-  explicit SharedDeadline(absl::Time time) : unix_nanos_(absl::ToUnixNanos(time)) {}
-  void Extend(absl::Time time);
-  absl::Time time() const;
+  explicit SharedDeadline(Deadline deadline) : time_(deadline.time()) {}
+  void Extend(Deadline deadline);
+  Deadline get() const { return Deadline(time_.load()); }
 
  private:
-  std::atomic<int64_t> unix_nanos_;
+  std::atomic<Deadline::Clock::time_point> time_;
 };
 
 // Who asked for something, for the log. A value; its strings are bounded and may be anything.
@@ -32,7 +32,7 @@ struct Caller {
 // Passed by const reference to every call that can take long; such calls check it at least once per I/O block.
 struct RequestContext {
   std::stop_token stop;                                   // the caller went away or cancelled
-  absl::Time deadline = absl::InfiniteFuture();           // the caller's, by the wall clock
+  Deadline deadline;                                      // the caller's
   std::shared_ptr<const SharedDeadline> shared_deadline;  // of all callers of one load, instead of `deadline`
 
   std::shared_ptr<const Caller> caller;  // who asked, or of a shared load who started it; null: nobody
@@ -40,7 +40,7 @@ struct RequestContext {
   // OK, or LOAD_CANCELLED, or DEADLINE_EXCEEDED. Thread-safe, never blocks.
   absl::Status Check() const;
   // The deadline that counts now; a shared one may be later the next time.
-  absl::Time end() const { return shared_deadline == nullptr ? deadline : shared_deadline->time(); }
+  Deadline end() const { return shared_deadline == nullptr ? deadline : shared_deadline->get(); }
 };
 
 // Check() of a context at every 64th call, for loops over short steps. Confine to one thread.

@@ -9,6 +9,7 @@
 #include "absl/functional/function_ref.h"
 #include "absl/status/statusor.h"
 #include "absl/time/time.h"
+#include "server/base/huge_pages.h"
 #include "server/base/log.h"
 #include "server/base/role.h"
 
@@ -45,10 +46,12 @@ struct Config {
   std::vector<std::string> model_roots;    // absolute, not resolved; empty: no path may be loaded
   std::vector<std::string> template_dirs;  // absolute; looked through before the built-in templates
   std::optional<SimulatedGpus> simulate_gpus;
-  std::optional<uint64_t> host_memory_bytes;     // absent: what the machine or its cgroup allows
-  std::optional<uint64_t> reuse_memory_bytes;    // freed host memory that is kept; absent: a quarter of the above
-  std::optional<uint64_t> hold_memory_bytes;     // page cache kept locked; absent: half of what the machine allows
-  uint64_t scratch_bytes = uint64_t{256} << 20;  // buffers between file and device, all loads together
+  std::optional<uint64_t> host_memory_bytes;   // absent: what the machine or its cgroup allows
+  std::optional<uint64_t> reuse_memory_bytes;  // freed host memory that is kept; absent: a quarter of the above
+  std::optional<uint64_t> hold_memory_bytes;   // page cache kept locked; absent: half of what the machine allows
+  // Buffers between file and device, all loads together; absent: 256 MiB, or less where the machine allows little.
+  std::optional<uint64_t> scratch_bytes;
+  HugePages huge_pages = HugePages::kNever;  // for models on the device cpu
   uint64_t document_bytes = uint64_t{1} << 30;   // memory for uploaded documents
   uint64_t send_bytes = uint64_t{256} << 20;     // answers on their way to clients
   uint32_t max_connections = 4096;               // open ones of each listener

@@ -182,6 +182,12 @@ absl::Status ApplyLimit(Values values, Config& config) {
   return absl::OkStatus();
 }
 
+absl::Status ApplyHugePages(Values values, Config& config) {
+  return ParseChoice<HugePages>(
+      values[0], {{"never", HugePages::kNever}, {"try", HugePages::kTry}, {"require", HugePages::kRequire}},
+      config.huge_pages);
+}
+
 absl::Status ApplyConcurrentLoads(Values values, Config& config) {
   KEYLOAD_ASSIGN_OR_RETURN(config.concurrent_loads, ParseCount(values[0], 1, kMaxThreads));
   return absl::OkStatus();
@@ -290,8 +296,12 @@ constexpr Setting kSettings[] = {
      "Page cache of files to keep in memory for those who ask for it; 0: none [half of what the machine allows]",
      ApplyHoldMemory, Same<&Config::hold_memory_bytes>, Adopt<&Config::hold_memory_bytes>},
     {"--scratch-memory", "KEYLOADD_SCRATCH_MEMORY", "scratch_memory", SettingKind::kSize, '\0', "SIZE",
-     "Memory for bytes on their way from file to device, all loads together [256MiB]",
+     "Memory for bytes on their way from file to device, all loads together [256MiB, at most an eighth of what the "
+     "machine allows]",
      ApplyMemory<&Config::scratch_bytes>, Same<&Config::scratch_bytes>, nullptr},
+    {"--huge-pages", "KEYLOADD_HUGE_PAGES", "huge_pages", SettingKind::kText, '\0', "WHEN",
+     "Put models on the device cpu into huge pages that are set aside (vm.nr_hugepages): never, try or require [never]",
+     ApplyHugePages, Same<&Config::huge_pages>, nullptr},
     {"--document-memory", "KEYLOADD_DOCUMENT_MEMORY", "document_memory", SettingKind::kSize, '\0', "SIZE",
      "Memory for uploaded manifests and key lists, while they come and while they are used [1GiB]",
      ApplyMemory<&Config::document_bytes>, Same<&Config::document_bytes>, nullptr},

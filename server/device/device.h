@@ -10,6 +10,8 @@
 #include "absl/functional/any_invocable.h"
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
+#include "server/base/huge_pages.h"
+#include "server/device/host_memory_room.h"
 #include "server/device/memory_account.h"
 
 namespace keyload {
@@ -27,12 +29,16 @@ class DeviceMemory {
  public:
   virtual ~DeviceMemory() = default;
   virtual uint64_t bytes() const = 0;
-  // Where the host may write it directly; empty on devices that need copies.
+  // Where the host can read and write it directly; empty on devices that need copies.
   virtual std::span<std::byte> host() = 0;
-  // A descriptor of new host memory that has no pages yet, 0 all over: writing to it, at the same offsets, makes them
-  // for half of what touching host() costs, and fails where touching would kill. -1 where there is none. Lives as long
-  // as the memory.
-  virtual int fresh_fd() const { return -1; }
+  // True for new host memory, which is 0 all over and has no pages yet. It is to be written by Write: that makes the
+  // pages for half of what touching host() costs, and fails where touching would kill the process.
+  virtual bool is_fresh() const { return false; }
+  // Writes host memory at `offset`. Thread-safe for ranges that do not overlap. DEVICE_OUT_OF_MEMORY. REQUIRES: the
+  // range lies in host().
+  virtual absl::Status Write(uint64_t offset, std::span<const std::byte> bytes);
+  // The one who allocated it has written what it will write: room that was promised for the rest is free for others.
+  virtual void Settle() {}
 };
 
 // What newly allocated memory holds.
@@ -68,20 +74,20 @@ struct HostDeviceOptions {
   // Freed memory that is kept for the next allocations, within the capacity: they find its pages there.
   uint64_t reuse_bytes = 0;
   size_t reuse_segments = 1024;  // at most as many segments, a descriptor each
+  HugePages huge_pages = HugePages::kNever;
+  HostMemoryRoom* room = nullptr;  // that memory is asked of; null: nobody is asked. Outlives the device
 };
-// Host memory: segments are memfds, so that they can be shared, of huge pages where the operator has set some aside.
+// Host memory: segments are memfds, so that they can be shared.
 std::unique_ptr<Device> MakeHostDevice(const HostDeviceOptions& options);
 
 struct SimulatedGpuOptions {
   uint32_t index = 0;  // cuda:<index>
   uint64_t capacity_bytes = 0;
   uint64_t copy_bytes_per_second = 0;  // 0: as fast as memory; else copies take as long as on a link of that rate
+  HostMemoryRoom* room = nullptr;      // as for host memory
 };
 // A GPU in host memory, with a capacity that is enforced and a thread of its own that finishes copies.
 std::unique_ptr<Device> MakeSimulatedGpu(const SimulatedGpuOptions& options);
-
-// What the host may give: the smaller of physical memory and the cgroup's limit (v1 and v2), times 0.9.
-uint64_t DefaultHostCapacity();
 
 // The devices of the node, fixed at start: "cpu" and any GPUs. Thread-safe.
 class DeviceSet {

@@ -4,6 +4,7 @@
 #include <memory>
 #include <optional>
 
+#include "absl/functional/function_ref.h"
 #include "absl/strings/string_view.h"
 #include "server/base/mutex.h"
 #include "server/device/copy_queue.h"
@@ -27,6 +28,8 @@ class HostBackedDevice : public Device {
     size_t reuse_segments = 0;           // in at most as many pieces
     uint64_t copy_bytes_per_second = 0;  // 0: as fast as memory
     Backing backing = Backing::kMemfd;
+    HugePages huge_pages = HugePages::kNever;  // of memfds
+    HostMemoryRoom* room = nullptr;            // null: nobody is asked
   };
   explicit HostBackedDevice(const Options& options);
 
@@ -41,9 +44,20 @@ class HostBackedDevice : public Device {
  private:
   class Memory;
 
-  // New memory, or what an earlier allocation left. ResourceExhausted says what was refused.
-  absl::StatusOr<SegmentMapping> Map(uint64_t bytes, Contents contents, std::optional<SegmentMapping> idle);
-  absl::StatusOr<SegmentMapping> MapNew(uint64_t bytes);
+  // Memory for one allocation.
+  struct Backed {
+    SegmentMapping mapping;
+    HostMemoryRoom::Promise promise;  // that its pages may be made
+    bool fresh = false;               // it has none yet
+  };
+  // New memory, or what an earlier allocation left. RESOURCE_EXHAUSTED says what was refused.
+  absl::StatusOr<Backed> Map(uint64_t bytes, Contents contents, std::optional<SegmentMapping> idle);
+  absl::StatusOr<Backed> MapNew(uint64_t bytes);
+  // Calls `map`, and once more without idle memory when it fails.
+  absl::StatusOr<SegmentMapping> MapOrTrimIdle(absl::FunctionRef<absl::StatusOr<SegmentMapping>()> map);
+  absl::StatusOr<HostMemoryRoom::Promise> AskForRoom(uint64_t bytes);
+  // Makes the pages that used memory lacks.
+  absl::Status FillHoles(SegmentMapping& mapping);
   // Takes back what Allocate gave, to keep it where it has its pages and the budget and the capacity leave room.
   void Release(SegmentMapping mapping, uint64_t bytes);
   // How much idle memory there may be once `bytes` of the used ones are freed. Holds only while mutex_ is held.
@@ -60,6 +74,8 @@ class HostBackedDevice : public Device {
   const Backing backing_;
   const uint64_t reuse_bytes_;
   const size_t reuse_segments_;
+  const HugePages huge_pages_;
+  HostMemoryRoom* const room_;
   MemoryAccount account_;
   Mutex mutex_;  // held while used memory becomes idle or idle memory used: together they never exceed the capacity
   IdleMemory idle_ ABSL_GUARDED_BY(mutex_);

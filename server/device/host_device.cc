@@ -11,6 +11,8 @@ std::unique_ptr<Device> MakeHostDevice(const HostDeviceOptions& options) {
       .reuse_segments = options.reuse_segments,
       .copy_bytes_per_second = 0,
       .backing = HostBackedDevice::Backing::kMemfd,
+      .huge_pages = options.huge_pages,
+      .room = options.room,
   });
 }
 

@@ -1,11 +1,13 @@
 #include "server/device/segment_mapping.h"
 
+#include <fcntl.h>
 #include <linux/memfd.h>
 #include <sys/mman.h>
 #include <sys/resource.h>
 #include <sys/stat.h>
 #include <unistd.h>
 
+#include <algorithm>
 #include <cerrno>
 #include <cstring>
 #include <limits>
@@ -67,11 +69,19 @@ absl::StatusOr<SegmentMapping> SegmentMapping::Anonymous(uint64_t bytes) {
 absl::StatusOr<SegmentMapping> SegmentMapping::Memfd(uint64_t bytes) {
   if (bytes == 0) return SegmentMapping();
   if (bytes > kMaxBytes) return Refused("memfd_create", EFBIG);
-  if (RoundUp(bytes, kHugePageBytes) - bytes <= bytes / 4) {
-    absl::StatusOr<SegmentMapping> huge = MapMemfd(bytes, kHugePageBytes, MFD_HUGETLB | MFD_HUGE_2MB);
-    if (huge.ok()) return huge;
-  }
   return MapMemfd(bytes, SmallPage(), 0);
+}
+
+absl::StatusOr<SegmentMapping> SegmentMapping::HugeMemfd(uint64_t bytes, uint64_t most_waste) {
+  if (bytes == 0) return SegmentMapping();
+  if (bytes > kMaxBytes) return Refused("memfd_create", EFBIG);
+  if (RoundUp(bytes, kHugePageBytes) - bytes > most_waste) return absl::ResourceExhaustedError("it would waste memory");
+  absl::StatusOr<SegmentMapping> mapping = MapMemfd(bytes, kHugePageBytes, MFD_HUGETLB | MFD_HUGE_2MB);
+  const absl::Status status = mapping.ok() ? mapping->Populate() : mapping.status();
+  if (status.ok()) return mapping;
+  return absl::ResourceExhaustedError(absl::StrCat(
+      "huge pages: ", status.message(),
+      ". Set more of them aside (vm.nr_hugepages), or allow them in the daemon's control group (hugetlb)"));
 }
 
 absl::StatusOr<SegmentMapping> SegmentMapping::MapMemfd(uint64_t bytes, uint64_t page_bytes, unsigned flags) {
@@ -80,7 +90,7 @@ absl::StatusOr<SegmentMapping> SegmentMapping::MapMemfd(uint64_t bytes, uint64_t
   mapping.fd_ = UniqueFd(::memfd_create("keyload-segment", MFD_CLOEXEC | flags));
   if (!mapping.fd_) return Refused("memfd_create", errno);
   if (::ftruncate(mapping.fd_.get(), static_cast<off_t>(rounded)) != 0) return Refused("ftruncate of a memfd", errno);
-  // Of huge pages this sets them aside, so that touching them later cannot fail.
+  // Of huge pages this sets them aside.
   void* const address = ::mmap(nullptr, rounded, PROT_READ | PROT_WRITE, MAP_SHARED, mapping.fd_.get(), 0);
   if (address == MAP_FAILED) return Refused("mmap of a memfd", errno);
   mapping.Adopt(address, rounded, page_bytes);
@@ -94,10 +104,30 @@ void SegmentMapping::Adopt(void* address, uint64_t bytes, uint64_t page_bytes) {
   ::madvise(address, bytes, MADV_DONTDUMP);  // weights do not belong into core dumps
 }
 
-bool SegmentMapping::HasAllPages() const {
+uint64_t SegmentMapping::missing_bytes() const {
   constexpr uint64_t kStatBlock = 512;
   struct stat status;
-  return fd_ && ::fstat(fd_.get(), &status) == 0 && static_cast<uint64_t>(status.st_blocks) * kStatBlock >= bytes_;
+  if (!fd_ || ::fstat(fd_.get(), &status) != 0) return bytes_;
+  return bytes_ - std::min(bytes_, static_cast<uint64_t>(status.st_blocks) * kStatBlock);
+}
+
+absl::Status SegmentMapping::Populate() {
+  int error = 0;
+  do {
+    error = ::fallocate(fd_.get(), 0, 0, static_cast<off_t>(bytes_)) == 0 ? 0 : errno;
+  } while (error == EINTR);
+  return error == 0 ? absl::OkStatus() : Refused("fallocate of a memfd", error);
+}
+
+absl::Status SegmentMapping::Write(uint64_t offset, std::span<const std::byte> bytes) {
+  while (!bytes.empty()) {
+    const ssize_t written = ::pwrite(fd_.get(), bytes.data(), bytes.size(), static_cast<off_t>(offset));
+    if (written < 0 && errno == EINTR) continue;
+    if (written <= 0) return Refused("write to a memfd", written < 0 ? errno : ENOSPC);
+    bytes = bytes.subspan(static_cast<size_t>(written));
+    offset += static_cast<uint64_t>(written);
+  }
+  return absl::OkStatus();
 }
 
 bool SegmentMapping::Resize(uint64_t bytes) {

@@ -2,6 +2,7 @@
 
 #include <cstddef>
 #include <cstdint>
+#include <span>
 
 #include "absl/status/statusor.h"
 #include "server/base/fd.h"
@@ -20,9 +21,12 @@ class SegmentMapping {
   // At least `bytes` bytes, all 0, without pages until they are touched. The error's message names the call that was
   // refused and why.
   static absl::StatusOr<SegmentMapping> Anonymous(uint64_t bytes);  // private
-  // In a memfd. Of huge pages (2 MiB) where the operator has set some aside, enough of them are free and rounding up
-  // wastes at most a quarter of `bytes`; of ordinary pages else.
+  // In a memfd.
   static absl::StatusOr<SegmentMapping> Memfd(uint64_t bytes);
+  // In a memfd of huge pages (2 MiB) of those that the operator has set aside. They are there when it returns: a
+  // control group that allows fewer refuses to allocate them, but kills who touches one that is not there. An error
+  // also where rounding up wastes more than `most_waste` bytes.
+  static absl::StatusOr<SegmentMapping> HugeMemfd(uint64_t bytes, uint64_t most_waste = kHugePageBytes);
 
   // Makes a memfd's mapping as large as a new one of `bytes`. What was there stays as far as it fits; what is added is
   // 0 and without pages. May move. False where that cannot be done, as for huge pages that should grow.
@@ -31,8 +35,14 @@ class SegmentMapping {
   std::byte* address() const { return address_; }
   int fd() const { return fd_.get(); }       // -1 without a memfd
   uint64_t bytes() const { return bytes_; }  // a multiple of the page size
-  // Whether a memfd has every page of the mapping: then to keep it costs no memory that was not there.
-  bool HasAllPages() const;
+  // How much of a memfd's mapping has no pages yet. When nothing is missing, keeping it costs no memory that was not
+  // there.
+  uint64_t missing_bytes() const;
+  // Makes the pages that a memfd lacks, with an error where touching them would kill.
+  absl::Status Populate();
+  // Writes to the memfd at `offset`, which makes pages where there are none. REQUIRES: ordinary pages, and the range
+  // lies in the mapping.
+  absl::Status Write(uint64_t offset, std::span<const std::byte> bytes);
   bool huge() const { return page_bytes_ == kHugePageBytes; }
 
  private:

@@ -15,6 +15,8 @@ std::unique_ptr<Device> MakeSimulatedGpu(const SimulatedGpuOptions& options) {
       .reuse_segments = 0,
       .copy_bytes_per_second = options.copy_bytes_per_second,
       .backing = HostBackedDevice::Backing::kAnonymous,
+      .huge_pages = HugePages::kNever,
+      .room = options.room,
   });
 }
 

@@ -1,6 +1,7 @@
 #include "server/lifecycle/model_registry.h"
 
 #include <cstdlib>
+#include <limits>
 #include <utility>
 
 #include "absl/time/clock.h"
@@ -24,7 +25,24 @@ ModelState PublishedState(const KeyCounts& counts) {
   return counts.loaded == 0 ? ModelState::kLazy : ModelState::kPartial;
 }
 
+// Whether this thread frees what it uses last.
+thread_local bool frees_here = false;
+
 }  // namespace
+
+ModelRegistry::FreeingHere::FreeingHere() : before_(std::exchange(frees_here, true)) {}
+
+ModelRegistry::FreeingHere::~FreeingHere() { frees_here = before_; }
+
+ModelRegistry::ModelRegistry() : ModelRegistry(Options()) {}
+
+ModelRegistry::ModelRegistry(const Options& options) : last_generation_(options.first_generation) {
+  // A queue without a bound: it holds no more than there were models.
+  if (options.frees_apart) {
+    frees_ = std::make_unique<Executor>(
+        Executor::Options{.name = "free", .threads = 1, .queue_limit = std::numeric_limits<size_t>::max()});
+  }
+}
 
 ModelRegistry::Claim::Claim(Claim&& other) noexcept
     : registry_(std::exchange(other.registry_, nullptr)),
@@ -43,6 +61,7 @@ ModelRegistry::Claim::~Claim() {
 }
 
 ModelRegistry::~ModelRegistry() {
+  frees_.reset();  // what it frees now tells the table
   // Models tell the table that they are gone: it must be whole until the last one is.
   std::vector<ModelHandle> models;  // go after the lock
   std::vector<std::shared_ptr<void>> presences;
@@ -112,9 +131,8 @@ ModelHandle ModelRegistry::Publish(Claim claim, ResidentModel::Content content) 
   }
   // Unload hears that the memory is free when the last user of the last generation is done, whoever that is.
   ModelHandle before = std::exchange(
-      entry.model, ModelHandle(model.release(), [presence = entry.presence](const ResidentModel* gone) mutable {
-        delete gone;
-        presence.reset();
+      entry.model, ModelHandle(model.release(), [this, presence = entry.presence](const ResidentModel* gone) mutable {
+        Free(gone, std::move(presence));
       }));
   entry.generation = claim.generation_;
   entry.last_use = absl::Now();
@@ -131,6 +149,15 @@ void ModelRegistry::Abandon(const std::string& name) {
   Transition(name, it->second, ModelState::kFailed);
   Transition(name, it->second, ModelState::kUnloaded);
   entries_.erase(it);
+}
+
+void ModelRegistry::Free(const ResidentModel* model, std::shared_ptr<void> presence) {
+  auto free = [model, presence = std::move(presence)]() mutable {
+    delete model;
+    presence.reset();
+  };
+  if (frees_ == nullptr || frees_here) return free();
+  (void)frees_->TrySubmit(std::move(free));  // its queue has no bound
 }
 
 void ModelRegistry::Freed(const std::string& name) {

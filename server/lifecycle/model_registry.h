@@ -12,6 +12,7 @@
 #include "absl/functional/any_invocable.h"
 #include "absl/functional/function_ref.h"
 #include "absl/status/statusor.h"
+#include "server/base/executor.h"
 #include "server/base/mutex.h"
 #include "server/lifecycle/model_state.h"
 #include "server/store/resident_model.h"
@@ -51,8 +52,25 @@ class ModelRegistry {
     uint64_t generation_ = 0;
   };
 
-  // Generations of models are above `first_generation`.
-  explicit ModelRegistry(uint64_t first_generation = 0) : last_generation_(first_generation) {}
+  // Freeing hundreds of gigabytes takes seconds, and the last use of a model may end on any thread, such as one of
+  // gRPC's that serves other calls too. So the registry can have a thread that frees models, except where the thread
+  // that uses one last holds a FreeingHere: it may take that time, and the memory is free when it goes on.
+  class FreeingHere {
+   public:
+    FreeingHere();
+    ~FreeingHere();
+    FreeingHere(const FreeingHere&) = delete;
+
+   private:
+    const bool before_;
+  };
+
+  struct Options {
+    uint64_t first_generation = 0;  // generations of models are above
+    bool frees_apart = false;       // on a thread of its own; false: whoever uses a model last frees it
+  };
+  ModelRegistry();
+  explicit ModelRegistry(const Options& options);
   // Frees the models. REQUIRES: nobody uses one any more, and no claim is open.
   ~ModelRegistry();
 
@@ -107,8 +125,8 @@ class ModelRegistry {
   // Hears which generation was withdrawn, 0 for a name that is not known, while the name is still taken.
   using OnWithdrawn = absl::FunctionRef<void(uint64_t generation)>;
   // Withdraws the model. `withdrawn` is called in this call, and then `done` once, when its last user is done and the
-  // memory is free: in this call or later, on the thread of that user, so it must be short. An unknown name is fine.
-  // Frees memory, and waits for nobody. MODEL_BUSY while it is loading, replaced or already unloading; `done` is not
+  // memory is free: in this call or later, on the thread that frees it, so it must be short. An unknown name is fine.
+  // Waits for nobody. MODEL_BUSY while it is loading, replaced or already unloading; `done` is not
   // called then.
   absl::Status Unload(
       std::string_view name, OnUnloaded done, OnWithdrawn withdrawn = [](uint64_t) {});
@@ -125,6 +143,8 @@ class ModelRegistry {
 
   void Transition(const std::string& name, Entry& entry, ModelState to) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
   void Abandon(const std::string& name);
+  // The end of a model's last use: frees it, here or on frees_.
+  void Free(const ResidentModel* model, std::shared_ptr<void> presence);
   void Freed(const std::string& name);
   // A published entry's state as what is resident makes it now.
   void Refresh(const std::string& name, Entry& entry) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
@@ -135,6 +155,7 @@ class ModelRegistry {
   uint64_t last_generation_ ABSL_GUARDED_BY(mutex_);
   std::map<uint64_t, Listener> listeners_ ABSL_GUARDED_BY(mutex_);
   uint64_t last_listener_ ABSL_GUARDED_BY(mutex_) = 0;
+  std::unique_ptr<Executor> frees_;  // null: whoever uses a model last frees it
 };
 
 }  // namespace keyload

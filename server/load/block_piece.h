@@ -5,6 +5,7 @@
 #include <span>
 
 #include "absl/status/status.h"
+#include "server/device/device.h"
 #include "server/plan/load_plan.h"
 
 namespace keyload {
@@ -16,13 +17,12 @@ struct BlockPiece {
   uint64_t length = 0;
   uint64_t target_offset = 0;  // in the segment
   uint64_t target_length = 0;
+  DeviceMemory* memory = nullptr;
   std::span<std::byte> target;  // on the host; empty where a device needs a copy
-  int fresh_fd = -1;            // DeviceMemory::fresh_fd
 };
 
-// Puts what `bytes`, which begin at `offset` of the file, hold of `pieces` to their place: written to their fresh_fd,
-// or copied to their target where there is none. REQUIRES: the pieces ascend in the file, are on the host and are not
-// converted. DEVICE_OUT_OF_MEMORY.
+// Puts what `bytes`, which begin at `offset` of the file, hold of `pieces` to their place. REQUIRES: the pieces ascend
+// in the file, are on the host and are not converted. DEVICE_OUT_OF_MEMORY.
 absl::Status WriteToHost(uint64_t offset, std::span<const std::byte> bytes, std::span<const BlockPiece> pieces);
 
 }  // namespace keyload

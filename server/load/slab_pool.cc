@@ -1,6 +1,8 @@
 #include "server/load/slab_pool.h"
 
+#include <algorithm>
 #include <chrono>
+#include <utility>
 
 #include "server/base/error.h"
 
@@ -27,8 +29,7 @@ absl::StatusOr<std::span<std::byte>> SlabPool::Take(const RequestContext& contex
       }
       first = promised_++ == 0;
     }
-    // Only a load without any slab waits for the budget: one that has slabs gets them back, and would else wait for
-    // itself.
+    // Only a load without any slab waits for the budget. One that has slabs gets them back, and would wait for itself.
     absl::StatusOr<ByteBudget::Grant> grant =
         first ? budget_.Acquire(slab_bytes_, context) : budget_.TryAcquire(slab_bytes_);
     ScratchMemory memory;
@@ -36,7 +37,8 @@ absl::StatusOr<std::span<std::byte>> SlabPool::Take(const RequestContext& contex
     MutexLock lock(mutex_);
     if (memory != nullptr) {
       std::byte* const address = memory.get();
-      slabs_.push_back({.grant = *std::move(grant), .memory = std::move(memory)});
+      slabs_.emplace(address, Slab{.grant = *std::move(grant), .memory = std::move(memory)});
+      most_slabs_ = std::max(most_slabs_, slabs_.size());
       return std::span(address, slab_bytes_);
     }
     --promised_;
@@ -56,11 +58,23 @@ void SlabPool::PutBack(std::span<std::byte> slab) {
     free_.push_back(slab.data());
   }
   returned_.NotifyOne();
+  if (budget_.awaited()) FreeIdle();
+}
+
+void SlabPool::FreeIdle() {
+  Slabs freed;  // go after the lock, memory first: whoever gets their bytes may touch as many at once
+  {
+    MutexLock lock(mutex_);
+    for (std::byte* const slab : free_) freed.insert(slabs_.extract(slab));
+    promised_ -= free_.size();
+    free_.clear();
+  }
+  returned_.NotifyAll();  // whoever waits for one of these makes a new one, or waits for the budget
 }
 
 uint64_t SlabPool::peak_bytes() const {
   MutexLock lock(mutex_);
-  return slabs_.size() * slab_bytes_;
+  return most_slabs_ * slab_bytes_;
 }
 
 }  // namespace keyload

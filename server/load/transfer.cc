@@ -82,6 +82,9 @@ absl::StatusOr<TransferResult> Transfer(const LoadPlan& plan, const CheckpointIn
                                           StorageThreads::Operation::Kind::kWaits);
   TransferRun run(plan, resources, context, result.segments, result.readers);
   const absl::Status status = run.Run(progress);
+  for (const Segment& segment : result.segments) {
+    if (segment.memory != nullptr) segment.memory->Settle();
+  }
   run.Measure(index, report);
   if (!status.ok()) {
     // A reader meets a file that shrank as a truncated one; what happened is that it changed.

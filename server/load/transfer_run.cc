@@ -192,8 +192,8 @@ absl::Status TransferRun::RunBlock(const Block& block, Worker& worker) {
 
 TransferRun::Way TransferRun::FindPieces(const Block& block, std::vector<BlockPiece>& pieces) const {
   pieces.clear();
-  bool straight = true;
-  bool fresh = true;
+  bool on_host = true;  // as it is stored
+  bool fresh = false;
   for (uint32_t i = block.first_run; i < block.end_run; ++i) {
     const TensorRun& run = plan_.runs[i];
     const uint64_t begin = std::max(run.file_offset, block.offset);
@@ -208,14 +208,14 @@ TransferRun::Way TransferRun::FindPieces(const Block& block, std::vector<BlockPi
                         .length = end - begin,
                         .target_offset = run.segment_offset + scaled(begin - run.file_offset),
                         .target_length = scaled(end - begin),
-                        .target = memory.host(),
-                        .fresh_fd = memory.fresh_fd()};
+                        .memory = &memory,
+                        .target = memory.host()};
     if (!piece.target.empty()) piece.target = piece.target.subspan(piece.target_offset, piece.target_length);
-    straight = straight && !run.converts() && !piece.target.empty();
-    fresh = fresh && piece.fresh_fd >= 0;
+    on_host = on_host && !run.converts() && !piece.target.empty();
+    fresh = fresh || memory.is_fresh();
     pieces.push_back(piece);
   }
-  return !straight ? Way::kSlab : fresh ? Way::kFresh : Way::kStraight;
+  return !on_host ? Way::kSlab : fresh ? Way::kFresh : Way::kStraight;
 }
 
 absl::Status TransferRun::Populate(const Block& block) {
@@ -340,16 +340,22 @@ absl::Status TransferRun::Deliver(const std::shared_ptr<BlockState>& state, std:
                                   std::span<std::byte> converted, std::span<const BlockPiece> pieces) {
   for (const BlockPiece& piece : pieces) {
     std::span<const std::byte> source = stored.subspan(piece.file_offset - state->block.offset, piece.length);
+    const bool on_host = !piece.target.empty();
     if (piece.run->converts()) {
-      const std::span<std::byte> target = piece.target.empty() ? converted.first(piece.target_length) : piece.target;
+      const bool in_place = on_host && !piece.memory->is_fresh();
+      const std::span<std::byte> target = in_place ? piece.target : converted.first(piece.target_length);
       const auto start = Clock::now();
       KEYLOAD_RETURN_IF_ERROR(ConvertElements(source, piece.run->stored_dtype, target, piece.run->dtype));
       measures_.AddConversion(start);
-      if (!piece.target.empty()) continue;
+      if (in_place) continue;
       converted = converted.subspan(piece.target_length);
       source = target;
     }
-    StartCopy(state, piece, source);
+    if (on_host) {
+      KEYLOAD_RETURN_IF_ERROR(piece.memory->Write(piece.target_offset, source));
+    } else {
+      StartCopy(state, piece, source);
+    }
   }
   return absl::OkStatus();
 }

@@ -60,8 +60,8 @@ class TransferRun {
   absl::Status Deliver(const std::shared_ptr<BlockState>& state, std::span<const std::byte> stored,
                        std::span<std::byte> converted, std::span<const BlockPiece> pieces);
   void StartCopy(const std::shared_ptr<BlockState>& state, const BlockPiece& piece, std::span<const std::byte> source);
-  // The block's pieces into `pieces`, and how they get to their place: by reads straight to it, by writes to memory
-  // that has no pages yet, or through a slab.
+  // The block's pieces into `pieces`, and how they get to their place: by reads straight to it, by writes where some of
+  // the memory has no pages yet, or through a slab.
   Way FindPieces(const Block& block, std::vector<BlockPiece>& pieces) const;
   ShardReader& ReaderOf(const Block& block) const { return *readers_[plan_.extents[block.extent].shard]; }
   void Fail(const absl::Status& status);

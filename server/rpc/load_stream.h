@@ -55,7 +55,7 @@ class LoadStream : public grpc::ServerBidiReactor<grpc::ByteBuffer, v1::LoadResp
 
   const RpcContext rpc_;
   grpc::CallbackServerContext& context_;  // gRPC's, until OnDone
-  const absl::Time deadline_;
+  const Deadline deadline_;
   const std::shared_ptr<const Caller> caller_;
   SendBudget::Hold hold_;      // of the write in flight
   grpc::ByteBuffer request_;   // the read in flight: whether it is a LoadRequest is for the stream to say

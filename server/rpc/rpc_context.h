@@ -9,6 +9,7 @@
 #include <utility>
 #include <vector>
 
+#include "absl/time/clock.h"
 #include "server/base/executor.h"
 #include "server/base/log_limiter.h"
 #include "server/base/request_context.h"
@@ -34,9 +35,12 @@ struct RpcContext {
   LogLimiter* refusals = nullptr;  // of the lines about refused callers; null where none are refused
 };
 
-inline absl::Time DeadlineOf(const grpc::CallbackServerContext& context) {
+// The caller's deadline. gRPC says it as a time of day, so it is to be asked for once, when the call comes.
+inline Deadline DeadlineOf(const grpc::CallbackServerContext& context) {
   const auto deadline = context.deadline();
-  return deadline == std::chrono::system_clock::time_point::max() ? absl::InfiniteFuture() : absl::FromChrono(deadline);
+  return deadline == std::chrono::system_clock::time_point::max()
+             ? Deadline::Never()
+             : Deadline::After(absl::FromChrono(deadline) - absl::Now());
 }
 
 inline RequestContext ToRequestContext(const RpcContext& rpc, const grpc::CallbackServerContext& context,

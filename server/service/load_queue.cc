@@ -7,7 +7,6 @@
 #include <utility>
 
 #include "absl/container/flat_hash_set.h"
-#include "absl/time/clock.h"
 #include "server/base/error.h"
 #include "server/base/pool_turn.h"
 #include "server/base/retry.h"
@@ -16,8 +15,8 @@
 namespace keyload {
 namespace {
 
-// What a clock that was set back can delay.
-constexpr absl::Duration kLongestSleep = absl::Minutes(1);
+// Longer waits are cut in pieces, which the condition variable's arithmetic has room for.
+constexpr absl::Duration kLongestSleep = absl::Hours(1);
 
 using DeviceNames = absl::flat_hash_set<std::string>;
 
@@ -163,7 +162,7 @@ absl::Status LoadQueue::AwaitMemory(Task task, uint64_t number, std::shared_ptr<
     std::unique_ptr<Entry> entry = MakeEntry(std::move(task), number);
     entry->plan = std::move(plan);
     entry->refused = std::move(refused);
-    entry->since = absl::Now();
+    entry->since = Deadline::Clock::now();
     for_memory_.push_back(std::move(entry));
     moved_ = true;
   }
@@ -266,9 +265,9 @@ void LoadQueue::Work(std::unique_ptr<Entry> entry) {
 }
 
 void LoadQueue::Watch() {
-  absl::Time next = absl::InfiniteFuture();
+  Deadline next;
   while (true) {
-    signal_->Wait(std::clamp(next - absl::Now(), absl::ZeroDuration(), kLongestSleep));
+    signal_->Wait(std::min(next.left(), kLongestSleep));
     {
       MutexLock lock(mutex_);
       if (stopping_) return;
@@ -277,22 +276,21 @@ void LoadQueue::Watch() {
   }
 }
 
-absl::Time LoadQueue::Look() {
+Deadline LoadQueue::Look() {
   Entries ended;
-  absl::Time next = absl::InfiniteFuture();
+  Deadline next;
   {
     MutexLock lock(mutex_);
-    const absl::Time now = absl::Now();
-    TakeEnded(ready_, now, ended, next);
-    TakeEnded(for_memory_, now, ended, next);
+    TakeEnded(ready_, ended, next);
+    TakeEnded(for_memory_, ended, next);
     GiveMemory();
     Dispatch();
-    if (moved_ && now >= last_told_ + progress_interval_) {
+    if (moved_ && tell_after_.passed()) {
       TellPlaces();
       moved_ = false;
-      last_told_ = now;
+      tell_after_ = Deadline::After(progress_interval_);
     }
-    if (moved_) next = std::min(next, last_told_ + progress_interval_);
+    if (moved_) next = std::min(next, tell_after_);
   }
   for (std::unique_ptr<Entry>& entry : ended) {
     entry->on_stop.reset();
@@ -305,20 +303,20 @@ absl::Time LoadQueue::Look() {
   return next;
 }
 
-void LoadQueue::TakeEnded(Entries& waiting, absl::Time now, Entries& ended, absl::Time& next) {
+void LoadQueue::TakeEnded(Entries& waiting, Entries& ended, Deadline& next) {
   for (auto it = waiting.begin(); it != waiting.end();) {
     Entry& entry = **it;
     const absl::Status status = entry.task.context.Check();
     const bool waits_for_memory = entry.plan != nullptr;
-    const absl::Time until = waits_for_memory ? entry.since + entry.task.load->memory_wait() : absl::InfiniteFuture();
-    if (status.ok() && now < until) {
+    const absl::Duration wait = waits_for_memory ? entry.task.load->memory_wait() : absl::InfiniteDuration();
+    const Deadline until = Deadline::After(wait, entry.since);
+    if (status.ok() && !until.passed()) {
       next = std::min({next, until, entry.task.context.end()});
       ++it;
       continue;
     }
-    entry.refused = status.ok() ? Annotate(entry.refused,
-                                           StrCat("waited ", absl::FormatDuration(until - entry.since), " for memory"))
-                                : status;
+    entry.refused =
+        status.ok() ? Annotate(entry.refused, StrCat("waited ", absl::FormatDuration(wait), " for memory")) : status;
     ended.push_back(std::move(*it));
     it = waiting.erase(it);
     moved_ = true;

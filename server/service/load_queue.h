@@ -86,7 +86,7 @@ class LoadQueue {
     uint32_t told = 0;                     // the place that the load heard last
     std::shared_ptr<const LoadPlan> plan;  // waits for its memory
     absl::Status refused;
-    absl::Time since;
+    Deadline::Clock::time_point since;  // it waits for memory
     std::vector<MemoryReservation> memory;
     std::optional<std::stop_callback<std::function<void()>>> on_stop;
   };
@@ -103,9 +103,8 @@ class LoadQueue {
   // The queue's own thread.
   void Watch();
   // Serves what waits; returns when it must be looked at again without a signal.
-  absl::Time Look();
-  void TakeEnded(Entries& waiting, absl::Time now, Entries& ended, absl::Time& next)
-      ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
+  Deadline Look();
+  void TakeEnded(Entries& waiting, Entries& ended, Deadline& next) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
   absl::Status ReserveFor(Entry& entry) const;
   void GiveMemory() ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
   void TellPlaces() ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
@@ -123,7 +122,7 @@ class LoadQueue {
   Entries ready_ ABSL_GUARDED_BY(mutex_);
   Entries for_memory_ ABSL_GUARDED_BY(mutex_);
   bool moved_ ABSL_GUARDED_BY(mutex_) = false;  // places may be others than was told
-  absl::Time last_told_ ABSL_GUARDED_BY(mutex_) = absl::InfinitePast();
+  Deadline tell_after_ ABSL_GUARDED_BY(mutex_) = Deadline(Deadline::Clock::time_point::min());
   RecentDurations durations_ ABSL_GUARDED_BY(mutex_);  // of what ran
 
   std::unique_ptr<Executor> ends_;      // what ended while it waited: that may block on files

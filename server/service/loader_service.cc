@@ -122,6 +122,7 @@ absl::StatusOr<LoadReport> LoaderService::Reuse(const LoadSpec& spec, const Requ
 
 absl::Status LoaderService::Unload(std::string_view model, ModelRegistry::OnUnloaded done,
                                    std::shared_ptr<const Caller> caller) {
+  const ModelRegistry::FreeingHere freeing_here;
   return deps_.registry->Unload(
       model,
       [metrics = deps_.metrics, model = std::string(model), done = std::move(done),

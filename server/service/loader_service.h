@@ -69,7 +69,7 @@ class LoaderService {
   // and was asked for the same but for request id and detach. Never blocks on files or devices. Errors without a
   // plan: BAD_REQUEST, REQUEST_ID_REUSED, MODEL_EXISTS, MODEL_BUSY, LOAD_QUEUE_FULL, DRAINING, and all that
   // PrepareKeys and PreparePlan name. `caller` is named in the log of a load that it starts; null: nobody asked.
-  void StartLoad(LoadSpec spec, absl::Time deadline, std::shared_ptr<LoadObserver> observer,
+  void StartLoad(LoadSpec spec, Deadline deadline, std::shared_ptr<LoadObserver> observer,
                  std::shared_ptr<LoadTicket> ticket = nullptr, std::shared_ptr<const Caller> caller = nullptr);
   // Loads that run or ended lately; LOAD_NOT_FOUND. Those that materialised keys are among them once they have ended.
   absl::StatusOr<std::shared_ptr<SharedLoad>> FindLoad(std::string_view load) const { return table_.Find(load); }
@@ -136,7 +136,7 @@ class LoaderService {
  private:
   struct Request {
     LoadSpec spec;
-    absl::Time deadline;
+    Deadline deadline;
     std::shared_ptr<LoadObserver> observer;
     std::shared_ptr<LoadTicket> ticket;    // null: the caller never leaves
     std::shared_ptr<const Caller> caller;  // null: nobody

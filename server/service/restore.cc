@@ -65,7 +65,7 @@ class LoaderService::Restoring : public std::enable_shared_from_this<Restoring> 
     spec.is_kept = true;
     spec.digest.clear();  // nobody asked for this load
     if (lazily_) MakeLazy(spec);
-    service_.StartLoad(std::move(spec), absl::InfiniteFuture(), std::make_shared<Observer>(shared_from_this()));
+    service_.StartLoad(std::move(spec), Deadline::Never(), std::make_shared<Observer>(shared_from_this()));
   }
 
   void Ended(absl::StatusOr<LoadReport> result) {

@@ -28,7 +28,7 @@ bool IsCancelled(const absl::StatusOr<LoadReport>& result) {
 
 SharedLoad::SharedLoad(LoadIdentity identity, std::shared_ptr<const Caller> caller)
     : identity_(std::move(identity)),
-      deadline_(std::make_shared<SharedDeadline>(absl::InfinitePast())),
+      deadline_(std::make_shared<SharedDeadline>(Deadline(Deadline::Clock::time_point::min()))),
       context_{.stop = stop_.get_token(), .shared_deadline = deadline_, .caller = std::move(caller)},
       status_{.identity = identity_} {}
 
@@ -69,7 +69,7 @@ SharedLoad::WaiterId SharedLoad::Watch(std::shared_ptr<LoadObserver> observer) {
 }
 
 void SharedLoad::Adopt(const Waiter& waiter) {
-  deadline_->Extend(waiter.detach ? absl::InfiniteFuture() : waiter.deadline);
+  deadline_->Extend(waiter.detach ? Deadline::Never() : waiter.deadline);
   priority_ = std::max(priority_.load(), waiter.priority);
   memory_wait_ns_ = std::max(memory_wait_ns_.load(), absl::ToInt64Nanoseconds(waiter.memory_wait));
 }

@@ -46,10 +46,10 @@ class SharedLoad {
  public:
   struct Waiter {
     std::shared_ptr<LoadObserver> observer;
-    absl::Time deadline = absl::InfiniteFuture();  // the load's is the latest one
-    bool detach = false;                           // the load runs to its end, whoever leaves
-    int32_t priority = 0;                          // the load's is the largest one
-    absl::Duration memory_wait;                    // the load's is the longest one
+    Deadline deadline;           // the load's is the latest one
+    bool detach = false;         // the load runs to its end, whoever leaves
+    int32_t priority = 0;        // the load's is the largest one
+    absl::Duration memory_wait;  // the load's is the longest one
   };
   using WaiterId = uint64_t;
   static constexpr WaiterId kNobody = 0;  // has heard the end already

@@ -22,7 +22,7 @@ struct LoaderService::Start {
   SharedLoad::WaiterId waiter = SharedLoad::kNobody;  // of the job's load
 };
 
-void LoaderService::StartLoad(LoadSpec spec, absl::Time deadline, std::shared_ptr<LoadObserver> observer,
+void LoaderService::StartLoad(LoadSpec spec, Deadline deadline, std::shared_ptr<LoadObserver> observer,
                               std::shared_ptr<LoadTicket> ticket, std::shared_ptr<const Caller> caller) {
   if (const absl::Status valid = Validate(spec, /*plan_only=*/false); !valid.ok()) return Refuse(*observer, valid);
   if (spec.warms()) spec.device_map.policy = "disk";
@@ -142,6 +142,8 @@ void LoaderService::Queue(const std::shared_ptr<Job>& job) {
 }
 
 void LoaderService::RunJob(const std::shared_ptr<Job>& job, LoadQueue::Turn turn) {
+  // A model that is replaced has given its memory back when the load that replaces it ends.
+  const ModelRegistry::FreeingHere freeing_here;
   if (!turn.status.ok()) return FinishJob(*job, std::move(turn.status));
   job->number = turn.number;
   if (job->load->status().progress) job->load->Progress({.phase = "open"});  // it waits in the queue no more
@@ -154,6 +156,7 @@ void LoaderService::WaitOrFinish(const std::shared_ptr<Job>& job, absl::Status p
     const std::shared_ptr<SharedLoad> load = job->load;  // from then on the job is the queue's
     const std::shared_ptr<const LoadPlan> plan = job->plan.added;
     const auto go_on = [this, job](LoadQueue::Turn turn) {
+      const ModelRegistry::FreeingHere freeing_here;
       job->reservations = std::move(turn.memory);
       if (turn.status.ok()) {
         job->load->Progress({.phase = "reserve"});

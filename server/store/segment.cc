@@ -20,7 +20,7 @@ void ZeroPadding(const LoadPlan& plan, const std::vector<bool>& filled, const st
   std::vector<std::span<std::byte>> open(segments.size());  // what is left of each, from its padding or next tensor on
   for (size_t i = 0; i < segments.size(); ++i) {
     DeviceMemory* const memory = segments[i].memory.get();
-    if (filled[i] && memory != nullptr && memory->fresh_fd() < 0) open[i] = memory->host();
+    if (filled[i] && memory != nullptr && !memory->is_fresh()) open[i] = memory->host();
   }
   const auto zero = [](std::span<std::byte> bytes) {
     if (!bytes.empty()) std::memset(bytes.data(), 0, bytes.size());

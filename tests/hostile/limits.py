@@ -13,7 +13,7 @@ import subprocess
 import time
 
 import daemon
-import memory_cgroup
+import cgroups
 
 MIB = 1 << 20
 CGROUP_BYTES = 2048 * MIB
@@ -34,7 +34,7 @@ class LimitedDaemon(daemon.Daemon):
         self.limit, self.descriptors, self.reader = limit, descriptors, None
         self.log = pathlib.Path(directory) / "keyloadd.log"
         starts = len(self.log_lines("start"))  # of daemons before, in the same directory
-        self.group = memory_cgroup.make(CGROUP_BYTES) if limit == "cgroup" else None
+        self.group = cgroups.make_memory_cgroup(CGROUP_BYTES) if limit == "cgroup" else None
         if limit == "cgroup" and self.group is None:
             raise LookupError("no memory cgroup can be made here")
         try:

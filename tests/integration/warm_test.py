@@ -4,9 +4,9 @@ import json
 import os
 import unittest
 
+import cgroups
 import checkpoints
 import layers
-import memory_cgroup
 import page_cache
 
 # Read-ahead of a shard's header, and the ends of ranges.
@@ -88,7 +88,7 @@ class CgroupTest(PageCacheCase):
     model_bytes = 256 * 1024 * 1024
 
     def start(self, *flags):
-        self.group = memory_cgroup.make(self.limit_bytes)
+        self.group = cgroups.make_memory_cgroup(self.limit_bytes)
         if self.group is None:
             self.skipTest("no memory cgroup can be made here")
         self.addCleanup(self.group.rmdir)

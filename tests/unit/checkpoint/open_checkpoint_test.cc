@@ -259,7 +259,7 @@ TEST_F(OpenCheckpointTest, CancellationIsSeen) {
   std::stop_source stop;
   stop.request_stop();
   EXPECT_EQ(ErrorReason(OpenCheckpoint(roots_, {.path = dir_.path(), .weights = "", .allow_no_weights = false},
-                                       {.stop = stop.get_token(), .deadline = absl::InfiniteFuture()})
+                                       {.stop = stop.get_token()})
                             .status()),
             Reason::kLoadCancelled);
 }

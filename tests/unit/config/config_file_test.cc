@@ -129,6 +129,7 @@ TEST(ApplyConfigFile, TheSampleIsValidAndStatesTheDefaults) {
   EXPECT_EQ(config->max_connections_per_peer, defaults.max_connections_per_peer);
   EXPECT_EQ(config->max_calls, defaults.max_calls);
   EXPECT_EQ(config->max_calls_per_peer, defaults.max_calls_per_peer);
+  EXPECT_EQ(config->huge_pages, defaults.huge_pages);
   EXPECT_EQ(config->concurrent_loads, defaults.concurrent_loads);
   EXPECT_EQ(config->io_threads, defaults.io_threads);
   EXPECT_EQ(config->load_queue, defaults.load_queue);

@@ -39,7 +39,8 @@ TEST(ParseConfig, HasDefaults) {
   EXPECT_FALSE(config->host_memory_bytes.has_value());
   EXPECT_FALSE(config->reuse_memory_bytes.has_value());
   EXPECT_FALSE(config->hold_memory_bytes.has_value());
-  EXPECT_EQ(config->scratch_bytes, kGiB / 4);
+  EXPECT_FALSE(config->scratch_bytes.has_value());
+  EXPECT_EQ(config->huge_pages, HugePages::kNever);
   EXPECT_FALSE(config->header_memory_bytes.has_value());
   EXPECT_EQ(config->concurrent_loads, 2u);
   EXPECT_EQ(config->load_queue, 64u);
@@ -236,12 +237,12 @@ TEST(ChangeConfig, TakesWhatMayChangeAndNamesWhatNeedsAStart) {
                                 "--io-threads",    "3",       "--load-queue",       "5",
                                 "--grace",         "1s",      "--log-format",       "json",
                                 "--log-level",     "debug",   "--template-dir",     "/t",
-                                "--allow-uid",     "7",       "--reflection"});
+                                "--allow-uid",     "7",       "--huge-pages",       "try",     "--reflection"});
   const ConfigChange change = ChangeConfig(running, wanted);
   EXPECT_THAT(change.changed, ElementsAre("--allow-uid", "--model-root", "--hold-memory", "--load-queue", "--grace",
                                           "--log-format", "--log-level"));
   EXPECT_THAT(change.needs_start, ElementsAre("--listen", "--reflection", "--template-dir", "--simulate-gpus",
-                                              "--host-memory", "--reuse-memory", "--scratch-memory", "--header-memory",
+                                              "--host-memory", "--reuse-memory", "--scratch-memory", "--huge-pages", "--header-memory",
                                               "--concurrent-loads", "--io-threads"));
   EXPECT_THAT(change.config.model_roots, ElementsAre("/m", "/n"));
   EXPECT_EQ(change.config.hold_memory_bytes, 2 * kGiB);
@@ -270,7 +271,7 @@ TEST(ParseConfig, HelpNamesEveryFlagAndReadsNoFile) {
   EXPECT_TRUE(config->show_text);
   for (const char* flag :
        {"--listen", "--model-root", "--simulate-gpus", "--host-memory", "--reuse-memory", "--hold-memory",
-        "--scratch-memory", "--header-memory", "--concurrent-loads", "--io-threads", "--load-queue", "--grace",
+        "--scratch-memory", "--huge-pages", "--header-memory", "--concurrent-loads", "--io-threads", "--load-queue", "--grace",
         "--log-format", "--log-level", "--config", "--check-config", "--version"}) {
     EXPECT_THAT(config->text, HasSubstr(flag));
   }

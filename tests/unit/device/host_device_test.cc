@@ -54,21 +54,21 @@ TEST(HostDeviceTest, WhatLiesBehindTheLastByteOfUsedMemoryIsZeroed) {
   EXPECT_EQ(std::vector<std::byte>(end, end + 100), std::vector<std::byte>(100));
 }
 
-TEST(HostDeviceTest, MemoryWithoutPagesCanBeWrittenByDescriptor) {
+TEST(HostDeviceTest, WriteOfFreshMemoryMakesThePagesThatItNeeds) {
   const auto device = MakeHostDevice({.capacity_bytes = 64 * kMiB, .reuse_bytes = 16 * kMiB});
   {
     const auto memory = Allocate(*device, 4 * kMiB, Contents::kUnspecified);
     ASSERT_TRUE(memory.ok());
-    const int fd = (*memory)->fresh_fd();
-    if (fd < 0) GTEST_SKIP() << "huge pages have none";
-    ASSERT_EQ(::pwrite(fd, "x", 1, 4097), 1);
+    ASSERT_TRUE((*memory)->is_fresh());
+    const std::byte written[] = {std::byte{'x'}};
+    ASSERT_TRUE((*memory)->Write(4097, written).ok());
     EXPECT_EQ(std::to_integer<int>((*memory)->host()[4096]), 0);
     EXPECT_EQ(std::to_integer<int>((*memory)->host()[4097]), 'x');
   }
   UseOnce(*device, 4 * kMiB);
   const auto again = Allocate(*device, 4 * kMiB, Contents::kUnspecified);
   ASSERT_TRUE(again.ok());
-  EXPECT_EQ((*again)->fresh_fd(), -1) << "it has pages";
+  EXPECT_FALSE((*again)->is_fresh()) << "it has pages";
 }
 
 TEST(HostDeviceTest, MemoryWithHolesIsGivenBack) {

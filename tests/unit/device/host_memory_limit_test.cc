@@ -7,8 +7,6 @@
 #include <fstream>
 #include <string>
 
-#include "server/device/device.h"
-
 namespace keyload {
 namespace {
 
@@ -102,7 +100,60 @@ TEST_F(HostMemoryLimitTest, AGroupThatIsFullHasNoHeadroom) {
 
 TEST_F(HostMemoryLimitTest, WithoutMeminfoThereIsNoHeadroom) { EXPECT_EQ(HostMemoryHeadroom(root_ + "/nowhere"), 0u); }
 
-TEST(DefaultHostCapacityTest, IsMoreThanNothingHere) { EXPECT_GT(DefaultHostCapacity(), 1u << 20); }
+TEST_F(HostMemoryLimitTest, PageCacheThatIsNotWrittenYetIsNotFree) {
+  Write("/proc/meminfo", "MemTotal:           1000 kB\nMemAvailable:   900 kB\n");
+  Write("/proc/self/cgroup", "0::/a\n");
+  Write("/sys/fs/cgroup/a/memory.max", "100000\n");
+  Write("/sys/fs/cgroup/a/memory.current", "90000\n");
+  Write("/sys/fs/cgroup/a/memory.stat",
+        "active_file 20000\ninactive_file 30000\nfile_dirty 8000\nfile_writeback 2000\n");
+  EXPECT_EQ(HostMemoryBounds(root_).back().free, 50'000u);
+}
+
+TEST_F(HostMemoryLimitTest, SharedMemoryAndLockedPagesOfAGroupAreNotFree) {
+  Write("/proc/meminfo", "MemTotal:           1000 kB\nMemAvailable:   900 kB\n");
+  Write("/proc/self/cgroup", "4:memory:/m\n");
+  Write("/sys/fs/cgroup/memory/m/memory.limit_in_bytes", "100000\n");
+  Write("/sys/fs/cgroup/memory/m/memory.usage_in_bytes", "90000\n");
+  Write("/sys/fs/cgroup/memory/m/memory.stat",
+        "cache 80000\ntotal_cache 80000\ntotal_shmem 60000\ntotal_unevictable 15000\ntotal_inactive_file 5000\n");
+  EXPECT_EQ(HostMemoryBounds(root_).back().free, 15'000u);
+}
+
+TEST_F(HostMemoryLimitTest, BoundsAreTheMachineAndTheGroupsBelowIt) {
+  Write("/proc/meminfo", "MemTotal:           1000 kB\nMemAvailable:   900 kB\n");
+  Write("/proc/self/cgroup", "0::/a/b\n");
+  Write("/sys/fs/cgroup/a/memory.max", "100000\n");
+  Write("/sys/fs/cgroup/a/b/memory.max", "2000000\n");
+  const std::vector<MemoryBound> bounds = HostMemoryBounds(root_);
+  ASSERT_EQ(bounds.size(), 2u);
+  EXPECT_TRUE(bounds[0].is_machine);
+  EXPECT_EQ(bounds[0].free, 921'600u);
+  EXPECT_EQ(bounds[1].limit, 100'000u);
+}
+
+TEST(DivideHostMemory, SmallLimitLeavesOutScratchAndTheProcess) {
+  const uint64_t mib = 1 << 20;
+  for (const uint64_t limit : {96 * mib, 128 * mib, 320 * mib, 512 * mib, 2048 * mib}) {
+    const HostMemoryShares shares = DivideHostMemory(limit, 8 * mib, std::nullopt, std::nullopt);
+    EXPECT_GT(shares.capacity, limit / 2);
+    EXPECT_LE(shares.capacity + shares.scratch + 2 * shares.process + 8 * mib, limit);
+    EXPECT_LE(shares.scratch, 256 * mib);
+  }
+}
+
+TEST(DivideHostMemory, LargeMachineKeepsATenth) {
+  const uint64_t limit = uint64_t{1000} << 30;
+  EXPECT_EQ(DivideHostMemory(limit, 0, std::nullopt, std::nullopt).capacity, limit / 10 * 9);
+}
+
+TEST(DivideHostMemory, WhatTheOperatorSaysIsTaken) {
+  const HostMemoryShares shares = DivideHostMemory(1 << 30, 0, 5, 7);
+  EXPECT_EQ(shares.scratch, 5u);
+  EXPECT_EQ(shares.capacity, 7u);
+}
+
+TEST(ProcessMemory, IsMoreThanNothing) { EXPECT_GT(ProcessMemory(), 0u); }
 
 }  // namespace
 }  // namespace keyload

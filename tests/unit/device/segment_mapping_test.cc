@@ -1,5 +1,6 @@
 #include "server/device/segment_mapping.h"
 
+#include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
 #include <cstring>
@@ -16,18 +17,38 @@ uint64_t FreeHugePages() {
   return count;
 }
 
-TEST(SegmentMappingTest, HugePagesAreTakenWhereTheSystemHasFreeOnes) {
-  const bool given = FreeHugePages() >= 2;
+TEST(SegmentMappingTest, MemfdTakesNoHugePages) {
   const auto mapping = SegmentMapping::Memfd(4u << 20);
   ASSERT_TRUE(mapping.ok()) << mapping.status();
-  EXPECT_EQ(mapping->huge(), given);
+  EXPECT_FALSE(mapping->huge());
 }
 
-TEST(SegmentMappingTest, WhatWouldWasteHugePagesGetsOrdinaryOnes) {
-  const auto mapping = SegmentMapping::Memfd(3u << 19);  // 1.5 MiB
+TEST(SegmentMappingTest, HugeMemfdHasItsPagesOrSaysWhyNot) {
+  const bool given = FreeHugePages() >= 2;
+  const auto mapping = SegmentMapping::HugeMemfd(4u << 20);
+  ASSERT_EQ(mapping.ok(), given) << mapping.status();
+  if (given) {
+    EXPECT_TRUE(mapping->huge());
+    EXPECT_EQ(mapping->missing_bytes(), 0u);
+  } else {
+    EXPECT_THAT(mapping.status().message(), testing::HasSubstr("vm.nr_hugepages"));
+  }
+}
+
+TEST(SegmentMappingTest, HugeMemfdThatWouldWasteMemoryIsRefused) {
+  EXPECT_FALSE(SegmentMapping::HugeMemfd(3u << 19, 1u << 18).ok());  // 1.5 MiB
+}
+
+TEST(SegmentMappingTest, PopulateMakesTheMissingPagesAndKeepsTheOthers) {
+  auto mapping = SegmentMapping::Memfd(1u << 20);
   ASSERT_TRUE(mapping.ok()) << mapping.status();
-  EXPECT_FALSE(mapping->huge());
-  EXPECT_EQ(mapping->bytes(), 3u << 19);
+  EXPECT_EQ(mapping->missing_bytes(), 1u << 20);
+  const std::string text = "text";
+  ASSERT_TRUE(mapping->Write(5'000, std::as_bytes(std::span(text))).ok());
+  EXPECT_EQ(mapping->missing_bytes(), (1u << 20) - 4096);
+  ASSERT_TRUE(mapping->Populate().ok());
+  EXPECT_EQ(mapping->missing_bytes(), 0u);
+  EXPECT_EQ(std::string(reinterpret_cast<const char*>(mapping->address()) + 5'000, 5), std::string("text\0", 5));
 }
 
 TEST(SegmentMappingTest, ResizingKeepsWhatFitsAndAddsZeros) {
@@ -43,9 +64,8 @@ TEST(SegmentMappingTest, ResizingKeepsWhatFitsAndAddsZeros) {
 }
 
 TEST(SegmentMappingTest, HugePagesCanBeCutButDoNotGrow) {
-  auto mapping = SegmentMapping::Memfd(8u << 20);
-  ASSERT_TRUE(mapping.ok()) << mapping.status();
-  if (!mapping->huge()) GTEST_SKIP() << "the system has no free huge pages";
+  auto mapping = SegmentMapping::HugeMemfd(8u << 20);
+  if (!mapping.ok()) GTEST_SKIP() << "the system has no free huge pages";
   ASSERT_TRUE(mapping->Resize(5u << 20));
   EXPECT_EQ(mapping->bytes(), 6u << 20);
   EXPECT_FALSE(mapping->Resize(7u << 20));

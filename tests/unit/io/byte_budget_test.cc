@@ -6,7 +6,6 @@
 #include <stop_token>
 #include <thread>
 
-#include "absl/time/clock.h"
 #include "server/base/error.h"
 
 namespace keyload {
@@ -37,7 +36,7 @@ TEST(ByteBudgetTest, ADemandOverTheLimitIsGrantedAlone) {
   ByteBudget budget(100);
   const auto grant = budget.Acquire(1000, {});
   ASSERT_TRUE(grant.ok());
-  const RequestContext expired = {.stop = {}, .deadline = absl::Now() + absl::Milliseconds(1)};
+  const RequestContext expired = {.stop = {}, .deadline = Deadline::After(absl::Milliseconds(1))};
   EXPECT_EQ(ErrorReason(budget.Acquire(1, expired).status()), Reason::kDeadlineExceeded);
 }
 
@@ -72,6 +71,36 @@ TEST(ByteBudgetTest, ManyThreadsNeverExceedTheLimit) {
   }
   threads.clear();
   EXPECT_EQ(budget.used(), 0u);
+}
+
+TEST(ByteBudgetTest, TryAcquireDoesNotOvertakeAWaiter) {
+  ByteBudget budget(100);
+  auto first = std::make_unique<ByteBudget::Grant>(*budget.Acquire(60, {}));
+  std::future<uint64_t> waiter = std::async(std::launch::async, [&] { return budget.Acquire(60, {})->bytes(); });
+  while (!budget.awaited()) std::this_thread::yield();
+  EXPECT_FALSE(budget.TryAcquire(10).ok());
+  first.reset();
+  EXPECT_EQ(waiter.get(), 60u);
+}
+
+TEST(ByteBudgetTest, AWaiterThatGivesUpLetsTheNextOneIn) {
+  ByteBudget budget(100);
+  const auto first = budget.Acquire(60, {});
+  std::stop_source stop;
+  std::future<absl::Status> large =
+      std::async(std::launch::async, [&] { return budget.Acquire(60, {.stop = stop.get_token()}).status(); });
+  while (!budget.awaited()) std::this_thread::yield();
+  std::future<absl::Status> small = std::async(std::launch::async, [&] { return budget.Acquire(40, {}).status(); });
+  stop.request_stop();
+  EXPECT_EQ(ErrorReason(large.get()), Reason::kLoadCancelled);
+  EXPECT_TRUE(small.get().ok());
+}
+
+TEST(ByteBudgetTest, AWaiterGetsWhatAReclaimerGivesBack) {
+  ByteBudget budget(100);
+  auto idle = std::make_unique<ByteBudget::Grant>(*budget.Acquire(100, {}));
+  const ByteBudget::Reclaimer reclaimer(budget, [&] { idle.reset(); });
+  EXPECT_TRUE(budget.Acquire(50, {}).ok());
 }
 
 }  // namespace

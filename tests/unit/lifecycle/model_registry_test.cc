@@ -2,6 +2,9 @@
 
 #include <gtest/gtest.h>
 
+#include <future>
+#include <thread>
+
 #include "server/base/error.h"
 
 namespace keyload {
@@ -184,6 +187,53 @@ TEST(ModelRegistry, UnloadIsDoneOnlyWhenTheLastUserIs) {
   EXPECT_EQ(done, 0);
   user.reset();
   EXPECT_EQ(done, 1);
+}
+
+// A file reader that says which thread its model was freed by.
+void LoadFreedBy(ModelRegistry& registry, const std::string& name, std::thread::id& freed_by) {
+  ResidentModel::Content content = Content(name);
+  content.make_reader = [witness = std::shared_ptr<void>(nullptr, [&](void*) {
+                           freed_by = std::this_thread::get_id();
+                         })](const Shard&) { return std::unique_ptr<ShardReader>(); };
+  registry.Publish(*registry.Begin(name), std::move(content));
+}
+
+TEST(ModelRegistry, TheLastUserFreesNothingItself) {
+  std::thread::id freed_by;
+  {
+    ModelRegistry registry({.frees_apart = true});
+    LoadFreedBy(registry, "m", freed_by);
+    ModelHandle last = *registry.Use("m");
+    std::promise<void> unloaded;
+    ASSERT_TRUE(registry.Unload("m", [&](const ModelRegistry::Unloaded&) { unloaded.set_value(); }).ok());
+    EXPECT_EQ(freed_by, std::thread::id());
+    last.reset();
+    unloaded.get_future().wait();
+    EXPECT_NE(freed_by, std::thread::id());
+    EXPECT_NE(freed_by, std::this_thread::get_id());
+  }
+}
+
+TEST(ModelRegistry, WhoeverHoldsAFreeingHereFrees) {
+  std::thread::id freed_by;
+  ModelRegistry registry({.frees_apart = true});
+  LoadFreedBy(registry, "m", freed_by);
+  const ModelRegistry::FreeingHere freeing_here;
+  bool unloaded = false;
+  ASSERT_TRUE(registry.Unload("m", [&](const ModelRegistry::Unloaded&) { unloaded = true; }).ok());
+  EXPECT_TRUE(unloaded);
+  EXPECT_EQ(freed_by, std::this_thread::get_id());
+}
+
+TEST(ModelRegistry, EndsAfterWhatItsThreadFrees) {
+  std::thread::id freed_by;
+  {
+    ModelRegistry registry({.frees_apart = true});
+    LoadFreedBy(registry, "gone", freed_by);
+    LoadFreedBy(registry, "kept", freed_by);
+    ASSERT_TRUE(registry.Unload("gone", Ignore).ok());
+  }
+  EXPECT_EQ(freed_by, std::this_thread::get_id()) << "the model that was there at the end";
 }
 
 }  // namespace

@@ -2,7 +2,9 @@
 
 #include <gtest/gtest.h>
 
+#include <future>
 #include <thread>
+#include <vector>
 
 #include "server/base/error.h"
 
@@ -52,6 +54,33 @@ TEST(SlabPool, GivesItsBudgetBackAtTheEnd) {
     EXPECT_EQ(budget.used(), 100);
   }
   EXPECT_EQ(budget.used(), 0);
+}
+
+TEST(SlabPool, TakeOfASecondLoadGetsTheIdleSlabsOfTheFirst) {
+  ByteBudget budget(400);
+  SlabPool first(budget, 100, 4);
+  std::vector<std::span<std::byte>> slabs;
+  for (int i = 0; i < 4; ++i) slabs.push_back(*first.Take({}));
+  for (const std::span<std::byte> slab : slabs) first.PutBack(slab);
+  EXPECT_EQ(budget.used(), 400);
+  SlabPool second(budget, 100, 4);
+  const RequestContext soon = {.deadline = Deadline::After(absl::Seconds(20))};
+  EXPECT_TRUE(second.Take(soon).ok());
+  EXPECT_EQ(budget.used(), 100);
+  EXPECT_EQ(first.peak_bytes(), 400);
+  EXPECT_TRUE(first.Take(soon).ok());
+}
+
+TEST(SlabPool, PutBackGivesTheSlabToALoadThatWaits) {
+  ByteBudget budget(100);
+  SlabPool first(budget, 100, 4);
+  SlabPool second(budget, 100, 4);
+  const std::span<std::byte> slab = *first.Take({});
+  const RequestContext soon = {.deadline = Deadline::After(absl::Seconds(20))};
+  std::future<absl::Status> waiting = std::async(std::launch::async, [&] { return second.Take(soon).status(); });
+  while (!budget.awaited()) std::this_thread::yield();
+  first.PutBack(slab);
+  EXPECT_TRUE(waiting.get().ok());
 }
 
 }  // namespace

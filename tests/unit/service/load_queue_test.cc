@@ -7,7 +7,6 @@
 #include <string>
 #include <utility>
 
-#include "absl/time/clock.h"
 #include "server/base/error.h"
 #include "tests/support/fake_device.h"
 #include "tests/unit/service/loader_node.h"
@@ -159,7 +158,7 @@ TEST_F(LoadQueueTest, AJoinWithALargerPriorityMovesTheLoad) {
 
 TEST_F(LoadQueueTest, WhatIsCancelledOrTooLateLeavesAtOnce) {
   const TestLoad cancelled;
-  const TestLoad late({.deadline = absl::Now() + absl::Milliseconds(20)});
+  const TestLoad late({.deadline = Deadline::After(absl::Milliseconds(20))});
   Hold();
   ASSERT_TRUE(Submit(cancelled, "cancelled").ok());
   ASSERT_TRUE(Submit(late, "late").ok());
@@ -215,7 +214,7 @@ TEST_F(LoadQueueTest, MemoryIsGivenToTheLoadThatWaitsForItWithoutAThread) {
 TEST_F(LoadQueueTest, AWaitForMemoryEnds) {
   const MemoryReservation taken = Take("cuda:0", 100);
   const TestLoad patient({.memory_wait = absl::InfiniteDuration()});
-  const TestLoad late({.deadline = absl::Now() + absl::Milliseconds(20), .memory_wait = absl::InfiniteDuration()});
+  const TestLoad late({.deadline = Deadline::After(absl::Milliseconds(20)), .memory_wait = absl::InfiniteDuration()});
   const TestLoad quick({.memory_wait = absl::Milliseconds(20)});
   ASSERT_TRUE(AwaitMemory(patient, "patient", 1, PlanOf({"cuda:0"}, {1})).ok());
   ASSERT_TRUE(AwaitMemory(late, "late", 2, PlanOf({"cuda:0"}, {1})).ok());

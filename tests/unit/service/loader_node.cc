@@ -156,7 +156,7 @@ LoadSpec LoaderNode::Spec(const std::string& model) const {
   return spec;
 }
 
-LoaderNode::Started LoaderNode::Start(LoadSpec spec, absl::Time deadline) {
+LoaderNode::Started LoaderNode::Start(LoadSpec spec, Deadline deadline) {
   Started started = {.observer = std::make_shared<RecordingObserver>(), .ticket = std::make_shared<LoadTicket>()};
   service_->StartLoad(std::move(spec), deadline, started.observer, started.ticket);
   return started;

@@ -91,7 +91,7 @@ class LoaderNode {
     std::shared_ptr<RecordingObserver> observer;
     std::shared_ptr<LoadTicket> ticket;
   };
-  Started Start(LoadSpec spec, absl::Time deadline = absl::InfiniteFuture());
+  Started Start(LoadSpec spec, Deadline deadline = Deadline::Never());
   absl::StatusOr<LoadReport> Load(LoadSpec spec) { return Start(std::move(spec)).observer->WaitForEnd(); }
   // Makes keys of "m" resident, or lazy again; what the service answers.
   absl::StatusOr<LoadReport> Materialize(const KeySelectionSpec& select, const RequestContext& context = {},

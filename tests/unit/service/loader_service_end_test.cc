@@ -5,7 +5,6 @@
 
 #include <filesystem>
 
-#include "absl/time/clock.h"
 #include "server/base/error.h"
 #include "tests/unit/service/loader_node.h"
 
@@ -109,7 +108,7 @@ TEST(LoaderServiceEnd, CancelledInTheQueueItEndsWithoutAPlan) {
 TEST(LoaderServiceEnd, APastDeadlineEndsItBeforeItOpensAnything) {
   LoaderNode node;
   WriteLarge(node);
-  const LoaderNode::Started load = node.Start(node.Spec(), absl::Now() - absl::Seconds(1));
+  const LoaderNode::Started load = node.Start(node.Spec(), Deadline::After(-absl::Seconds(1)));
   EXPECT_EQ(ErrorReason(load.observer->WaitForEnd().status()), Reason::kDeadlineExceeded);
   EXPECT_EQ(node.readers_made(), 0);
   ExpectNothingLeft(node);
@@ -119,10 +118,10 @@ TEST(LoaderServiceEnd, ADeadlineInTheMiddleCancelsIt) {
   LoaderNode node;
   WriteLarge(node);
   node.gpu().HoldCopies();
-  const absl::Time deadline = absl::Now() + absl::Milliseconds(500);
+  const Deadline deadline = Deadline::After(absl::Milliseconds(500));
   const LoaderNode::Started load = node.Start(node.Spec(), deadline);
   node.gpu().WaitForCopiesStarted(1);
-  while (absl::Now() < deadline) load.observer->WaitForProgress();
+  while (!deadline.passed()) load.observer->WaitForProgress();
   node.gpu().ReleaseCopies();
   const absl::StatusOr<LoadReport> report = load.observer->WaitForEnd();
   ASSERT_TRUE(report.ok()) << report.status();

@@ -5,7 +5,6 @@
 
 #include <filesystem>
 
-#include "absl/time/clock.h"
 #include "server/base/error.h"
 #include "server/service/model_keys.h"
 #include "tests/unit/service/loader_node.h"
@@ -297,8 +296,9 @@ TEST_F(MaterializeTest, CancelledOrTooLateItReadsNothing) {
   std::stop_source stop;
   stop.request_stop();
   EXPECT_EQ(ErrorReason(node_.Materialize({}, {.stop = stop.get_token()}).status()), Reason::kLoadCancelled);
-  EXPECT_EQ(ErrorReason(node_.Materialize({}, {.stop = {}, .deadline = absl::Now()}).status()),
-            Reason::kDeadlineExceeded);
+  EXPECT_EQ(
+      ErrorReason(node_.Materialize({}, {.stop = {}, .deadline = Deadline::After(absl::ZeroDuration())}).status()),
+      Reason::kDeadlineExceeded);
   EXPECT_EQ(node_.reads().calls(), 0);
   EXPECT_EQ(Info().state, ModelState::kLazy);
 }

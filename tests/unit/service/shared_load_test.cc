@@ -3,7 +3,6 @@
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
-#include "absl/time/clock.h"
 #include "server/base/error.h"
 #include "tests/unit/service/loader_node.h"
 
@@ -95,7 +94,7 @@ TEST_F(SharedLoadTest, AStopThatCameTooLateSpoilsNoAnswer) {
 }
 
 TEST_F(SharedLoadTest, NobodyJoinsALoadThatIsTooLate) {
-  const Waiting first = Begin({.deadline = absl::Now() - absl::Seconds(1)});
+  const Waiting first = Begin({.deadline = Deadline::After(-absl::Seconds(1))});
   EXPECT_FALSE(load_.joinable());
   EXPECT_FALSE(Join().id.has_value());
 }
@@ -119,7 +118,7 @@ TEST_F(SharedLoadTest, OfAStoppedLoadEverybodyHearsTheEnd) {
 
 TEST_F(SharedLoadTest, DetachedItRunsForNobody) {
   const Waiting first = Begin();
-  const Waiting second = Join({.deadline = absl::InfinitePast(), .detach = true});
+  const Waiting second = Join({.deadline = Deadline::After(-absl::Seconds(1)), .detach = true});
   load_.Leave(*first.id);
   load_.Leave(*second.id);
   EXPECT_FALSE(stopped());
@@ -145,15 +144,16 @@ TEST_F(SharedLoadTest, AWatcherKeepsNothingRunning) {
 }
 
 TEST_F(SharedLoadTest, HasTheLatestDeadlineOfThoseWhoWait) {
-  const absl::Time soon = absl::Now() + absl::Minutes(1);
+  const Deadline soon = Deadline::After(absl::Minutes(1));
+  const Deadline later = Deadline::After(absl::Hours(1));
   const Waiting first = Begin({.deadline = soon});
   EXPECT_EQ(load_.context().end(), soon);
-  const Waiting second = Join({.deadline = soon + absl::Hours(1)});
-  EXPECT_EQ(load_.context().end(), soon + absl::Hours(1));
+  const Waiting second = Join({.deadline = later});
+  EXPECT_EQ(load_.context().end(), later);
   const Waiting third = Join({.deadline = soon});
-  EXPECT_EQ(load_.context().end(), soon + absl::Hours(1)) << "less time than others have shortens nothing";
+  EXPECT_EQ(load_.context().end(), later) << "less time than others have shortens nothing";
   const Waiting fourth = Join();
-  EXPECT_EQ(load_.context().end(), absl::InfiniteFuture());
+  EXPECT_EQ(load_.context().end(), Deadline::Never());
 }
 
 TEST_F(SharedLoadTest, LeavingTwiceOrAfterTheEndIsNothing) {
