@@ -64,6 +64,7 @@ const WrongSetting kWrongSettings[] = {
     {{"--reuse-memory", "-1"}, "--reuse-memory: \"-1\" is not a size such as 20GiB, 512MB or 4096"},
     {{"--hold-memory", "half"}, "--hold-memory: \"half\" is not a size such as 20GiB, 512MB or 4096"},
     {{"--scratch-memory", "1KiB"}, "--scratch-memory: at least 1MiB is needed, not \"1KiB\""},
+    {{"--header-memory", "1KiB"}, "--header-memory: at least 1MiB is needed, not \"1KiB\""},
     {{"--concurrent-loads", "0"}, "--concurrent-loads: expected a whole number from 1 to 1024, not \"0\""},
     {{"--io-threads", "many"}, "--io-threads: expected a whole number from 0 to 1024, not \"many\""},
     {{"--load-queue", "0"}, "--load-queue: expected a whole number from 1 to 1000000, not \"0\""},
