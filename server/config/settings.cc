@@ -178,7 +178,7 @@ absl::Status ApplyScratchMemory(Values values, Config& config) {
 
 absl::Status ApplyHeaderMemory(Values values, Config& config) {
   KEYLOAD_ASSIGN_OR_RETURN(const uint64_t bytes, ParseByteSize(values[0]));
-  if (bytes < kMinHeaderBytes) return Bad("at least 1MiB is needed, not \"%s\"", values[0]);
+  if (bytes < kMinHeaderBytes) return BadValue("at least 1MiB is needed, not \"%s\"", values[0]);
   config.header_memory_bytes = bytes;
   return absl::OkStatus();
 }
