@@ -41,7 +41,7 @@ class ScenariosTest(daemon.DaemonTest):
 class LimitsTest(daemon.DaemonTest):
     """Scenarios for a daemon that is nearly full, and may open two folders in which the kernel refuses to be read."""
 
-    flags = ("--simulate-gpus", "1x16MiB@4MiB", "--concurrent-loads", "1", "--load-queue", "1",
+    flags = ("--simulate-gpus", "1x16MiB@4MiB", "--concurrent-loads", "1", "--load-queue", "1", "--header-memory", "1MiB",
              "--model-root", "/sys/class/net/lo", "--model-root", "/proc/sys/vm")
 
     def test_every_scenario_passes(self):
