@@ -1,5 +1,7 @@
 #include "server/service/loader_service.h"
 
+#include <malloc.h>
+
 #include <algorithm>
 #include <utility>
 
@@ -130,6 +132,7 @@ absl::Status LoaderService::Unload(std::string_view model, ModelRegistry::OnUnlo
         if (unloaded.was_loaded) {
           metrics->Unloaded(unloaded.freed_bytes);
           Log(LogLevel::kInfo, "unload", {{"model", model}, {"freed_bytes", unloaded.freed_bytes}}, caller.get());
+          malloc_trim(0);  // the headers, keys and plan of a large model are hundreds of MiB
         }
         done(unloaded);
       },
