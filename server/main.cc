@@ -355,10 +355,10 @@ int Run(const Config& config, Reload::Read read_config) {
   loads.reset();
   // Their threads end when the mount answers, which may be never.
   if (const std::vector<StuckMount> stuck = storage->under_way(); !stuck.empty()) {
+    state.reset();  // another daemon may have the directory now
     for (const StuckMount& mount : stuck) {
       Log(LogLevel::kWarning, "stop", {{"stuck_mount", mount.mount}, {"operations", mount.operations}});
     }
-    state.reset();  // another daemon may have the directory now
     EndNow(0);
   }
   storage.reset();

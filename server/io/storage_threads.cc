@@ -229,7 +229,7 @@ void StorageThreads::WatchOperations() {
     if (noted_ == 0) {
       watched_.Wait(mutex_);
     } else {
-      watched_.WaitFor(mutex_, absl::ToChronoMilliseconds(options_.stuck_after / 4));
+      watched_.WaitFor(mutex_, absl::ToChronoNanoseconds(options_.stuck_after / 4));
       GiveUpTurns();
     }
   }

@@ -33,7 +33,7 @@ class DrainTest(daemon.DaemonTest):
         checkpoints.write_sharded(self.models / "big", {f"layers.{i}.weight": ("F32", [1024, 1024]) for i in range(8)}, 1)
         load = self.daemon.popen("--json", "load", "big", "--from", self.models / "big", "--device-map", "cuda:0")
         self.addCleanup(load.communicate)
-        while not any(entry.get("progress", {}).get("phase") == "transfer" for entry in self.succeed("loads")["loads"]):
+        while not any((entry.get("progress") or {}).get("phase") == "transfer" for entry in self.succeed("loads")["loads"]):
             self.assertIsNone(load.poll())
         process = self.daemon.process
         while process.poll() is None:

@@ -79,7 +79,7 @@ class EarlySignalTest(daemon.DaemonTest):
         address = f"unix:{self.directory}/early.sock"
         # The dynamic linker tells when it calls the first constructor of a library; the others are still to come.
         process = subprocess.Popen([daemon.BIN_DIR / "keyloadd", "--listen", address], stderr=subprocess.PIPE,
-                                   env={**os.environ, "LD_DEBUG": "init"}, text=True)
+                                   env={**os.environ, "LD_DEBUG": "files"}, text=True)
         self.addCleanup(process.communicate)
         self.addCleanup(process.kill)
         hung_up = False

@@ -102,6 +102,33 @@ TEST(StorageThreads, WaitForAStuckMountLeavesThePoolItsTurn) {
   other.wait();
 }
 
+TEST(StorageThreads, OperationThatHangsGivesUpTheTurnsOfTheThreadsThatItHoldsUp) {
+  using Operation = StorageThreads::Operation;
+  StorageThreads threads({.share = 2, .stuck_after = absl::Milliseconds(1)});
+  Executor pool({.name = "test", .threads = 2, .queue_limit = 8});
+  std::latch other(1);
+  std::vector<StuckMount> stuck;
+  ASSERT_TRUE(pool.TrySubmit([&] {
+    const Operation reading(&threads, "/mount", Operation::Kind::kTouches);
+    other.wait();
+  }));
+  ASSERT_TRUE(pool.TrySubmit([&] {
+    const Operation waiting(&threads, "/mount", Operation::Kind::kWaits);
+    const Operation comparing(&threads, "/mount", Operation::Kind::kTouches);  // of the same thread, which has one turn
+    other.wait();
+  }));
+  ASSERT_TRUE(pool.TrySubmit([&] {
+    stuck = threads.stuck();
+    other.count_down();
+  }));
+  other.wait();
+  ASSERT_EQ(stuck.size(), 1u);
+  EXPECT_EQ(stuck[0].mount, "/mount");
+  while (!threads.under_way().empty()) absl::SleepFor(absl::Milliseconds(1));
+  std::latch both(2);  // the pool has its two turns again, and no more
+  for (int i = 0; i < 2; ++i) ASSERT_TRUE(pool.TrySubmit([&] { both.arrive_and_wait(); }));
+}
+
 TEST(StorageThreads, MountOfAPathIsFoundWithoutTouchingItLonger) {
   StorageThreads threads({});
   EXPECT_EQ(threads.MountOf("/proc/self/stat", absl::Seconds(30)), "/proc");
