@@ -41,8 +41,9 @@ class Attack:
 
 
 ATTACKS = []
-# A daemon may always say that it has no memory for the request, or that the caller's time is over.
-ALWAYS = {"MEMORY_EXHAUSTED", "DEADLINE_EXCEEDED"}
+# A daemon may always say that it has no memory for the request, that the caller has too many of them, or that the time
+# of the call is over.
+ALWAYS = {"MEMORY_EXHAUSTED", "LOAD_QUEUE_FULL", "DEADLINE_EXCEEDED"}
 
 
 def attack(*answers, memory=False, keeps_mib=0, peak_mib=PEAK_GROWTH_MIB):

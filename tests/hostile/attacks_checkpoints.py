@@ -273,7 +273,7 @@ def a_sparse_file_of_exabytes(node):
         wire.spec(path, model=f"attack-{i}", host_storage="HOST_STORAGE_COPIED")))
 
 
-@attack("IO_ERROR", "CHECKPOINT_NOT_FOUND", "CHECKPOINT_CORRUPT", "COMPLETE", "INTERNAL")
+@attack("IO_ERROR", "CHECKPOINT_NOT_FOUND", "CHECKPOINT_CORRUPT", "COMPLETE")
 def more_shards_than_descriptors(node):
     """4,000 shards for a process of 1,024 descriptors, loaded lazily by four clients"""
 

@@ -97,14 +97,14 @@ def renames_that_expand_names(node):
     return node.plan_each(4, wide(node), timeout=10, rules={"renames": renames})
 
 
-@attack("OK", "DOCUMENT_TOO_LARGE", "LOAD_QUEUE_FULL", "BAD_REQUEST", memory=True, keeps_mib=512)
+@attack("OK", "DOCUMENT_TOO_LARGE", "BAD_REQUEST", memory=True, keeps_mib=512)
 def key_lists_of_19_megabytes(node):
     """Eight uploads of different key lists of 19 MiB with nine million keys each"""
     lists = [b"".join([b"%d\n" % i] + [b"a\n"] * 9_900_000) for i in range(8)]
     return lambda: node.each(8, lambda client, i: client.upload("KEY_LIST", lists[i], 20)[0])
 
 
-@attack("BAD_REQUEST", "DOCUMENT_TOO_LARGE", "LOAD_QUEUE_FULL", "PATTERN_INVALID")
+@attack("BAD_REQUEST", "DOCUMENT_TOO_LARGE", "PATTERN_INVALID")
 def key_lists_that_are_not_text(node):
     """Uploads of key lists that are not UTF-8, have NUL, or one line of 100 MB"""
     lists = [b"\xff\xfe\n", b"model.\xc3\x28\n", b"a\0b\n", b"\xed\xa0\x80\n", b"k" * 100_000_000]
@@ -244,7 +244,7 @@ def fields_that_the_server_does_not_know(node):
     return lambda: node.each(6, lambda client, i: client.call(("PlanLoad", "LoadModel")[i % 2], bodies[i // 2]))
 
 
-@attack("INVALID_ARGUMENT", "BAD_REQUEST", "INTERNAL")
+@attack("INVALID_ARGUMENT", "BAD_REQUEST")
 def messages_that_do_not_parse(node):
     """Requests that are no protobuf: cut, of wrong types, with lengths of 2^31 and strings that are not UTF-8"""
     bodies = [b"\x0a\xff\xff\xff\xff\x07", b"\x0a\x80", b"\xff" * 100, b"\x0a\x03\x0a\x01\xff", b"\x0b" * 2_000_000]
@@ -265,7 +265,7 @@ def numbers_and_tokens_out_of_range(node):
         calls[i][0], wire.message(calls[i][0] + "Request", **calls[i][1])))
 
 
-@attack("COMPLETE", "LOAD_QUEUE_FULL", "INCOMPLETE", memory=True, keeps_mib=64)
+@attack("COMPLETE", "INCOMPLETE", memory=True, keeps_mib=64)
 def lazy_loads_of_91_991_keys(node):
     """Twelve lazy loads of 91,991 keys at a time, each with keys of its own report, unloaded at the end"""
     path = wide(node)
@@ -282,7 +282,7 @@ def lazy_loads_of_91_991_keys(node):
     return run
 
 
-@attack("COMPLETE", "BAD_REQUEST", "CHECKPOINT_NOT_FOUND", "LOAD_QUEUE_FULL", memory=True, keeps_mib=64)
+@attack("COMPLETE", "BAD_REQUEST", "CHECKPOINT_NOT_FOUND", memory=True, keeps_mib=64)
 def request_ids_by_the_thousand(node):
     """4,000 refused loads with request ids, each with a path of 30,000 bytes, which the history would keep"""
 

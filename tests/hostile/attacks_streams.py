@@ -72,7 +72,7 @@ def readers_of_one_byte_at_a_time(node):
     return act
 
 
-@attack("COMPLETE", "LOAD_QUEUE_FULL", "MODEL_BUSY")
+@attack("COMPLETE", "MODEL_BUSY")
 def watch_models_by_the_thousand(node):
     """3,600 WatchModels streams on four connections that are not read, while models come and go"""
     body = http2.grpc_message(b"")
@@ -133,7 +133,7 @@ def messages_that_never_end(node):
     return act
 
 
-@attack("LOAD_QUEUE_FULL", "CANCELLED", "OK", memory=True)
+@attack("CANCELLED", "OK", memory=True)
 def uploads_that_are_held(node):
     """Eight uploads of 200 MiB each that do not end"""
     chunk = bytes(1 << 20)
@@ -158,7 +158,7 @@ def uploads_that_are_held(node):
     return lambda: node.each(8, act)
 
 
-@attack("LOAD_QUEUE_FULL", "CANCELLED", "OK", "BAD_REQUEST")
+@attack("CANCELLED", "OK", "BAD_REQUEST")
 def uploads_of_one_byte_at_a_time(node):
     """64 uploads that send one byte at a time"""
 
@@ -204,14 +204,14 @@ def load_requests(path, count, cancel):
             yield wire.message("LoadRequest", load_id=f"{i}", cancel={})
 
 
-@attack("BAD_REQUEST", "OK", "RESOURCE_EXHAUSTED", "LOAD_QUEUE_FULL", "INVALID_ARGUMENT", "FAILED_PRECONDITION")
+@attack("BAD_REQUEST", "OK", "RESOURCE_EXHAUSTED", "INVALID_ARGUMENT", "FAILED_PRECONDITION")
 def many_loads_on_one_stream(node):
     """Load streams that start 20,000 loads of a small checkpoint each, as fast as they can; eight streams"""
     good = attacks_requests.small(node)
     return lambda: node.each(8, lambda client, _: client.call("Load", load_requests(good, 20_000, False), 4))
 
 
-@attack("BAD_REQUEST", "OK", "RESOURCE_EXHAUSTED", "LOAD_QUEUE_FULL", "INVALID_ARGUMENT", "FAILED_PRECONDITION")
+@attack("BAD_REQUEST", "OK", "RESOURCE_EXHAUSTED", "INVALID_ARGUMENT", "FAILED_PRECONDITION")
 def loads_cancelled_at_once(node):
     """Load streams that start and cancel 5,000 loads each; eight streams"""
     good = attacks_requests.small(node)
@@ -224,7 +224,7 @@ def gpu_checkpoint(node):
         path, {f"w.{i}": ("F32", [1024, 1024]) for i in range(16)}, 2, checkpoints.write_sparse_file))
 
 
-LOADS = ("OK", "LOAD_QUEUE_FULL", "DEVICE_OUT_OF_MEMORY", "MODEL_BUSY", "RESOURCE_EXHAUSTED")
+LOADS = ("OK", "DEVICE_OUT_OF_MEMORY", "MODEL_BUSY", "RESOURCE_EXHAUSTED")
 
 
 @attack(*LOADS)
