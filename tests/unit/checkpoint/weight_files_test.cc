@@ -60,15 +60,15 @@ TEST_F(WeightFilesTest, ACancelledRequestEndsInTheMiddleOfTheEntries) {
   EXPECT_THAT(std::string(Find().status().message()), HasSubstr("200 sets"));
 }
 
-// With a comparison of each name with every other one this takes minutes; it ends by the test's time limit then.
+// With a comparison of each name with every other one this takes minutes, and the deadline ends it.
 TEST_F(WeightFilesTest, FiftyThousandNamesTakeNoLongerThanTheyTakeToList) {
   for (int i = 0; i < 50'000; ++i) {
     const int fd = ::open(dir_.File(std::to_string(i) + ".safetensors").c_str(), O_CREAT | O_WRONLY | O_CLOEXEC, 0600);
     ASSERT_GE(fd, 0);
     ::close(fd);
   }
-  const absl::Time start = absl::Now();
-  EXPECT_THAT(std::string(Find({.deadline = start + absl::Seconds(2)}).status().message()), HasSubstr("50000 sets"));
+  EXPECT_THAT(std::string(Find({.deadline = Deadline::After(absl::Seconds(60))}).status().message()),
+              HasSubstr("50000 sets"));
 }
 
 }  // namespace
