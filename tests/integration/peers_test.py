@@ -149,7 +149,7 @@ class DocumentsTest(daemon.DaemonTest):
         source = self.models / "small"
         checkpoints.write_file(source / "model.safetensors", checkpoints.small_model())
         keys = self.directory / "keys"
-        keys.write_bytes(b"a\nb\xff\n")
+        keys.write_bytes(b"a\nb\xff\n" + b"".join(b"%d\n" % i for i in range(20_000)))  # more than a request carries itself
         error = self.refused(6, "BAD_REQUEST", "load", "small", "--from", source, "--keys", keys)
         self.assertIn("line 2", error["message"])
 
