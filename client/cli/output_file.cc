@@ -38,7 +38,8 @@ absl::Status CheckReplaceable(const std::string& path) {
 absl::Status CheckWritable(const std::string& path) {
   KEYLOAD_RETURN_IF_ERROR(CheckReplaceable(path));
   const std::filesystem::path directory = std::filesystem::path(path).parent_path();
-  if (::faccessat(AT_FDCWD, directory.empty() ? "." : directory.c_str(), W_OK | X_OK, AT_EACCESS) != 0) return NoFile(path);
+  if (::faccessat(AT_FDCWD, directory.empty() ? "." : directory.c_str(), W_OK | X_OK, AT_EACCESS) != 0)
+    return NoFile(path);
   return absl::OkStatus();
 }
 

@@ -237,13 +237,14 @@ TEST(ChangeConfig, TakesWhatMayChangeAndNamesWhatNeedsAStart) {
                                 "--io-threads",    "3",       "--load-queue",       "5",
                                 "--grace",         "1s",      "--log-format",       "json",
                                 "--log-level",     "debug",   "--template-dir",     "/t",
-                                "--allow-uid",     "7",       "--huge-pages",       "try",     "--reflection"});
+                                "--allow-uid",     "7",       "--huge-pages",       "try",
+                                "--reflection"});
   const ConfigChange change = ChangeConfig(running, wanted);
   EXPECT_THAT(change.changed, ElementsAre("--allow-uid", "--model-root", "--hold-memory", "--load-queue", "--grace",
                                           "--log-format", "--log-level"));
   EXPECT_THAT(change.needs_start, ElementsAre("--listen", "--reflection", "--template-dir", "--simulate-gpus",
-                                              "--host-memory", "--reuse-memory", "--scratch-memory", "--huge-pages", "--header-memory",
-                                              "--concurrent-loads", "--io-threads"));
+                                              "--host-memory", "--reuse-memory", "--scratch-memory", "--huge-pages",
+                                              "--header-memory", "--concurrent-loads", "--io-threads"));
   EXPECT_THAT(change.config.model_roots, ElementsAre("/m", "/n"));
   EXPECT_EQ(change.config.hold_memory_bytes, 2 * kGiB);
   EXPECT_EQ(change.config.load_queue, 5u);
@@ -271,8 +272,8 @@ TEST(ParseConfig, HelpNamesEveryFlagAndReadsNoFile) {
   EXPECT_TRUE(config->show_text);
   for (const char* flag :
        {"--listen", "--model-root", "--simulate-gpus", "--host-memory", "--reuse-memory", "--hold-memory",
-        "--scratch-memory", "--huge-pages", "--header-memory", "--concurrent-loads", "--io-threads", "--load-queue", "--grace",
-        "--log-format", "--log-level", "--config", "--check-config", "--version"}) {
+        "--scratch-memory", "--huge-pages", "--header-memory", "--concurrent-loads", "--io-threads", "--load-queue",
+        "--grace", "--log-format", "--log-level", "--config", "--check-config", "--version"}) {
     EXPECT_THAT(config->text, HasSubstr(flag));
   }
 }
