@@ -127,11 +127,15 @@ grpc::ServerUnaryReactor* ModelLoaderServiceImpl::GetServerInfo(grpc::CallbackSe
   using google::protobuf::util::TimeUtil;
   response->set_version(KEYLOAD_VERSION);
   for (const std::string& capability : rpc_.service->Capabilities()) response->add_capabilities(capability);
-  for (const auto& [name, value] : rpc_.service->LimitValues()) (*response->mutable_limits())[name] = value;
-  (*response->mutable_limits())["message_bytes"] = kMaxMessageBytes;
-  (*response->mutable_limits())["streams_per_connection"] = kMaxStreamsPerConnection;
-  (*response->mutable_limits())["loads_per_stream"] = kMaxLoadsPerStream;
-  for (const auto& [name, value] : rpc_.limits) (*response->mutable_limits())[name] = value;
+  auto& limits = *response->mutable_limits();
+  constexpr std::pair<std::string_view, uint64_t> kOfCalls[] = {
+      {"message_bytes", kMaxMessageBytes},
+      {"streams_per_connection", kMaxStreamsPerConnection},
+      {"loads_per_stream", kMaxLoadsPerStream},
+  };
+  for (const auto& [name, value] : kOfCalls) limits[std::string(name)] = value;
+  for (const auto& [name, value] : rpc_.service->LimitValues()) limits[name] = value;
+  for (const auto& [name, value] : rpc_.limits) limits[name] = value;
   for (const std::string& root : rpc_.service->roots()->roots()) response->add_roots(ToUtf8(root));
   *response->mutable_start_time() = TimeUtil::NanosecondsToTimestamp(absl::ToUnixNanos(start_time_));
   response->set_draining(rpc_.service->draining());

@@ -63,7 +63,7 @@ absl::StatusOr<std::string> ReadRecord(const std::string& path) {
   }
   KEYLOAD_RETURN_IF_ERROR(read.status());
   std::string bytes = *std::move(read);
-  const size_t line = bytes.find('\n');
+  const size_t line = std::string_view(bytes).find('\n');
   if (!bytes.starts_with(kMagic) || line == std::string::npos) {
     return MakeError(Reason::kCheckpointCorrupt, StrCat(path, ": no record of this version"));
   }
