@@ -170,8 +170,7 @@ class Maker {
 
   // `outer` times the next of as many equal pieces of each value; nothing where a piece does not end with a part.
   static std::optional<Value> Interleave(std::vector<Value>& values, uint64_t outer) {
-    std::optional<Value> result(std::in_place);
-    Value& joined = *result;
+    Value joined;
     for (const Value& value : values) {
       joined.bytes += value.bytes;
       if (value.bytes > 0 && (value.parts.size() < outer || value.bytes % outer != 0)) return std::nullopt;
@@ -189,7 +188,7 @@ class Maker {
         }
       }
     }
-    return result;
+    return joined;
   }
 
   absl::Status Chunk(const ConversionOperation& operation, size_t number) {
