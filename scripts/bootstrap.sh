@@ -32,7 +32,7 @@ wheels=("${proto_wheels[@]}")
 libtorch=no
 case $profile in
   demo) wheels+=("${demo_wheels[@]}") cost='140 MB in .venv, under a minute' ;;
-  build) libtorch=yes cost='0.6 GB in .venv after a download of 0.6 GB, about a minute' ;;
+  build) libtorch=yes cost='0.5 GB in .venv after a download of 0.6 GB, about a minute' ;;
   test)
     packages+=("${test_debian_packages[@]}")
     # `torch` in full, because the tests import it: 4.8 GB, nearly all of it CUDA.
@@ -114,6 +114,8 @@ LIBRARIES = ("libtorch_cpu.so", "libc10.so", "libgomp.so", "libcudart.so", "libc
 target = pathlib.Path(sys.argv[2])
 with zipfile.ZipFile(sys.argv[1]) as wheel:
     for name in wheel.namelist():
+        if name.endswith("/"):
+            continue
         if name.startswith("torch/include/"):
             path = target / name.removeprefix("torch/")
         elif "/lib/" in name and name.rsplit("/", 1)[1].startswith(LIBRARIES):
@@ -133,14 +135,12 @@ install_wheels() {
   stamp=.venv/keyload-$profile-$(printf '%s\n' "${wheels[@]}" "$libtorch ${libtorch_wheels[*]}" | sha256sum | cut -c1-16)
   [[ -f $stamp && -x .venv/bin/python ]] && return
   check_system
-  log "installing ${#wheels[@]} Python packages ($cost)"
+  local fetched=("${wheels[@]}")
+  [[ $libtorch == no ]] || fetched+=("${libtorch_wheels[@]}")
+  log "installing ${#fetched[@]} Python packages ($cost)"
   [[ -x .venv/bin/python ]] || /usr/bin/python3 -m venv .venv
-  if [[ $libtorch == yes ]]; then
-    fetch_wheels "${wheels[@]}" "${libtorch_wheels[@]}"
-    unpack_libtorch
-  else
-    fetch_wheels "${wheels[@]}"
-  fi
+  fetch_wheels "${fetched[@]}"
+  [[ $libtorch == no ]] || unpack_libtorch
   .venv/bin/python -m pip install -q --disable-pip-version-check --no-compile --no-deps --no-index --find-links "$wheel_cache" "${wheels[@]}"
   rm -f .venv/keyload-"$profile"-*
   touch "$stamp"
