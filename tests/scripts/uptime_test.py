@@ -4,8 +4,8 @@
 
 The steady clock counts from the start of the machine, so code and tests that take a time for "long ago" or "not yet" are
 right on some machines and wrong on others. Each program gets a time namespace of its own, in which the machine has been up
-for 5 seconds when the program begins. KEYLOAD_UPTIMES names other uptimes: KEYLOAD_UPTIMES=5,600,25920000. Needs root;
-ends with 77 where no time namespace can be made.
+for 5 seconds when the program begins. KEYLOAD_UPTIMES names other uptimes: KEYLOAD_UPTIMES=5,600,25920000. Needs root; ends
+with 77 where no time namespace can be made.
 """
 
 import os
@@ -14,11 +14,18 @@ import subprocess
 import sys
 
 
-def command_with_uptime(uptime, command):
-    """`command` in a time namespace in which the machine has been up for `uptime` seconds now."""
+def uptime_of_the_machine():
+    """The real one, also where this process is in a time namespace itself: offsets count from that."""
     now = float(pathlib.Path("/proc/uptime").read_text(encoding="ascii").split()[0])
-    offset = round(uptime - now)
-    return ["unshare", "--time", f"--monotonic={offset}", f"--boottime={offset}", *command]
+    offsets = dict(line.split()[:2] for line in pathlib.Path("/proc/self/timens_offsets").read_text(encoding="ascii").splitlines())
+    return now - int(offsets["boottime"])
+
+
+def command_with_uptime(uptime, command):
+    """`command` in a time namespace in which the machine has been up for `uptime` seconds now. It is a child of unshare,
+    as only children enter the namespace."""
+    offset = round(uptime - uptime_of_the_machine())
+    return ["unshare", "--time", f"--monotonic={offset}", f"--boottime={offset}", "--fork", "--kill-child", *command]
 
 
 def main(programs):
