@@ -16,6 +16,11 @@ void SharedDeadline::Extend(absl::Time time) {
   for (int64_t now = unix_nanos_; now < later && !unix_nanos_.compare_exchange_weak(now, later);) continue;
 }
 
+std::string Caller::share() const {
+  if (peer.starts_with("unix")) return name + "@unix";
+  return name + "@" + peer.substr(0, peer.rfind(':'));  // without the port
+}
+
 absl::Status RequestContext::Check() const {
   // First, because a caller that gives up at its deadline cancels too.
   if (const absl::Time time = end(); time != absl::InfiniteFuture() && absl::Now() >= time) {

@@ -44,7 +44,7 @@ absl::StatusOr<std::shared_ptr<const Manifest>> FindManifest(const ExpectedSpec&
 
 absl::StatusOr<ExpectedKeys> FindExpectedKeys(const LoadSpec& spec, const CheckpointIndex& index,
                                               const ModelRoots& roots, const TemplateDirectories& templates,
-                                              PhaseClock& clock) {
+                                              const RequestContext& context, PhaseClock& clock) {
   const bool demanded = spec.expected.from == ExpectedSpec::From::kConfig;
   if (spec.expected.from == ExpectedSpec::From::kCheckpoint || (!demanded && !AreModelWeights(index)))
     return ExpectedKeys();
@@ -59,7 +59,7 @@ absl::StatusOr<ExpectedKeys> FindExpectedKeys(const LoadSpec& spec, const Checkp
   const absl::StatusOr<std::string> json = ReadWholeFile(file->fd.get(), path, kMaxConfigBytes);
   const absl::StatusOr<ConfigValue> config = json.ok() ? ParseConfigJson(*json, path) : json.status();
   absl::StatusOr<std::shared_ptr<const Manifest>> manifest =
-      config.ok() ? DeriveManifest(*config, path, templates) : config.status();
+      config.ok() ? DeriveManifest(*config, path, templates, &context) : config.status();
   if (manifest.ok()) return ExpectedKeys{.manifest = *std::move(manifest), .from = ExpectedFrom::kConfig};
   // One that no template knows is for another program; one that is broken, or contradicts its template, is for nobody.
   if (demanded || ErrorReason(manifest.status()) != Reason::kConfigNotSupported) return manifest.status();

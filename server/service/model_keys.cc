@@ -78,16 +78,29 @@ ListedKey DescribeUnexpected(const KeyReport& report, const UnexpectedKey& key) 
 
 }  // namespace
 
-std::vector<ListedKey> ListKeys(const ResidentModel& model, const KeySelection& selection) {
+absl::Status CheckWork(const KeyReport& keys, const KeySelection& selection) {
+  if (selection.selects_all()) return absl::OkStatus();
+  uint64_t bytes = 0;
+  for (const ModelKey& key : keys.keys) bytes += key.name.size();
+  for (const UnexpectedKey& key : keys.unexpected) bytes += key.name.size();
+  return selection.CheckWork(bytes);
+}
+
+absl::StatusOr<std::vector<ListedKey>> ListKeys(const ResidentModel& model, const KeySelection& selection,
+                                                const RequestContext* context) {
   const KeyReport& report = *model.content().keys;
+  KEYLOAD_RETURN_IF_ERROR(CheckWork(report, selection));
+  PeriodicCheck check(context);
   const std::vector<Residency::State> states = model.residency().states();
   std::vector<ListedKey> listed;
   for (uint32_t i = 0; i < report.keys.size(); ++i) {
     const ModelKey& key = report.keys[i];
+    KEYLOAD_RETURN_IF_ERROR(check.Check(selection.CostOf(key.name)));
     if (key.state != KeyState::kNonPersistent && selection.Selects(key.name))
       listed.push_back(Describe(model, states, i));
   }
   for (const UnexpectedKey& key : report.unexpected) {
+    KEYLOAD_RETURN_IF_ERROR(check.Check(selection.CostOf(key.name)));
     if (selection.Selects(key.name)) listed.push_back(DescribeUnexpected(report, key));
   }
   std::sort(listed.begin(), listed.end(),
@@ -95,7 +108,8 @@ std::vector<ListedKey> ListKeys(const ResidentModel& model, const KeySelection& 
   return listed;
 }
 
-absl::StatusOr<std::vector<ListedKey>> KeysToRead(const ResidentModel& model, const KeySelection& selection) {
+absl::StatusOr<std::vector<ListedKey>> KeysToRead(const ResidentModel& model, const KeySelection& selection,
+                                                  const RequestContext* context) {
   for (const std::string& name : selection.names()) {
     const int64_t index = model.FindKey(name);
     if (index < 0) {
@@ -104,7 +118,7 @@ absl::StatusOr<std::vector<ListedKey>> KeysToRead(const ResidentModel& model, co
     }
     KEYLOAD_RETURN_IF_ERROR(model.CheckHasBytes(static_cast<uint32_t>(index)));
   }
-  std::vector<ListedKey> keys = ListKeys(model, selection);
+  KEYLOAD_ASSIGN_OR_RETURN(std::vector<ListedKey> keys, ListKeys(model, selection, context));
   std::erase_if(keys, [](const ListedKey& key) {
     return key.index < 0 || (key.state != ListedState::kResident && key.state != ListedState::kLazy);
   });

@@ -5,6 +5,7 @@
 #include <vector>
 
 #include "absl/status/statusor.h"
+#include "server/base/request_context.h"
 #include "server/keys/key_selection.h"
 #include "server/store/resident_model.h"
 
@@ -27,11 +28,18 @@ struct ListedKey {
   int64_t index = -1;        // into KeyReport::keys; -1 for unexpected ones
 };
 
+// What Selects may cost over all names of the model: see KeySelection::CheckWork.
+absl::Status CheckWork(const KeyReport& keys, const KeySelection& selection);
+
 // All keys that `selection` selects, expected and unexpected, in natural order. Non-persistent buffers are none.
-std::vector<ListedKey> ListKeys(const ResidentModel& model, const KeySelection& selection);
+// `context` is asked now and then; null: never. PATTERN_INVALID when the selection's globs are too much for the model,
+// LOAD_CANCELLED, DEADLINE_EXCEEDED.
+absl::StatusOr<std::vector<ListedKey>> ListKeys(const ResidentModel& model, const KeySelection& selection,
+                                                const RequestContext* context = nullptr);
 
 // The keys to read: every selected key that has bytes; a key that is named exactly must have them: KEY_NOT_FOUND,
-// KEY_NOT_RESIDENT.
-absl::StatusOr<std::vector<ListedKey>> KeysToRead(const ResidentModel& model, const KeySelection& selection);
+// KEY_NOT_RESIDENT; what ListKeys returns.
+absl::StatusOr<std::vector<ListedKey>> KeysToRead(const ResidentModel& model, const KeySelection& selection,
+                                                  const RequestContext* context = nullptr);
 
 }  // namespace keyload

@@ -43,7 +43,8 @@ absl::StatusOr<PreparedKeys> PrepareKeys(const LoadSpec& spec, const KeySources&
   KEYLOAD_ASSIGN_OR_RETURN(const std::shared_ptr<const CheckpointIndex> index,
                            OpenCheckpoint(sources.roots, spec.source, context, sources.headers));
   if (expected.manifest == nullptr) {
-    KEYLOAD_ASSIGN_OR_RETURN(expected, FindExpectedKeys(spec, *index, sources.roots, sources.templates, clock));
+    KEYLOAD_ASSIGN_OR_RETURN(expected,
+                             FindExpectedKeys(spec, *index, sources.roots, sources.templates, context, clock));
   }
   clock.Enter("reconcile");
   KEYLOAD_RETURN_IF_ERROR(context.Check());
@@ -70,13 +71,16 @@ PlanOptions PlanOptionsOf(const LoadSpec& spec) {
 
 absl::StatusOr<PreparedPlan> PreparePlan(const LoadSpec& spec, const PreparedKeys& prepared,
                                          const std::vector<PlacementDevice>& devices, const DeviceSet& node,
-                                         PhaseClock& clock) {
+                                         const RequestContext& context, PhaseClock& clock) {
   clock.Enter("place");
+  KEYLOAD_RETURN_IF_ERROR(context.Check());
   PlacementInput input = MakeInput(spec, prepared);
   PreparedPlan result;
-  KEYLOAD_ASSIGN_OR_RETURN(result.placement, Place(input.model, spec.device_map, devices));
+  KEYLOAD_ASSIGN_OR_RETURN(result.placement, Place(input.model, spec.device_map, devices, &context));
   clock.Enter("plan");
+  KEYLOAD_RETURN_IF_ERROR(context.Check());
   result.plan = BuildLoadPlan(*prepared.keys, input, result.placement, PlanOptionsOf(spec));
+  KEYLOAD_RETURN_IF_ERROR(context.Check());
   result.added = result.plan;
   result.report = MakePlanReport(spec, prepared, input, result.placement, *result.plan, devices, node);
   result.added_devices = result.report.devices;

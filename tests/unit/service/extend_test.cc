@@ -48,7 +48,8 @@ TEST_F(ExtendTest, ReadsOnlyTheNewKeysAndLeavesTheOthersWhereTheyAre) {
 TEST_F(ExtendTest, TheSelectionIsTheUnionAfterEach) {
   for (const char* glob : {"layers.2.*", "layers.0.a", "*.b"}) ASSERT_TRUE(node_.Load(Spec({glob})).ok());
   std::vector<std::string> resident;
-  for (const ListedKey& key : ListKeys(*Info().model, KeySelection())) {
+  const std::vector<ListedKey> keys = ListKeys(*Info().model, KeySelection()).value();
+  for (const ListedKey& key : keys) {
     if (key.state == ListedState::kResident) resident.emplace_back(key.key);
   }
   EXPECT_THAT(resident,
@@ -171,7 +172,8 @@ TEST_F(ExtendTest, ThePolicyPlacesOnlyTheNewKeys) {
   spec.device_map.max_memory = {{"cpu", 64 * kBytes}, {"cuda:0", 3 * kBytes}};
   ASSERT_TRUE(node_.Load(spec).ok());
   const auto device_of = [&](std::string_view name) {
-    for (const ListedKey& key : ListKeys(*Info().model, KeySelection())) {
+    const std::vector<ListedKey> keys = ListKeys(*Info().model, KeySelection()).value();
+    for (const ListedKey& key : keys) {
       if (key.key == name) return std::string(key.device);
     }
     return std::string();

@@ -328,7 +328,8 @@ TEST_F(MaterializeTest, ListsWhatIsResidentNow) {
   Load();
   ASSERT_TRUE(node_.Materialize(Named({"layers.1.a"})).ok());
   const ModelHandle model = *node_.registry().Use("m");
-  for (const ListedKey& key : ListKeys(*model, KeySelection())) {
+  const std::vector<ListedKey> keys = ListKeys(*model, KeySelection()).value();
+  for (const ListedKey& key : keys) {
     EXPECT_EQ(key.state, key.key == "layers.1.a" ? ListedState::kResident : ListedState::kLazy) << key.key;
     EXPECT_EQ(key.device, "cuda:0");
   }

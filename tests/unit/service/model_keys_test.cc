@@ -48,7 +48,8 @@ class ModelKeysTest : public testing::Test {
   static KeySelection Select(const KeySelectionSpec& spec) { return *KeySelection::Compile(spec); }
 
   ListedKey Find(std::string_view key) const {
-    for (const ListedKey& listed : ListKeys(*model_, KeySelection())) {
+    const std::vector<ListedKey> keys = ListKeys(*model_, KeySelection()).value();
+    for (const ListedKey& listed : keys) {
       if (listed.key == key) return listed;
     }
     ADD_FAILURE() << key << " is not listed";
@@ -66,7 +67,7 @@ class ModelKeysTest : public testing::Test {
 };
 
 TEST_F(ModelKeysTest, ListsExpectedAndUnexpectedInNaturalOrderWithoutNonPersistentBuffers) {
-  EXPECT_THAT(Names(ListKeys(*model_, KeySelection())),
+  EXPECT_THAT(Names(ListKeys(*model_, KeySelection()).value()),
               ElementsAre("absent", "extra", "lazy", "noise", "optional", "resident.2", "resident.10", "skipped",
                           "tied", "wrong"));
 }
@@ -118,7 +119,7 @@ TEST_F(ModelKeysTest, AnUnexpectedKeyHasAShardButNoPlace) {
 TEST_F(ModelKeysTest, AMismatchedKeyShowsTheExpectedShape) { EXPECT_THAT(Find("wrong").shape, ElementsAre(4)); }
 
 TEST_F(ModelKeysTest, ASelectionListsWhatItSelects) {
-  EXPECT_THAT(Names(ListKeys(*model_, Select({.include = {"resident.*", "extra"}, .exclude = {"*.10"}, .keys = {}}))),
+  EXPECT_THAT(Names(*ListKeys(*model_, Select({.include = {"resident.*", "extra"}, .exclude = {"*.10"}, .keys = {}}))),
               ElementsAre("extra", "resident.2"));
 }
 
