@@ -7,6 +7,7 @@
 #include <algorithm>
 #include <cstdio>
 #include <cstdlib>
+#include <exception>
 #include <limits>
 #include <map>
 #include <memory>
@@ -50,9 +51,8 @@ namespace {
 
 constexpr int kExitBadConfig = 2;
 constexpr int kExitFailed = 6;
-constexpr size_t kQueryThreads = 4;
-constexpr size_t kReadThreads = 4;
-constexpr size_t kQueryQueue = 1024;
+constexpr size_t kPoolThreads = 8;
+constexpr size_t kPoolQueue = 1024;
 constexpr size_t kMostIdleSegments = 4096;
 constexpr int kKeptFreeBytes = 64 << 20;
 constexpr int kMappedAllocationBytes = 16 << 20;             // larger ones go back to the system when they are freed
@@ -121,6 +121,15 @@ std::vector<std::unique_ptr<Device>> MakeDevices(const Config& config, size_t de
                                     .reuse_bytes = config.reuse_memory_bytes.value_or(capacity / 4),
                                     .reuse_segments = std::min<size_t>(descriptors / 8, kMostIdleSegments)}));
   return devices;
+}
+
+// The threads of one kind of call. One caller has half of them, and half of the queue: the rest is for others.
+std::unique_ptr<Executor> MakePool(std::string name, size_t threads = kPoolThreads) {
+  return std::make_unique<Executor>(Executor::Options{.name = std::move(name),
+                                                      .threads = threads,
+                                                      .queue_limit = kPoolQueue,
+                                                      .caller_threads = threads / 2,
+                                                      .caller_queue = kPoolQueue / 2});
 }
 
 // Why a GPU that the node may have is not listed.
@@ -232,16 +241,18 @@ int Run(const Config& config, Reload::Read read_config) {
   // What waits for a disk needs more of them than there are cores.
   const size_t io_share = std::max(io_threads, TransferResources().cold_workers);
   // Reads of lazy keys load as well.
-  const size_t io_total = io_share * (config.concurrent_loads + kReadThreads);
+  const size_t io_total = io_share * (config.concurrent_loads + kPoolThreads);
   auto io = std::make_unique<Executor>(Executor::Options{.name = "io", .threads = io_total, .queue_limit = io_total});
   auto loads = std::make_unique<LoadQueue>(
       LoadQueue::Options{.threads = config.concurrent_loads, .limit = config.load_queue, .devices = &devices});
-  auto queries = std::make_unique<Executor>(
-      Executor::Options{.name = "query", .threads = kQueryThreads, .queue_limit = kQueryQueue});
-  auto reads = std::make_unique<Executor>(
-      Executor::Options{.name = "reads", .threads = kReadThreads, .queue_limit = kQueryQueue});
-  auto unloads = std::make_unique<Executor>(
-      Executor::Options{.name = "unload", .threads = kQueryThreads, .queue_limit = kQueryQueue});
+  // What is quick never waits behind what may take long: each kind of call has threads of its own.
+  auto control = MakePool("control", 4);
+  auto starts = MakePool("start", 4);
+  auto plans = MakePool("plan");
+  auto keys = MakePool("keys");
+  auto maps = MakePool("maps", 2);
+  auto reads = MakePool("reads");
+  auto unloads = MakePool("unload");
   // Threads that only help: who opens a checkpoint reads headers itself too, so one that hangs on a dead file system
   // stops no other.
   HeaderCache header_cache({.max_bytes = kHeaderCacheBytes});
@@ -255,7 +266,7 @@ int Run(const Config& config, Reload::Read read_config) {
        .registry = &registry,
        .held = &held,
        .loads = loads.get(),
-       .queries = queries.get(),
+       .queries = plans.get(),
        .headers = {.threads = header_readers.get(), .cache = &header_cache},
        .templates = std::move(templates),
        .transfer = {.devices = &devices,
@@ -282,15 +293,21 @@ int Run(const Config& config, Reload::Read read_config) {
     }
     scrapes = *std::move(started);
   }
-  absl::StatusOr<std::unique_ptr<RpcServer>> server = RpcServer::Start(
-      {.listen = config.listen,
-       .health_listen = config.health_listen,
-       .reflection = config.reflection,
-       .socket_mode = config.socket_mode,
-       .peers = &peers,
-       .tls = (*credentials)->tls(),
-       .access = &access,
-       .rpc = {.service = &service, .queries = queries.get(), .reads = reads.get(), .unloads = unloads.get()}});
+  absl::StatusOr<std::unique_ptr<RpcServer>> server = RpcServer::Start({.listen = config.listen,
+                                                                        .health_listen = config.health_listen,
+                                                                        .reflection = config.reflection,
+                                                                        .socket_mode = config.socket_mode,
+                                                                        .peers = &peers,
+                                                                        .tls = (*credentials)->tls(),
+                                                                        .access = &access,
+                                                                        .rpc = {.service = &service,
+                                                                                .control = control.get(),
+                                                                                .starts = starts.get(),
+                                                                                .plans = plans.get(),
+                                                                                .keys = keys.get(),
+                                                                                .maps = maps.get(),
+                                                                                .reads = reads.get(),
+                                                                                .unloads = unloads.get()}});
   if (!server.ok()) {
     std::fprintf(stderr, "keyloadd: %s\n", std::string(server.status().message()).c_str());
     return kExitFailed;
@@ -325,9 +342,7 @@ int Run(const Config& config, Reload::Read read_config) {
   scrapes.reset();
   metrics.SetSampler(nullptr);  // a scrape that hangs may go on
   reloads.reset();
-  queries.reset();
-  reads.reset();
-  unloads.reset();
+  for (std::unique_ptr<Executor>* pool : {&control, &starts, &plans, &keys, &maps, &reads, &unloads}) pool->reset();
   loads.reset();
   header_readers.reset();
   io.reset();
@@ -352,5 +367,10 @@ int main(int argc, char** argv) {
     return 0;
   }
   if (config->check_config) return keyload::CheckConfig(*config);
-  return keyload::Run(*config, read_config);
+  try {
+    return keyload::Run(*config, read_config);
+  } catch (const std::exception& error) {  // the system gives no thread or no memory to start with
+    std::fprintf(stderr, "keyloadd: cannot start: %s\n", error.what());
+    return keyload::kExitFailed;
+  }
 }

@@ -4,17 +4,39 @@
 
 #include <algorithm>
 
-namespace keyload {
+#include "server/base/error.h"
+#include "server/base/log.h"
+#include "server/base/no_throw.h"
 
-Executor::Executor(const Options& options) : queue_limit_(options.queue_limit) {
-  for (size_t i = 0; i < std::max<size_t>(options.threads, 1); ++i) {
-    threads_.emplace_back([this] { Work(); });
-    const std::string name = (options.name + "-" + std::to_string(i)).substr(0, 15);
-    pthread_setname_np(threads_.back().native_handle(), name.c_str());
+namespace keyload {
+namespace {
+
+size_t OrAll(size_t share, size_t all) { return share == 0 ? all : std::min(share, all); }
+
+}  // namespace
+
+Executor::Executor(const Options& options)
+    : name_(options.name),
+      queue_({.waiting = options.queue_limit,
+              .caller_waiting = OrAll(options.caller_queue, options.queue_limit),
+              .caller_running = OrAll(options.caller_threads, std::max<size_t>(options.threads, 1))}) {
+  const size_t count = std::max<size_t>(options.threads, 1);
+  threads_.reserve(count);
+  try {
+    for (size_t i = 0; i < count; ++i) {
+      threads_.emplace_back([this] { Work(); });
+      const std::string name = (name_ + "-" + std::to_string(i)).substr(0, 15);
+      pthread_setname_np(threads_.back().native_handle(), name.c_str());
+    }
+  } catch (...) {
+    Stop();
+    throw;
   }
 }
 
-Executor::~Executor() {
+Executor::~Executor() { Stop(); }
+
+void Executor::Stop() {
   {
     MutexLock lock(mutex_);
     stopping_ = true;
@@ -23,14 +45,14 @@ Executor::~Executor() {
   for (std::thread& thread : threads_) thread.join();
 }
 
-bool Executor::TrySubmit(absl::AnyInvocable<void()> task) {
+absl::Status Executor::Submit(Task task) {
   {
     MutexLock lock(mutex_);
-    if (stopping_ || queue_.size() >= queue_limit_) return false;
-    queue_.push_back(std::move(task));
+    const std::string caller = task.caller;
+    if (stopping_ || !queue_.Push(caller, std::move(task))) return TooManyWaiting();
   }
   ready_.NotifyOne();
-  return true;
+  return absl::OkStatus();
 }
 
 size_t Executor::queued() const {
@@ -40,16 +62,34 @@ size_t Executor::queued() const {
 
 void Executor::Work() {
   while (true) {
-    absl::AnyInvocable<void()> task;
+    Task task;
+    std::string_view caller;
     {
       MutexLock lock(mutex_);
-      while (queue_.empty() && !stopping_) ready_.Wait(mutex_);
-      if (queue_.empty()) return;
-      task = std::move(queue_.front());
-      queue_.pop_front();
+      // While it stops, what waits may still have to wait for a task of the same caller.
+      while (!queue_.Pop(task, caller)) {
+        if (stopping_ && queue_.size() == 0) return;
+        ready_.Wait(mutex_);
+      }
     }
-    task();
+    Run(task);
+    task = {};  // frees what it holds before others of the caller run
+    MutexLock lock(mutex_);
+    queue_.Done(caller);
+    if (stopping_) ready_.NotifyAll();
   }
+}
+
+void Executor::Run(Task& task) noexcept {
+  const absl::Status thrown = NoThrow(task.run);
+  if (thrown.ok()) return;
+  // Where memory is that short, the message may be left out.
+  if (task.fail && NoThrow([&] { task.fail(thrown); }).ok()) return;
+  const absl::Status bare(thrown.code(), "");
+  if (task.fail && NoThrow([&] { task.fail(bare); }).ok()) return;
+  NoThrow([&] {
+    Log(LogLevel::kError, "task failed", {{"executor", name_}, {"message", std::string(thrown.message())}});
+  }).IgnoreError();
 }
 
 }  // namespace keyload

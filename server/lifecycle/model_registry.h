@@ -114,11 +114,12 @@ class ModelRegistry {
       std::string_view name, OnUnloaded done, OnWithdrawn withdrawn = [](uint64_t) {});
 
  private:
+  struct Presence;
   struct Entry {
     ModelState state = ModelState::kUnloaded;
     uint64_t generation = 0;
     ModelHandle model;
-    std::shared_ptr<void> presence;  // every generation that is in use holds it too; its end is Freed
+    std::shared_ptr<Presence> presence;  // every generation that is in use holds it too; its end is Freed
     absl::Time last_use;
     absl::AnyInvocable<void()> on_freed;  // of who unloads it
   };

@@ -3,6 +3,7 @@
 #include <chrono>
 
 #include "server/base/error.h"
+#include "server/base/no_throw.h"
 
 namespace keyload {
 namespace {
@@ -25,12 +26,15 @@ absl::StatusOr<std::span<std::byte>> SlabPool::Take(const RequestContext& contex
         free_.pop_back();
         return std::span(memory, slab_bytes_);
       }
+      // So that neither this one nor its return fails.
+      slabs_.reserve(promised_ + 1);
+      free_.reserve(promised_ + 1);
       first = promised_++ == 0;
     }
     // Only a load without any slab waits for the budget: one that has slabs gets them back, and would else wait for
     // itself.
     absl::StatusOr<ByteBudget::Grant> grant =
-        first ? budget_.Acquire(slab_bytes_, context) : budget_.TryAcquire(slab_bytes_);
+        NoThrow([&] { return first ? budget_.Acquire(slab_bytes_, context) : budget_.TryAcquire(slab_bytes_); });
     ScratchMemory memory;
     if (grant.ok()) memory = AllocateScratch(slab_bytes_);
     MutexLock lock(mutex_);

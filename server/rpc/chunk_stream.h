@@ -9,6 +9,7 @@
 
 #include "server/base/error.h"
 #include "server/base/log.h"
+#include "server/base/no_throw.h"
 #include "server/rpc/grpc_status.h"
 #include "server/rpc/rpc_context.h"
 
@@ -54,19 +55,12 @@ class ChunkStream : public grpc::ServerWriteReactor<Response>, public LiveCall {
 
   // Makes and sends the next message. Called once by the subclass to begin.
   void Continue() {
-    const bool queued = executor_.TrySubmit([this] {
-      response_.Clear();
-      absl::StatusOr<bool> more = false;
-      if (absl::Status status = request_context_.Check(); !status.ok()) {
-        more = status;
-      } else {
-        more = Next(response_);
-      }
-      if (!more.ok() || !*more) return this->Finish(ToGrpcStatus(more.status()));
-      sending_since_ = Clock::now();
-      this->StartWrite(&response_);
+    const absl::Status queued = NoThrow([this] {
+      return executor_.Submit({.caller = request_context_.share(),
+                               .run = [this] { Send(); },
+                               .fail = [this](const absl::Status& thrown) { this->Finish(ToGrpcStatus(thrown)); }});
     });
-    if (!queued) this->Finish(ToGrpcStatus(TooManyWaiting()));
+    if (!queued.ok()) this->Finish(ToGrpcStatus(queued));
   }
 
   // Stops when the client goes away.
@@ -75,6 +69,19 @@ class ChunkStream : public grpc::ServerWriteReactor<Response>, public LiveCall {
   const RpcContext rpc_;
 
  private:
+  void Send() {
+    response_.Clear();
+    absl::StatusOr<bool> more = false;
+    if (absl::Status status = request_context_.Check(); !status.ok()) {
+      more = status;
+    } else {
+      more = Next(response_);
+    }
+    if (!more.ok() || !*more) return this->Finish(ToGrpcStatus(more.status()));
+    sending_since_ = Clock::now();
+    this->StartWrite(&response_);
+  }
+
   static constexpr Clock::time_point kNotSending = Clock::time_point::max();
 
   Executor& executor_;

@@ -17,7 +17,7 @@ grpc::ServerUnaryReactor* ModelLoaderServiceImpl::SetDeviceMap(grpc::CallbackSer
     *response->mutable_device_map() = ToProto(kept);
     return absl::OkStatus();
   };
-  return UnaryCall::Start(rpc_, *rpc_.queries, context, set, std::make_shared<AuditEntry>(AuditOf(*request)));
+  return UnaryCall::Start(rpc_, *rpc_.maps, context, set, std::make_shared<AuditEntry>(AuditOf(*request)));
 }
 
 grpc::ServerUnaryReactor* ModelLoaderServiceImpl::GetDeviceMap(grpc::CallbackServerContext* context,
@@ -41,7 +41,7 @@ grpc::ServerUnaryReactor* ModelLoaderServiceImpl::DeleteDeviceMap(grpc::Callback
   const auto remove = [this, request](const RequestContext& call) {
     return rpc_.service->DeleteDeviceMap(request->name(), request->etag(), call.caller.get());
   };
-  return UnaryCall::Start(rpc_, *rpc_.queries, context, remove, std::make_shared<AuditEntry>(AuditOf(*request)));
+  return UnaryCall::Start(rpc_, *rpc_.maps, context, remove, std::make_shared<AuditEntry>(AuditOf(*request)));
 }
 
 }  // namespace keyload

@@ -8,6 +8,7 @@
 
 #include "server/base/error.h"
 #include "server/base/log.h"
+#include "server/base/no_throw.h"
 #include "server/rpc/audited_request.h"
 #include "server/rpc/authorize.h"
 #include "server/rpc/caller.h"
@@ -143,11 +144,16 @@ class GuardedService final : public v1::ModelLoaderService::CallbackService {
 
   template <auto kMethod, typename... Args>
   Result<kMethod, Args...> Guard(Role needed, std::string_view method, Context* context, Args... args) {
-    const absl::Status status = Authorize(access_, *context, needed, method);
-    if (status.ok()) return (loader_.*kMethod)(context, args...);
-    const std::shared_ptr<const Caller> caller = CallerOf(&access_, *context);
-    if (TellRefusal(status, method, *caller, metrics_, refusals_)) AuditRefusal<kMethod>(*caller, status, args...);
-    return new RefusedCall<std::remove_pointer_t<Result<kMethod, Args...>>>(ToGrpcStatus(status));
+    using Call = Result<kMethod, Args...>;
+    const absl::StatusOr<Call> call = NoThrow([&]() -> absl::StatusOr<Call> {
+      const absl::Status status = Authorize(access_, *context, needed, method);
+      if (status.ok()) return (loader_.*kMethod)(context, args...);
+      const std::shared_ptr<const Caller> caller = CallerOf(&access_, *context);
+      if (TellRefusal(status, method, *caller, metrics_, refusals_)) AuditRefusal<kMethod>(*caller, status, args...);
+      return status;
+    });
+    if (call.ok()) return *call;
+    return new RefusedCall<std::remove_pointer_t<Call>>(ToGrpcStatus(call.status()));
   }
 
   // The audit line of a call that would have had one.

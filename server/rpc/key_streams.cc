@@ -10,6 +10,7 @@
 
 #include "absl/container/flat_hash_set.h"
 #include "server/base/error.h"
+#include "server/base/no_throw.h"
 #include "server/base/strings.h"
 #include "server/rpc/chunk_stream.h"
 #include "server/rpc/convert_report.h"
@@ -25,7 +26,7 @@ constexpr uint64_t kReadBytes = 1 << 20;  // of a chunk of tensor data
 class ListKeysStream : public ChunkStream<v1::ListKeysResponse> {
  public:
   ListKeysStream(const RpcContext& rpc, grpc::CallbackServerContext& context, const v1::ListKeysRequest& request)
-      : ChunkStream(rpc, *rpc.queries, context), request_(request) {
+      : ChunkStream(rpc, *rpc.keys, context), request_(request) {
     Continue();
   }
 
@@ -48,7 +49,7 @@ class ListKeysStream : public ChunkStream<v1::ListKeysResponse> {
         const KeySelection selection,
         CompileSelection(FromProto(request_.select()), request_.select().key_list_digest(), rpc_.service->documents()));
     for (const int state : request_.states()) states_.insert(state);
-    keys_ = ListKeys(*model_, selection);
+    KEYLOAD_ASSIGN_OR_RETURN(keys_, ListKeys(*model_, selection, &request_context()));
     return absl::OkStatus();
   }
 
@@ -113,7 +114,7 @@ class ReadTensorsStream : public ChunkStream<v1::ReadTensorsResponse> {
     KEYLOAD_ASSIGN_OR_RETURN(
         const KeySelection selection,
         CompileSelection(FromProto(request_.select()), request_.select().key_list_digest(), rpc_.service->documents()));
-    KEYLOAD_ASSIGN_OR_RETURN(keys_, KeysToRead(*model, selection));
+    KEYLOAD_ASSIGN_OR_RETURN(keys_, KeysToRead(*model, selection, &request_context()));
     model_ = model;
     return absl::OkStatus();
   }
@@ -145,7 +146,8 @@ class UploadDocumentStream : public grpc::ServerReadReactor<v1::UploadDocumentRe
       return Finish(ToGrpcStatus(MakeError(Reason::kDocumentTooLarge, StrCat("a document may have ", limit, " bytes"),
                                            {{"limit_bytes", StrCat(limit)}})));
     }
-    bytes_ += chunk_.data();
+    const absl::Status kept = NoThrow([&] { bytes_ += chunk_.data(); });
+    if (!kept.ok()) return Finish(ToGrpcStatus(kept));
     StartRead(&chunk_);
   }
   void OnCancel() override { cancelled_ = true; }
@@ -162,8 +164,12 @@ class UploadDocumentStream : public grpc::ServerReadReactor<v1::UploadDocumentRe
 
   void Store() {
     last_chunk_ = std::chrono::steady_clock::time_point::max();
-    const bool queued = rpc_.queries->TrySubmit([this] { Finish(ToGrpcStatus(StoreNow())); });
-    if (!queued) Finish(ToGrpcStatus(TooManyWaiting()));
+    const absl::Status queued = NoThrow([this] {
+      return rpc_.keys->Submit({.caller = CallerOf(rpc_.access, context_)->share(),
+                                .run = [this] { Finish(ToGrpcStatus(StoreNow())); },
+                                .fail = [this](const absl::Status& thrown) { Finish(ToGrpcStatus(thrown)); }});
+    });
+    if (!queued.ok()) Finish(ToGrpcStatus(queued));
   }
 
   absl::Status StoreNow() {

@@ -37,8 +37,11 @@ class LoadStream : public grpc::ServerBidiReactor<v1::LoadRequest, v1::LoadRespo
   ~LoadStream() override;
   // Ends the stream with `status` once its loads, which are cancelled, have ended.
   void Abort(const absl::Status& status);
-  absl::Status Handle(const v1::LoadRequest& request);
-  absl::Status Start(const v1::LoadRequest& request);
+  // Whether the next request may be read now: else Started does that.
+  absl::StatusOr<bool> Handle(const v1::LoadRequest& request);
+  absl::StatusOr<bool> Start(const v1::LoadRequest& request);
+  void Started();
+  void ReadNext();
   // Writes the audit line of a request that no load was made for; returns `status`.
   absl::Status Refuse(const v1::LoadRequest& request, const absl::Status& status);
   absl::Status Add(const std::string& load_id, const std::shared_ptr<Load>& load);
@@ -60,6 +63,7 @@ class LoadStream : public grpc::ServerBidiReactor<v1::LoadRequest, v1::LoadRespo
   absl::flat_hash_map<std::string, std::shared_ptr<Load>> loads_ ABSL_GUARDED_BY(mutex_);  // until their end is written
   std::deque<std::string> order_ ABSL_GUARDED_BY(mutex_);  // of loads_, for a fair turn each
   bool reads_done_ ABSL_GUARDED_BY(mutex_) = false;
+  bool starting_ ABSL_GUARDED_BY(mutex_) = false;  // a thread is at the request in request_
   bool writing_ ABSL_GUARDED_BY(mutex_) = false;
   bool broken_ ABSL_GUARDED_BY(mutex_) = false;  // nobody reads: events are dropped
   bool draining_ ABSL_GUARDED_BY(mutex_) = false;

@@ -64,15 +64,16 @@ absl::Status LoadReflection() {
 constexpr std::string_view kLiveness = "liveness";
 constexpr std::string_view kReadiness = "readiness";
 
+RpcContext OfServer(RpcContext rpc, LiveCalls& calls, const AccessControl& access) {
+  rpc.calls = &calls;
+  rpc.access = &access;
+  return rpc;
+}
+
 }  // namespace
 
 RpcServer::RpcServer(const Options& options)
-    : rpc_{.service = options.rpc.service,
-           .queries = options.rpc.queries,
-           .reads = options.rpc.reads,
-           .unloads = options.rpc.unloads,
-           .calls = &calls_,
-           .access = options.access == nullptr ? &open_access_ : options.access},
+    : rpc_(OfServer(options.rpc, calls_, options.access == nullptr ? open_access_ : *options.access)),
       open_access_(nullptr, Role::kAdmin),
       service_(MakeGuardedService(rpc_)),
       refusing_service_(NotAllowed()) {}

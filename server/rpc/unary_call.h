@@ -8,6 +8,7 @@
 #include "absl/functional/any_invocable.h"
 #include "server/base/error.h"
 #include "server/base/log.h"
+#include "server/base/no_throw.h"
 #include "server/rpc/grpc_status.h"
 #include "server/rpc/rpc_context.h"
 
@@ -24,9 +25,14 @@ class UnaryCall : public grpc::ServerUnaryReactor, public LiveCall {
                                          grpc::CallbackServerContext* context, Handler handler,
                                          std::shared_ptr<AuditEntry> audit = nullptr) {
     auto* const call = new UnaryCall(rpc, *context, std::move(audit));
-    const bool queued = executor.TrySubmit(
-        [call, handler = std::move(handler)]() mutable { call->Answer(call->request_context_.Check(), handler); });
-    if (!queued) call->End(TooManyWaiting());
+    const absl::Status queued = NoThrow([&] {
+      return executor.Submit(
+          {.caller = call->request_context_.share(),
+           .run = [call,
+                   handler = std::move(handler)]() mutable { call->Answer(call->request_context_.Check(), handler); },
+           .fail = [call](const absl::Status& thrown) { call->Finish(ToGrpcStatus(thrown)); }});
+    });
+    if (!queued.ok()) call->End(queued);
     return call;
   }
   // The same in the queue of loads: cancelled, or too late, it leaves that at once.
@@ -34,10 +40,15 @@ class UnaryCall : public grpc::ServerUnaryReactor, public LiveCall {
                                          Handler handler, std::shared_ptr<AuditEntry> audit = nullptr) {
     auto* const call = new UnaryCall(rpc, *context, std::move(audit));
     const RequestContext& request = call->request_context_;
-    const absl::Status queued = loads.Submit(
-        {.context = request, .load = nullptr, .run = [call, handler = std::move(handler)](auto turn) mutable {
-           call->Answer(turn.status.ok() ? call->request_context_.Check() : turn.status, handler);
-         }});
+    const absl::Status queued = NoThrow([&] {
+      return loads.Submit({.context = request,
+                           .load = nullptr,
+                           .run =
+                               [call, handler = std::move(handler)](auto turn) mutable {
+                                 call->Answer(turn.status.ok() ? call->request_context_.Check() : turn.status, handler);
+                               },
+                           .fail = [call](const absl::Status& thrown) { call->Finish(ToGrpcStatus(thrown)); }});
+    });
     if (!queued.ok()) call->End(queued);
     return call;
   }
@@ -57,7 +68,7 @@ class UnaryCall : public grpc::ServerUnaryReactor, public LiveCall {
   ~UnaryCall() override { calls_.Remove(this); }
 
   void Answer(absl::Status status, Handler& handler) {
-    if (status.ok()) status = handler(request_context_);
+    if (status.ok()) status = NoThrow([&] { return handler(request_context_); });
     End(status);
   }
 

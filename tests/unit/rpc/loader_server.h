@@ -32,7 +32,14 @@ class LoaderServer {
   const std::shared_ptr<grpc::Channel>& channel() { return channel_; }
   std::string socket() const { return sockets_.File("s"); }
   RpcContext rpc() {
-    return {.service = &node_.service(), .queries = &queries_, .reads = &reads_, .unloads = &unloads_};
+    return {.service = &node_.service(),
+            .control = &queries_,
+            .starts = &queries_,
+            .plans = &queries_,
+            .keys = &queries_,
+            .maps = &queries_,
+            .reads = &reads_,
+            .unloads = &unloads_};
   }
 
   // A request for the checkpoint of the node, on its GPU.
