@@ -65,7 +65,7 @@ TEST(StorageThreads, DeadlineAndCancelEndTheCallThoughTheStepHangs) {
   Hang hang;
   EXPECT_EQ(ErrorReason(hang.Begin()), Reason::kLoadCancelled);
   const auto gate = std::make_shared<std::latch>(1);
-  const absl::Status late = hang.threads().Run(kPath, {.deadline = absl::Now() + absl::Seconds(1)}, [gate] {
+  const absl::Status late = hang.threads().Run(kPath, {.deadline = Deadline::After(absl::Seconds(1))}, [gate] {
     gate->wait();
     return absl::OkStatus();
   });

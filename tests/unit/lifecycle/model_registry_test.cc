@@ -147,7 +147,7 @@ TEST(ModelRegistry, WithoutUsersItIsUnloadedAtOnce) {
 }
 
 TEST(ModelRegistry, UnloadSaysWhichGenerationWasWithdrawnBeforeTheNameIsFree) {
-  ModelRegistry registry(/*first_generation=*/100);
+  ModelRegistry registry({.first_generation = 100});
   Load(registry, "m");
   std::vector<uint64_t> withdrawn;
   const auto remember = [&](uint64_t generation) {

@@ -93,7 +93,7 @@ class LoadAgain : public RecordingObserver {
  public:
   LoadAgain(LoaderNode& node, std::shared_ptr<RecordingObserver> next) : node_(node), next_(std::move(next)) {}
   void OnEnd(absl::StatusOr<LoadReport> result) override {
-    node_.service().StartLoad(node_.Spec(), absl::InfiniteFuture(), next_);
+    node_.service().StartLoad(node_.Spec(), Deadline::Never(), next_);
     RecordingObserver::OnEnd(std::move(result));
   }
 
@@ -105,7 +105,7 @@ class LoadAgain : public RecordingObserver {
 TEST(LoaderServiceName, TheNameIsFreeWhenAFailureIsTold) {
   LoaderNode node;
   const auto next = std::make_shared<RecordingObserver>();
-  node.service().StartLoad(node.Spec(), absl::InfiniteFuture(), std::make_shared<LoadAgain>(node, next));
+  node.service().StartLoad(node.Spec(), Deadline::Never(), std::make_shared<LoadAgain>(node, next));
   EXPECT_EQ(ErrorReason(next->WaitForEnd().status()), Reason::kCheckpointNotFound);
 }
 
