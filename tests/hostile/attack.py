@@ -25,6 +25,14 @@ def hold(seconds=HOLD_SECONDS):
     time.sleep(seconds)
 
 
+def run_threads(threads):
+    """Starts all of `threads` and waits until all have ended."""
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+
+
 @dataclasses.dataclass(frozen=True)
 class Attack:
     name: str

@@ -7,7 +7,7 @@ import time
 
 import http2
 import wire
-from attack import HOLD_SECONDS, attack, hold
+from attack import HOLD_SECONDS, attack, hold, run_threads
 
 FLOOD = 64 << 10
 
@@ -80,11 +80,7 @@ def connections_that_come_and_go(node):
                 except OSError:
                     time.sleep(0.01)
 
-        threads = [threading.Thread(target=connect) for _ in range(2)]
-        for thread in threads:
-            thread.start()
-        for thread in threads:
-            thread.join()
+        run_threads([threading.Thread(target=connect) for _ in range(2)])
         return []
 
     return act
@@ -100,11 +96,7 @@ def flood(node, data, connections=4, prepare=b"", seconds=HOLD_SECONDS, most=1 <
             connection.send(prepare)
             connection.send_for(seconds, data, most)
 
-        threads = [threading.Thread(target=send, args=(connection,)) for connection in opened]
-        for thread in threads:
-            thread.start()
-        for thread in threads:
-            thread.join()
+        run_threads([threading.Thread(target=send, args=(connection,)) for connection in opened])
         return []
 
     return act
@@ -129,11 +121,7 @@ def streams_reset_at_once(node):
                 if not connection.send(b"".join(frames)):
                     return
 
-        threads = [threading.Thread(target=send, args=(connection,)) for connection in opened]
-        for thread in threads:
-            thread.start()
-        for thread in threads:
-            thread.join()
+        run_threads([threading.Thread(target=send, args=(connection,)) for connection in opened])
         return []
 
     return act
@@ -294,11 +282,7 @@ def requests_to_the_metrics_port(node):
                 finally:
                     connection.close()
 
-        threads = [threading.Thread(target=scrape) for _ in range(4)]
-        for thread in threads:
-            thread.start()
-        for thread in threads:
-            thread.join()
+        run_threads([threading.Thread(target=scrape) for _ in range(4)])
         return []
 
     return act

@@ -10,7 +10,7 @@ import checkpoints
 import grpc
 import http2
 import wire
-from attack import HOLD_SECONDS, attack, hold
+from attack import HOLD_SECONDS, attack, hold, run_threads
 
 STREAMS = 900  # of one connection; the daemon allows 1,024
 
@@ -107,26 +107,27 @@ def half_open_calls(node):
     return act
 
 
+def send_plans(connection, message, seconds_to_write, end=True, **headers):
+    """PlanLoad with `message` on one stream after the other, until the daemon takes no more or the time is over."""
+    over, stream = time.monotonic() + HOLD_SECONDS, 1
+    connection.socket.settimeout(seconds_to_write)
+    while time.monotonic() < over:
+        connection.send(http2.call(stream, "PlanLoad", **headers))
+        if not connection.send_message(stream, message, end=end):
+            return
+        stream += 2
+
+
 @attack(memory=True)
 def messages_that_never_end(node):
     """Calls that announce a message of 4 MiB and send all of it but the last byte, on eight connections"""
     body = http2.grpc_message(bytes(4 * 2**20 - 1000))[:-1]
 
     def send(connection):
-        end, stream = time.monotonic() + HOLD_SECONDS, 1
-        connection.socket.settimeout(1)
-        while time.monotonic() < end:
-            connection.send(http2.call(stream, "PlanLoad"))
-            if not connection.send_message(stream, body, end=False):
-                return
-            stream += 2
+        send_plans(connection, body, seconds_to_write=1, end=False)
 
     def act():
-        threads = [threading.Thread(target=send, args=(http2.Connection(node),)) for _ in range(8)]
-        for thread in threads:
-            thread.start()
-        for thread in threads:
-            thread.join()
+        run_threads([threading.Thread(target=send, args=(http2.Connection(node),)) for _ in range(8)])
         hold(1)
         return []
 
@@ -178,20 +179,10 @@ def compressed_messages_that_unfold(node):
     message = http2.grpc_message(gzip.compress(bytes(600 << 20), 9), compressed=True)
 
     def send(connection):
-        end, stream = time.monotonic() + HOLD_SECONDS, 1
-        connection.socket.settimeout(5)
-        while time.monotonic() < end:
-            connection.send(http2.call(stream, "PlanLoad", **{"grpc-encoding": "gzip"}))
-            if not connection.send_message(stream, message):
-                return
-            stream += 2
+        send_plans(connection, message, seconds_to_write=5, **{"grpc-encoding": "gzip"})
 
     def act():
-        threads = [threading.Thread(target=send, args=(http2.Connection(node),)) for _ in range(8)]
-        for thread in threads:
-            thread.start()
-        for thread in threads:
-            thread.join()
+        run_threads([threading.Thread(target=send, args=(http2.Connection(node),)) for _ in range(8)])
         return []
 
     return act
