@@ -49,7 +49,7 @@ check_system() {
   case $release in
     'debian 12 '* | 'debian 13 '*) ;;
     *) fail "this is ${release#* * }, and keyload is built on Debian 12 or 13; build it in a container (docker build --target" \
-      "runtime -t keyload .), or install the libraries that README.md lists under Requirements and run cmake --preset release" ;;
+      "runtime -t keyload .), or install the libraries that README.md lists under Requirements and run cmake --preset release -DKEYLOAD_PEERS=OFF -DKEYLOAD_WITH_TORCH=OFF" ;;
   esac
 }
 
@@ -87,7 +87,7 @@ install_debian_packages() {
 }
 
 cached_wheel() {  # NAME==VERSION: the path of its wheel in the cache, or nothing
-  find "$wheel_cache" -iname "$(sed 's/[-_.]/?/g' <<<"${1%%==*}")-${1##*==}-*.whl" -print -quit 2>/dev/null
+  find "$wheel_cache" -maxdepth 1 -iname "$(sed 's/[-_.]/?/g' <<<"${1%%==*}")-${1##*==}-*.whl" -print -quit 2>/dev/null
 }
 
 fetch_wheels() {
@@ -97,8 +97,12 @@ fetch_wheels() {
   done
   log "$(($# - ${#missing[@]})) of $# Python packages are in $wheel_cache; downloading ${#missing[@]}"
   [[ ${#missing[@]} -gt 0 ]] || return 0
-  mkdir -p "$wheel_cache"
-  .venv/bin/python -m pip download -q --disable-pip-version-check --no-deps --only-binary :all: -d "$wheel_cache" "${missing[@]}"
+  # Downloaded beside the others and moved when whole: a download that is cut off leaves nothing that looks like a wheel.
+  local partial=$wheel_cache/partial.$$
+  mkdir -p "$partial"
+  .venv/bin/python -m pip download -q --disable-pip-version-check --no-deps --only-binary :all: -d "$partial" "${missing[@]}"
+  mv "$partial"/*.whl "$wheel_cache"
+  rm -rf "$partial"
 }
 
 # .venv/libtorch: the headers and the libraries that the plugin for dtypes is linked to, out of wheels of ten times the size.

@@ -35,7 +35,8 @@ configure() {
     if [[ $option == *=OFF && -f $folder/build.ninja ]]; then continue; fi
     grep -qsxF -- "${option#-D}" <(sed 's/:BOOL=/=/' "$folder/CMakeCache.txt" 2>/dev/null) || wanted+=("$option")
   done
-  [[ ${#wanted[@]} -gt 0 || ! -f $folder/build.ninja ]] || return 0
+  # Only a preset that is read again takes its newer values to a folder that is configured.
+  [[ ${#wanted[@]} -gt 0 || ! -f $folder/build.ninja || CMakePresets.json -nt $folder/build.ninja ]] || return 0
   if command -v ccache >/dev/null; then launcher=(-DCMAKE_CXX_COMPILER_LAUNCHER=ccache); fi
   mkdir -p "$folder"
   if ! cmake --preset release "${launcher[@]}" "${wanted[@]}" >"$folder/configure.log" 2>&1; then

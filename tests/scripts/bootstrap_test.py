@@ -19,10 +19,11 @@ APT = LOGGED.format(name="apt-get") + 'echo "After this operation, 123 MB of add
 DPKG = '#!/bin/bash\n[[ -f $TEST_INSTALLED ]] || exit 1\nshift 2\nprintf "ii  %s\\n" "$@"\n'
 # `pip download` leaves wheels where they belong; `pip install` needs them there.
 PYTHON = LOGGED.format(name="python") + """[[ "$*" == *" download "* ]] || exit 0
+while [[ $1 != -d ]]; do shift; done
 for requirement in "$@"; do
   [[ $requirement == *==* ]] || continue
   name=${requirement%%==*}
-  touch "$KEYLOAD_WHEELS/${name//[-.]/_}-${requirement##*==}-py3-none-any.whl"
+  touch "$2/${name//[-.]/_}-${requirement##*==}-py3-none-any.whl"
 done
 """
 

@@ -66,6 +66,15 @@ class BuildTest(unittest.TestCase):
                          ["--build build/release --target keyloadd keyload", "--build build/release",
                           "--build build/release --target keyloadd keyload"])
 
+    def test_a_newer_preset_replaces_what_an_older_one_left(self):
+        self.build("--demo")
+        folder = self.clone / "build" / "release"
+        subprocess.run(["cmake", "-DCMAKE_UNITY_BUILD=ON", str(folder)], capture_output=True, check=True)
+        self.assertEqual(self.cached("CMAKE_UNITY_BUILD"), "ON")
+        os.utime(folder / "build.ninja", (0, 0))
+        self.build("--demo")
+        self.assertEqual(self.cached("CMAKE_UNITY_BUILD"), "OFF")
+
     def test_what_the_tests_need_and_lack_is_named(self):
         command = ["cmake", "--preset", "release", "-B", str(self.clone / "lacking"), "-DKEYLOAD_WITH_TORCH=OFF",
                    f"-DKEYLOAD_PYTHON_PREFIX={self.clone}/nothing"]
