@@ -32,7 +32,9 @@ PreparedKeys Prepare(const TempDir& dir, int64_t expected = 0) {
   const KeySelection everything;
   const auto report = Reconcile({.index = *index, .manifest = manifest, .rules = {}, .selection = &everything});
   if (!report.ok()) std::abort();
-  return {.keys = *report, .expected_from = expected > 0 ? ExpectedFrom::kManifest : ExpectedFrom::kCheckpoint};
+  return {.keys = *report,
+          .expected_from = expected > 0 ? ExpectedFrom::kManifest : ExpectedFrom::kCheckpoint,
+          .may_map = std::vector<bool>((*index)->shards().size(), true)};
 }
 
 void Run(benchmark::State& state, const PreparedKeys& prepared, const std::string& policy) {
@@ -44,7 +46,7 @@ void Run(benchmark::State& state, const PreparedKeys& prepared, const std::strin
   spec.device_map.policy = policy;
   for (auto _ : state) {
     PhaseClock clock;
-    const auto plan = PreparePlan(spec, prepared, SnapshotDevices(node), node, clock);
+    const auto plan = PreparePlan(spec, prepared, SnapshotDevices(node), node, RequestContext(), clock);
     if (!plan.ok()) return state.SkipWithError("refused");
     benchmark::DoNotOptimize(plan->plan.get());
   }

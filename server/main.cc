@@ -7,6 +7,7 @@
 #include <algorithm>
 #include <cstdio>
 #include <cstdlib>
+#include <exception>
 #include <map>
 #include <memory>
 #include <string>
@@ -55,9 +56,8 @@ namespace {
 
 constexpr int kExitBadConfig = 2;
 constexpr int kExitFailed = 6;
-constexpr size_t kQueryThreads = 4;
-constexpr size_t kReadThreads = 4;
-constexpr size_t kQueryQueue = 1024;
+constexpr size_t kPoolThreads = 8;
+constexpr size_t kPoolQueue = 1024;
 constexpr size_t kMostIdleSegments = 4096;
 constexpr int kKeptFreeBytes = 64 << 20;
 constexpr int kMappedAllocationBytes = 16 << 20;  // larger ones go back to the system when they are freed
@@ -66,6 +66,11 @@ constexpr uint64_t kLeastHeaderMemory = uint64_t{64} << 20;      // unless a set
 constexpr uint64_t kMostHeaderMemory = uint64_t{1} << 30;
 constexpr absl::Duration kCancelGrace = absl::Seconds(3);
 constexpr absl::Duration kLogFlush = absl::Seconds(1);
+
+int Complain(const absl::Status& status, int exit_code) {
+  std::fprintf(stderr, "keyloadd: %s\n", std::string(status.message()).c_str());
+  return exit_code;
+}
 
 std::map<std::string, std::string> Environment() {
   std::map<std::string, std::string> environment;
@@ -111,6 +116,18 @@ uint64_t HeaderMemoryBytes(const Config& config) {
       std::clamp(HostMemoryLimit("") / 8, kLeastHeaderMemory, kMostHeaderMemory));
 }
 
+using Pools = std::vector<std::unique_ptr<Executor>>;
+
+// The threads of one kind of call. One caller has half of them, and half of the queue: the rest is for others.
+Executor* AddPool(Pools& pools, std::string name, size_t threads) {
+  pools.push_back(std::make_unique<Executor>(Executor::Options{.name = std::move(name),
+                                                               .threads = threads,
+                                                               .queue_limit = kPoolQueue,
+                                                               .caller_threads = threads / 2,
+                                                               .caller_queue = kPoolQueue / 2}));
+  return pools.back().get();
+}
+
 // Why a GPU that the node may have is not listed.
 std::vector<std::string> DeviceNotes(const Config& config) {
   if (config.simulate_gpus) return {};
@@ -131,8 +148,7 @@ std::string TlsName(const Config& config) {
 // --check-config: the files that the configuration names are looked at too.
 int CheckConfig(const Config& config) {
   if (const absl::Status status = OpenCredentials(config).status(); !status.ok()) {
-    std::fprintf(stderr, "keyloadd: %s\n", std::string(status.message()).c_str());
-    return kExitBadConfig;
+    return Complain(status, kExitBadConfig);
   }
   std::puts("configuration is valid");
   return 0;
@@ -189,15 +205,9 @@ int Run(const Config& config, Reload::Read read_config) {
   mallopt(M_TRIM_THRESHOLD, kKeptFreeBytes);
 
   const absl::StatusOr<ModelRoots> resolved = ModelRoots::Create(config.model_roots);
-  if (!resolved.ok()) {
-    std::fprintf(stderr, "keyloadd: %s\n", std::string(resolved.status().message()).c_str());
-    return kExitBadConfig;
-  }
+  if (!resolved.ok()) return Complain(resolved.status(), kExitBadConfig);
   const absl::StatusOr<std::unique_ptr<CredentialFiles>> credentials = OpenCredentials(config);
-  if (!credentials.ok()) {
-    std::fprintf(stderr, "keyloadd: %s\n", std::string(credentials.status().message()).c_str());
-    return kExitBadConfig;
-  }
+  if (!credentials.ok()) return Complain(credentials.status(), kExitBadConfig);
   const AccessControl access((*credentials)->tokens(), config.socket_role);
   CurrentPeerRules peers(AllowedPeers(config));
   const size_t cores = std::max(std::thread::hardware_concurrency(), 1u);
@@ -222,10 +232,7 @@ int Run(const Config& config, Reload::Read read_config) {
   std::unique_ptr<KeptState> state;
   if (!config.state_dir.empty()) {
     absl::StatusOr<std::unique_ptr<KeptState>> opened = KeptState::Open(config.state_dir, ProtoStateCodec());
-    if (!opened.ok()) {
-      std::fprintf(stderr, "keyloadd: %s\n", std::string(opened.status().message()).c_str());
-      return kExitFailed;
-    }
+    if (!opened.ok()) return Complain(opened.status(), kExitFailed);
     state = *std::move(opened);
   }
   HeaderMemory header_memory(HeaderMemoryBytes(config));  // models hold headers
@@ -235,16 +242,13 @@ int Run(const Config& config, Reload::Read read_config) {
   // What waits for a disk needs more of them than there are cores.
   const size_t io_share = std::max(io_threads, TransferResources().cold_workers);
   // Reads of lazy keys load as well.
-  const size_t io_total = io_share * (config.concurrent_loads + kReadThreads);
+  const size_t io_total = io_share * (config.concurrent_loads + kPoolThreads);
   auto io = std::make_unique<Executor>(Executor::Options{.name = "io", .threads = io_total, .queue_limit = io_total});
   auto loads = std::make_unique<LoadQueue>(
       LoadQueue::Options{.threads = config.concurrent_loads, .limit = config.load_queue, .devices = &devices});
-  auto queries = std::make_unique<Executor>(
-      Executor::Options{.name = "query", .threads = kQueryThreads, .queue_limit = kQueryQueue});
-  auto reads = std::make_unique<Executor>(
-      Executor::Options{.name = "reads", .threads = kReadThreads, .queue_limit = kQueryQueue});
-  auto unloads = std::make_unique<Executor>(
-      Executor::Options{.name = "unload", .threads = kQueryThreads, .queue_limit = kQueryQueue});
+  // What is quick never waits behind what may take long: each kind of call has threads of its own.
+  Pools pools;
+  Executor* const plans = AddPool(pools, "plan", kPoolThreads);
   auto measures = std::make_unique<Executor>(Executor::Options{.name = "measure", .threads = 1, .queue_limit = 16});
   // Threads that only help: who opens a checkpoint reads headers itself too, so one that hangs on a dead file system
   // stops no other.
@@ -259,7 +263,7 @@ int Run(const Config& config, Reload::Read read_config) {
                          .registry = &registry,
                          .held = &held,
                          .loads = loads.get(),
-                         .queries = queries.get(),
+                         .queries = plans,
                          .headers = {.threads = header_readers.get(), .cache = &header_cache, .memory = &header_memory},
                          .storage = storage.get(),
                          .templates = std::move(templates),
@@ -291,10 +295,7 @@ int Run(const Config& config, Reload::Read read_config) {
   std::unique_ptr<MetricsServer> scrapes;
   if (!config.metrics_listen.empty()) {
     absl::StatusOr<std::unique_ptr<MetricsServer>> started = MetricsServer::Start(config.metrics_listen, metrics);
-    if (!started.ok()) {
-      std::fprintf(stderr, "keyloadd: %s\n", std::string(started.status().message()).c_str());
-      return kExitFailed;
-    }
+    if (!started.ok()) return Complain(started.status(), kExitFailed);
     scrapes = *std::move(started);
   }
   absl::StatusOr<std::unique_ptr<RpcServer>> server =
@@ -306,18 +307,19 @@ int Run(const Config& config, Reload::Read read_config) {
                         .tls = (*credentials)->tls(),
                         .access = &access,
                         .rpc = {.service = &service,
-                                .queries = queries.get(),
-                                .reads = reads.get(),
-                                .unloads = unloads.get(),
+                                .control = AddPool(pools, "control", 4),
+                                .starts = AddPool(pools, "start", 4),
+                                .plans = plans,
+                                .keys = AddPool(pools, "keys", kPoolThreads),
+                                .maps = AddPool(pools, "maps", 2),
+                                .reads = AddPool(pools, "reads", kPoolThreads),
+                                .unloads = AddPool(pools, "unload", kPoolThreads),
                                 .measures = measures.get()},
                         .calls = {.total = config.max_calls, .per_peer = config.max_calls_per_peer},
                         .send_bytes = config.send_bytes,
                         .max_connections = config.max_connections,
                         .max_connections_per_peer = config.max_connections_per_peer});
-  if (!server.ok()) {
-    std::fprintf(stderr, "keyloadd: %s\n", std::string(server.status().message()).c_str());
-    return kExitFailed;
-  }
+  if (!server.ok()) return Complain(server.status(), kExitFailed);
   Log(LogLevel::kInfo, "start",
       {{"version", std::string(KEYLOAD_VERSION)},
        {"listen", absl::StrJoin((*server)->addresses(), ",")},
@@ -348,9 +350,7 @@ int Run(const Config& config, Reload::Read read_config) {
   scrapes.reset();
   metrics.SetSampler(nullptr);  // a scrape that hangs may go on
   reloads.reset();
-  queries.reset();
-  reads.reset();
-  unloads.reset();
+  pools.clear();
   measures.reset();
   loads.reset();
   // Their threads end when the mount answers, which may be never.
@@ -386,5 +386,10 @@ int main(int argc, char** argv) {
     return 0;
   }
   if (config->check_config) return keyload::CheckConfig(*config);
-  return keyload::Run(*config, read_config);
+  try {
+    return keyload::Run(*config, read_config);
+  } catch (const std::exception& error) {  // the system gives no thread or no memory to start with
+    std::fprintf(stderr, "keyloadd: cannot start: %s\n", error.what());
+    return keyload::kExitFailed;
+  }
 }

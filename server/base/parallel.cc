@@ -6,6 +6,7 @@
 #include <utility>
 
 #include "server/base/mutex.h"
+#include "server/base/no_throw.h"
 
 namespace keyload {
 namespace {
@@ -38,7 +39,7 @@ class ParallelLoop {
   // Numbers are handed out in order: all that are below one that failed have been or are being called.
   void Work() {
     for (size_t i = next_++; i < count_ && i < failed_; i = next_++) {
-      absl::Status status = task_(i);
+      absl::Status status = NoThrow([&] { return task_(i); });
       if (status.ok()) continue;
       MutexLock lock(mutex_);
       if (i >= failed_) continue;

@@ -9,6 +9,11 @@ void SharedDeadline::Extend(Deadline deadline) {
   for (auto now = time_.load(); now < later && !time_.compare_exchange_weak(now, later);) continue;
 }
 
+std::string Caller::share() const {
+  if (peer.starts_with("unix")) return name + "@unix";
+  return name + "@" + peer.substr(0, peer.rfind(':'));  // without the port
+}
+
 absl::Status RequestContext::Check() const {
   // First, because a caller that gives up at its deadline cancels too.
   if (end().passed()) return MakeError(Reason::kDeadlineExceeded, "the caller's deadline passed");

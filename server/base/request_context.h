@@ -27,6 +27,11 @@ struct Caller {
   std::string name;         // whom the server took them for, "token:ci"; empty: it did not ask
   std::string peer;         // "unix:", "ipv4:127.0.0.1:40312"
   std::string traceparent;  // a valid W3C one; empty: none was sent
+
+  // Whose share of the threads and queues a call takes: callers with one name on one machine are one, however many
+  // connections they open. Processes that come through a Unix socket without a token are one too: their connections do
+  // not say which they are.
+  std::string share() const;
 };
 
 // Passed by const reference to every call that can take long; such calls check it at least once per I/O block.
@@ -39,19 +44,28 @@ struct RequestContext {
 
   // OK, or LOAD_CANCELLED, or DEADLINE_EXCEEDED. Thread-safe, never blocks.
   absl::Status Check() const;
+  // Caller::share; empty: nobody asked.
+  std::string share() const { return caller == nullptr ? std::string() : caller->share(); }
   // The deadline that counts now; a shared one may be later the next time.
   Deadline end() const { return shared_deadline == nullptr ? deadline : shared_deadline->get(); }
 };
 
-// Check() of a context at every 64th call, for loops over short steps. Confine to one thread.
+// Check() of a context now and then, for loops over short steps. Confine to one thread.
 class PeriodicCheck {
  public:
   explicit PeriodicCheck(const RequestContext* context) : context_(context) {}  // null: always OK
-  absl::Status Check() { return context_ == nullptr || ++calls_ % 64 != 0 ? absl::OkStatus() : context_->Check(); }
+  // Asks the context after every 64 units of cost; a unit is about a microsecond's work.
+  absl::Status Check(uint64_t cost = 1) {
+    if (context_ == nullptr || (cost_ += cost) < kInterval) return absl::OkStatus();
+    cost_ = 0;
+    return context_->Check();
+  }
 
  private:
+  static constexpr uint64_t kInterval = 64;
+
   const RequestContext* const context_;
-  uint32_t calls_ = 0;
+  uint64_t cost_ = 0;
 };
 
 }  // namespace keyload

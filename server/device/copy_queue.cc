@@ -7,6 +7,7 @@
 #include <utility>
 
 #include "server/base/error.h"
+#include "server/base/no_throw.h"
 
 namespace keyload {
 namespace {
@@ -38,11 +39,11 @@ CopyQueue::~CopyQueue() {
 void CopyQueue::Submit(Copy copy) {
   {
     MutexLock lock(mutex_);
-    queue_.push_back(std::move(copy));
-    if (!thread_.joinable() && !stopping_) {
+    if (!thread_.joinable() && !stopping_) {  // first: without a thread nothing is queued
       thread_ = std::thread([this] { Work(); });
       pthread_setname_np(thread_.native_handle(), thread_name_.c_str());
     }
+    queue_.push_back(std::move(copy));
   }
   changed_.NotifyAll();
 }
@@ -61,7 +62,8 @@ void CopyQueue::Work() {
     }
     absl::Status status = std::move(copy.refused);
     if (status.ok()) status = stopping ? Cancelled() : Run(copy);
-    copy.done(std::move(status));
+    // Whoever waits counts on being called; what it does then is little, and its own affair.
+    NoThrow([&] { copy.done(std::move(status)); }).IgnoreError();
   }
 }
 

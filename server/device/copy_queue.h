@@ -30,6 +30,7 @@ class CopyQueue {
   ~CopyQueue();
 
   // Queues `copy`; its `done` runs exactly once, on the queue's thread and with no lock held. Never blocks on a copy.
+  // Throws, and calls nothing, when there is no memory or the system gives no thread.
   void Submit(Copy copy);
 
  private:

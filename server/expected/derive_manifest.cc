@@ -62,8 +62,9 @@ absl::StatusOr<std::optional<KeyTemplate>> FindTemplate(std::string_view name, T
 // One config.json becomes one manifest.
 class Deriver {
  public:
-  Deriver(const ConfigValue& config, std::string_view file, const TemplateDirectories& directories)
-      : config_(config), file_(file), directories_(directories) {}
+  Deriver(const ConfigValue& config, std::string_view file, const TemplateDirectories& directories,
+          const RequestContext* context)
+      : config_(config), file_(file), directories_(directories), context_(context) {}
 
   absl::StatusOr<std::shared_ptr<const Manifest>> Run() {
     KEYLOAD_RETURN_IF_ERROR(FindFamily());
@@ -89,7 +90,8 @@ class Deriver {
                                         .quantization = quantization_ ? &*quantization_ : nullptr,
                                         .dtype = dtype,
                                         .base_only = head == kBaseHead,
-                                        .config_file = file_},
+                                        .config_file = file_,
+                                        .context = context_},
                                        *manifest));
     // Sizes are checked: what is left is a contradiction of the template.
     if (const absl::Status status = ValidateManifest(*manifest); !status.ok())
@@ -176,6 +178,7 @@ class Deriver {
   const ConfigValue& config_;
   const std::string_view file_;
   const TemplateDirectories& directories_;
+  const RequestContext* const context_;
   std::optional<KeyTemplate> family_, method_;
   std::optional<Quantization> quantization_;
   std::string_view architecture_;
@@ -190,8 +193,9 @@ std::string BuiltInTemplateDirectory() {
 }
 
 absl::StatusOr<std::shared_ptr<const Manifest>> DeriveManifest(const ConfigValue& config, std::string_view file,
-                                                               const TemplateDirectories& directories) {
-  return Deriver(config, file, directories).Run();
+                                                               const TemplateDirectories& directories,
+                                                               const RequestContext* context) {
+  return Deriver(config, file, directories, context).Run();
 }
 
 }  // namespace keyload

@@ -6,6 +6,7 @@
 #include <vector>
 
 #include "absl/status/statusor.h"
+#include "server/base/request_context.h"
 #include "server/expected/config_value.h"
 #include "server/keys/manifest.h"
 
@@ -21,8 +22,9 @@ std::string BuiltInTemplateDirectory();
 // The expected keys of the checkpoint with this config.json, from the template of its model_type. `file` is the
 // config.json's name for messages. Blocks on small files. CONFIG_NOT_SUPPORTED: no template knows the model_type, the
 // architecture or the quantization method (for the model_type, which may be empty, with the metadata "model_type");
-// CONFIG_INVALID; TEMPLATE_INVALID.
+// CONFIG_INVALID; TEMPLATE_INVALID. `context` is asked now and then, and its errors returned; null: never.
 absl::StatusOr<std::shared_ptr<const Manifest>> DeriveManifest(const ConfigValue& config, std::string_view file,
-                                                               const TemplateDirectories& directories);
+                                                               const TemplateDirectories& directories,
+                                                               const RequestContext* context = nullptr);
 
 }  // namespace keyload

@@ -60,7 +60,8 @@ absl::Status ForEachText(std::span<const NamePart> parts, std::vector<Value>& va
 
 class Expander {
  public:
-  Expander(ExpandInput input, Manifest& manifest) : input_(std::move(input)), manifest_(manifest) {}
+  Expander(ExpandInput input, Manifest& manifest)
+      : input_(std::move(input)), manifest_(manifest), check_(input_.context) {}
 
   absl::Status Run() {
     const Scope scope = {.parsed = &input_.family, .values = &input_.values};
@@ -100,7 +101,7 @@ class Expander {
   absl::Status ExpandName(const TreeNode& node, const Scope& scope) {
     const auto step = [&]() -> absl::Status {
       return ++steps_ > kMaxSteps ? Problem(scope, node, StrCat("more than ", kMaxSteps, " lines of the template"))
-                                  : absl::OkStatus();
+                                  : check_.Check();
     };
     return ForEachText(node.name, *scope.values, name_,
                        {.step = step,
@@ -163,6 +164,7 @@ class Expander {
 
   ExpandInput input_;
   Manifest& manifest_;
+  PeriodicCheck check_;
   std::string name_;
   size_t steps_ = 0;
   size_t name_bytes_ = 0;

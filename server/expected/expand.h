@@ -4,6 +4,7 @@
 #include <vector>
 
 #include "absl/status/status.h"
+#include "server/base/request_context.h"
 #include "server/expected/key_template.h"
 #include "server/expected/quantization.h"
 #include "server/keys/manifest.h"
@@ -20,11 +21,13 @@ struct ExpandInput {
   DType dtype = DType::kF32;             // of tensors that name none
   bool base_only = false;                // only what is below the base model's prefix, without the prefix
   std::string_view config_file;
+  const RequestContext* context = nullptr;  // asked now and then; null: never
 };
 
 // Fills modules and tensors of `manifest`, in registration order: the template's lines, each as often as its ranges
 // say. CONFIG_INVALID, with the template's line: more than kMaxExpectedKeys, a range of fewer numbers than none, a
-// negative size, a size beyond 64 bits, a value that is no number. Time and memory are bounded by the limit.
+// negative size, a size beyond 64 bits, a value that is no number. Time and memory are bounded by the limit. The
+// context's errors.
 absl::Status ExpandTree(ExpandInput input, Manifest& manifest);
 
 // The texts that `names` stand for, added to `texts`. CONFIG_INVALID: a value that is no number, more than 1,000 texts.

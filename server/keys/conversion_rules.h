@@ -38,6 +38,8 @@ class ConversionRules {
   };
   // The first conversion of which a source is found; of its sources the leftmost, of those the longest.
   std::optional<Match> Find(std::string_view name) const;
+  // What Find(name) may cost, for PeriodicCheck.
+  uint64_t CostOf(std::string_view name) const { return any_.CostOf(name) + rules_.size(); }
   // `name` with what was found replaced by the conversion's `target`.
   std::string Replaced(std::string_view name, const Match& match, size_t target) const;
 

@@ -27,48 +27,23 @@ size_t SetEnd(std::string_view glob, size_t open, size_t last_bracket) {
   return glob.find(']', position);
 }
 
-std::string_view CharacterAt(std::string_view text, size_t position) {
-  const auto lead = static_cast<unsigned char>(text[position]);
-  const size_t length = lead < 0xC0 ? 1 : lead < 0xE0 ? 2 : lead < 0xF0 ? 3 : 4;
-  return text.substr(position, length);
-}
-
-// Letters, digits, "_" and bytes of longer characters stand for themselves; RE2 takes any other ASCII after a
-// backslash.
-void AppendLiteral(std::string_view character, std::string& regex) {
-  const char c = character[0];
-  if (c == '\0') {
-    regex += "\\x00";
-    return;
-  }
-  if (absl::ascii_isascii(c) && !absl::ascii_isalnum(c) && c != '_') regex += '\\';
-  regex += character;
-}
-
-// `body` is what stands between the brackets. UTF-8 sorts as its code points do, so ranges compare as text.
-void AppendSet(std::string_view body, std::string& regex) {
-  const bool complement = body.starts_with('!');
-  if (complement) body.remove_prefix(1);
-  std::string members;
+// `body` is what stands between the brackets.
+CharacterSet SetOf(std::string_view body) {
+  CharacterSet set;
+  set.complement = body.starts_with('!');
+  if (set.complement) body.remove_prefix(1);
   while (!body.empty()) {
-    const std::string_view low = CharacterAt(body, 0);
-    body.remove_prefix(low.size());
-    if (body.size() < 2 || body[0] != '-') {
-      AppendLiteral(low, members);
-      continue;
+    const DecodedCharacter low = DecodeCharacter(body);
+    body.remove_prefix(low.length);
+    char32_t last = low.character;
+    if (body.size() >= 2 && body[0] == '-') {
+      const DecodedCharacter high = DecodeCharacter(body.substr(1));
+      body.remove_prefix(1 + high.length);
+      last = high.character;
     }
-    const std::string_view high = CharacterAt(body, 1);
-    body.remove_prefix(1 + high.size());
-    if (high < low) continue;  // an empty range, as in fnmatch
-    AppendLiteral(low, members);
-    members += '-';
-    AppendLiteral(high, members);
+    if (low.character <= last) set.ranges.emplace_back(low.character, last);  // an empty range is none, as in fnmatch
   }
-  if (members.empty()) {
-    regex += complement ? "." : "[^\\x00-\\x{10FFFF}]";
-  } else {
-    absl::StrAppend(&regex, complement ? "[^" : "[", members, "]");
-  }
+  return set;
 }
 
 std::optional<int64_t> ParseInteger(std::string_view text) {
@@ -93,18 +68,23 @@ std::optional<IntegerRange> ParseRange(std::string_view body) {
   return IntegerRange{.low = std::min(*first, *last), .high = std::max(*first, *last)};
 }
 
-class Translator {
+class GlobParser {
  public:
-  Translator(std::string_view glob, uint64_t& alternatives_left)
+  GlobParser(std::string_view glob, uint64_t& alternatives_left)
       : glob_(glob), alternatives_left_(alternatives_left), last_bracket_(glob.rfind(']')) {}
 
-  absl::StatusOr<std::string> Run() {
+  absl::StatusOr<std::vector<GlobPiece>> Run() {
+    for (size_t i = 0; i < glob_.size();) {
+      const DecodedCharacter next = DecodeCharacter(glob_.substr(i));
+      if (next.character >= kFirstInvalid) return Invalid("it is not UTF-8");
+      i += next.length;
+    }
     PairBraces();
     KEYLOAD_RETURN_IF_ERROR(TakeAlternatives(1));
     for (size_t i = 0; i < glob_.size();) {
       KEYLOAD_ASSIGN_OR_RETURN(i, Step(i));
     }
-    return std::move(regex_);
+    return std::move(pieces_);
   }
 
  private:
@@ -126,18 +106,24 @@ class Translator {
     }
   }
 
-  // Translates what begins at `i`; returns where the next piece begins.
+  using Kind = GlobPiece::Kind;
+  void Add(Kind kind) { pieces_.push_back({.kind = kind, .character = 0, .set = {}}); }
+  void AddLiteral(char32_t character) {
+    pieces_.push_back({.kind = Kind::kLiteral, .character = character, .set = {}});
+  }
+
+  // Takes what begins at `i`; returns where the next piece begins.
   absl::StatusOr<size_t> Step(size_t i) {
     switch (glob_[i]) {
       case '*':
-        regex_ += ".*";
+        Add(Kind::kStar);
         return std::min(glob_.find_first_not_of('*', i), glob_.size());
       case '?':
-        regex_ += '.';
+        Add(Kind::kAny);
         return i + 1;
       case '[':
         if (const size_t end = SetEnd(glob_, i, last_bracket_); end != kNone) {
-          AppendSet(glob_.substr(i + 1, end - i - 1), regex_);
+          pieces_.push_back({.kind = Kind::kSet, .character = 0, .set = SetOf(glob_.substr(i + 1, end - i - 1))});
           return end + 1;
         }
         break;
@@ -147,38 +133,38 @@ class Translator {
       case ',':
         if (depth_ == 0) break;
         KEYLOAD_RETURN_IF_ERROR(TakeAlternatives(1));
-        regex_ += '|';
+        Add(Kind::kNext);
         return i + 1;
       case '}':
         if (depth_ == 0) break;
         --depth_;
-        regex_ += ')';
+        Add(Kind::kClose);
         return i + 1;
       default:
         break;
     }
-    const std::string_view character = CharacterAt(glob_, i);
-    AppendLiteral(character, regex_);
-    return i + character.size();
+    const DecodedCharacter literal = DecodeCharacter(glob_.substr(i));
+    AddLiteral(literal.character);
+    return i + literal.length;
   }
 
   absl::StatusOr<size_t> OpenBrace(size_t i) {
     const std::optional<IntegerRange> range = ParseRange(glob_.substr(i + 1, close_[i] - i - 1));
     if (!range.has_value()) {
       if (++depth_ > kMaxNesting) return Invalid(absl::StrCat("braces nest more than ", kMaxNesting, " deep"));
-      regex_ += "(?:";
+      Add(Kind::kOpen);
       return i + 1;
     }
     // The difference of two int64 fits uint64; it is compared before one is added.
     const uint64_t steps = static_cast<uint64_t>(range->high) - static_cast<uint64_t>(range->low);
     if (steps >= alternatives_left_) return TooManyAlternatives();
     alternatives_left_ -= steps;
-    regex_ += "(?:";
     for (uint64_t step = 0; step <= steps; ++step) {
+      Add(step == 0 ? Kind::kOpen : Kind::kNext);
       const auto value = static_cast<int64_t>(static_cast<uint64_t>(range->low) + step);
-      absl::StrAppend(&regex_, step == 0 ? "" : "|", value);
+      for (const char digit : absl::StrCat(value)) AddLiteral(static_cast<unsigned char>(digit));
     }
-    regex_ += ')';
+    Add(Kind::kClose);
     return close_[i] + 1;
   }
 
@@ -199,13 +185,38 @@ class Translator {
   const size_t last_bracket_;
   std::vector<size_t> close_;
   size_t depth_ = 0;
-  std::string regex_;
+  std::vector<GlobPiece> pieces_;
 };
 
 }  // namespace
 
-absl::StatusOr<std::string> GlobToRegex(std::string_view glob, uint64_t& alternatives_left) {
-  return Translator(glob, alternatives_left).Run();
+bool CharacterSet::Contains(char32_t character) const {
+  const bool listed = std::any_of(ranges.begin(), ranges.end(), [character](const auto& range) {
+    return range.first <= character && character <= range.second;
+  });
+  return listed != complement;
+}
+
+DecodedCharacter DecodeCharacter(std::string_view text) {
+  const auto lead = static_cast<unsigned char>(text[0]);
+  if (lead < 0x80) return {.character = lead, .length = 1};
+  const uint32_t length = lead >= 0xF0 ? 4 : lead >= 0xE0 ? 3 : 2;
+  static constexpr char32_t kSmallest[] = {0, 0, 0x80, 0x800, 0x10000};
+  char32_t character = lead & (0xFF >> (length + 1));
+  bool valid = lead >= 0xC2 && lead <= 0xF4 && text.size() >= length;
+  for (uint32_t i = 1; valid && i < length; ++i) {
+    const auto byte = static_cast<unsigned char>(text[i]);
+    valid = (byte & 0xC0) == 0x80;
+    character = character << 6 | (byte & 0x3F);
+  }
+  const bool surrogate = character >= 0xD800 && character <= 0xDFFF;
+  if (!valid || character < kSmallest[length] || character > 0x10FFFF || surrogate)
+    return {.character = kFirstInvalid + lead, .length = 1};
+  return {.character = character, .length = length};
+}
+
+absl::StatusOr<std::vector<GlobPiece>> ParseGlob(std::string_view glob, uint64_t& alternatives_left) {
+  return GlobParser(glob, alternatives_left).Run();
 }
 
 }  // namespace keyload

@@ -68,13 +68,14 @@ bool KeyConverter::Wants(std::string_view name) const {
   return match && names_.FindWithPrefix(rules_.Replaced(name, *match, 0)) >= 0;
 }
 
-absl::Status KeyConverter::Finish() {
+absl::Status KeyConverter::Finish(PeriodicCheck& check) {
   if (claimed_.empty()) return absl::OkStatus();
   for (const uint32_t stored : index_.headers().NaturalOrder()) {
     const Taken& taken = taken_[stored];
     if (taken.group >= 0) groups_[taken.group].inputs[taken.source].push_back(stored);
   }
   for (Group& group : groups_) {
+    KEYLOAD_RETURN_IF_ERROR(check.Check());
     if (!group.targets.empty()) KEYLOAD_RETURN_IF_ERROR(MakeKeys(group));
   }
   return absl::OkStatus();

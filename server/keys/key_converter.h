@@ -26,11 +26,13 @@ class KeyConverter {
   // Whether a conversion takes the stored key, which has `name` after the renames: one is found in it, and all that it
   // makes are persistent keys of the model. KEY_CONFLICT.
   absl::StatusOr<bool> Take(uint32_t stored, std::string_view name);
+  // What Take(name) or Wants(name) may cost, for PeriodicCheck.
+  uint64_t CostOf(std::string_view name) const { return rules_.empty() ? 0 : rules_.CostOf(name); }
   // Whether a stored key of this name after the renames would be a part of a key of the model.
   bool Wants(std::string_view name) const;
   // Sets `stored` and `made` of the keys that are made of what was taken, but for those that lack some of it.
-  // KEY_CONFLICT; FIELD_NOT_SUPPORTED.
-  absl::Status Finish();
+  // KEY_CONFLICT; FIELD_NOT_SUPPORTED; what `check` returns.
+  absl::Status Finish(PeriodicCheck& check);
   // Warns about selected keys that are missing because they lack some of what they are made of, or mismatched because
   // it does not fit together: what it is, for the first few.
   void Explain();

@@ -32,7 +32,7 @@ absl::Status AppendIndexOnly(const CheckpointIndex& index, const RenameRules& re
   absl::flat_hash_set<std::string_view> taken;
   for (const NamedTensor& entry : entries) taken.insert(entry.name);
   for (const std::string& name : index.index_only_keys()) {
-    KEYLOAD_RETURN_IF_ERROR(check.Check());
+    KEYLOAD_RETURN_IF_ERROR(check.Check(renames.CostOf(name)));
     KEYLOAD_ASSIGN_OR_RETURN(const std::string_view renamed, renames.Apply(name, arena));
     if (taken.insert(renamed).second) entries.push_back({.name = renamed});
   }
@@ -82,8 +82,8 @@ absl::StatusOr<std::vector<UnexpectedKey>> MapStoredKeys(const CheckpointIndex& 
                                                          PeriodicCheck& check, std::vector<ModelKey>& keys) {
   std::vector<UnexpectedKey> unexpected;
   for (int64_t stored = 0; stored < static_cast<int64_t>(index.tensors().size()); ++stored) {
-    KEYLOAD_RETURN_IF_ERROR(check.Check());
     const std::string_view original = index.tensors()[stored].name;
+    KEYLOAD_RETURN_IF_ERROR(check.Check(renames.CostOf(original) + converter.CostOf(original)));
     KEYLOAD_ASSIGN_OR_RETURN(const std::string_view renamed, renames.Apply(original, arena));
     KEYLOAD_ASSIGN_OR_RETURN(const bool taken, converter.Take(static_cast<uint32_t>(stored), renamed));
     if (taken) continue;
@@ -113,7 +113,7 @@ absl::StatusOr<std::vector<NamedTensor>> RenamedTensors(const CheckpointIndex& i
   absl::flat_hash_map<std::string_view, int64_t> stored_as;
   if (!renames.empty()) stored_as.reserve(index.tensors().size());
   for (int64_t stored = 0; stored < static_cast<int64_t>(index.tensors().size()); ++stored) {
-    KEYLOAD_RETURN_IF_ERROR(check.Check());
+    KEYLOAD_RETURN_IF_ERROR(check.Check(renames.CostOf(index.tensors()[stored].name)));
     KEYLOAD_ASSIGN_OR_RETURN(const std::string_view name, renames.Apply(index.tensors()[stored].name, arena));
     if (!renames.empty()) {  // names are unique until something renames them
       const auto [entry, inserted] = stored_as.emplace(name, stored);

@@ -1,5 +1,7 @@
 #include "server/keys/pattern_set.h"
 
+#include <algorithm>
+
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_format.h"
 #include "re2/re2.h"
@@ -8,7 +10,10 @@
 namespace keyload {
 namespace {
 
-constexpr int64_t kPatternMemoryBytes = 2 << 20;
+constexpr int64_t kMostPatternMemory = 1 << 20;
+constexpr int64_t kLeastPatternMemory = 32 << 10;
+constexpr int64_t kAllPatternsMemory = 64 << 20;
+constexpr uint64_t kRuleStepsPerUnit = 8192;  // of PeriodicCheck; a search is mostly far faster than its worst case
 constexpr int64_t kAlternationMemoryBytes = 16 << 20;
 
 absl::Status InvalidPattern(std::string_view field, std::string_view pattern, std::string_view why) {
@@ -26,6 +31,11 @@ std::unique_ptr<re2::RE2> CompileRegex(std::string_view pattern, int64_t memory_
 
 }  // namespace
 
+PatternBudget::PatternBudget(size_t patterns, const RequestContext* context)
+    : context_(context),
+      memory_bytes_(std::clamp(kAllPatternsMemory / static_cast<int64_t>(std::max<size_t>(patterns, 1)),
+                               kLeastPatternMemory, kMostPatternMemory)) {}
+
 absl::Status PatternBudget::Take(std::string_view pattern) {
   if (patterns_left_ == 0 || pattern.size() > bytes_left_) {
     return MakeError(
@@ -34,22 +44,55 @@ absl::Status PatternBudget::Take(std::string_view pattern) {
   }
   --patterns_left_;
   bytes_left_ -= pattern.size();
-  return absl::OkStatus();
+  return context_ == nullptr ? absl::OkStatus() : context_->Check();
+}
+
+absl::Status PatternBudget::TakeProgram(std::string_view field, std::string_view pattern, const re2::RE2& program) {
+  instructions_ += static_cast<uint64_t>(program.ProgramSize());
+  if (instructions_ <= kMostInstructions) return absl::OkStatus();
+  const size_t count = kMostPatterns - patterns_left_;
+  return MakeError(
+      Reason::kPatternInvalid,
+      absl::StrCat("renames, conversions and ignore patterns: the first ", count, " come to ", instructions_,
+                   " instructions, the last of them, of ", std::string(field), ", to ", program.ProgramSize(),
+                   "; at most ", kMostInstructions,
+                   " are taken, those of the manifest included: classes such as \\pL and repetitions such as {60} are "
+                   "large, the rest of a pattern is small"),
+      {{"field", std::string(field)},
+       {"pattern", std::string(pattern.substr(0, kNameInMessage))},
+       {"instructions", absl::StrCat(instructions_)},
+       {"limit_instructions", absl::StrCat(kMostInstructions)}});
+}
+
+absl::Status PatternBudget::CheckWork(uint64_t name_bytes) const {
+  if (name_bytes == 0 || instructions_ <= kMostSteps / name_bytes) return absl::OkStatus();
+  return MakeError(Reason::kPatternInvalid,
+                   absl::StrCat("renames, conversions and ignore patterns: they come to ", instructions_,
+                                " instructions, to be searched in ", name_bytes, " bytes of names; at most ",
+                                kMostSteps, " of one times the other are taken: give fewer or simpler patterns"),
+                   {{"instructions", absl::StrCat(instructions_)},
+                    {"name_bytes", absl::StrCat(name_bytes)},
+                    {"limit_steps", absl::StrCat(kMostSteps)}});
+}
+
+uint64_t CostOfSearch(uint64_t instructions, std::string_view name) {
+  return 1 + instructions * name.size() / kRuleStepsPerUnit;
 }
 
 absl::StatusOr<std::unique_ptr<re2::RE2>> CompilePattern(std::string_view field, std::string_view pattern,
                                                          PatternBudget& budget) {
   KEYLOAD_RETURN_IF_ERROR(budget.Take(pattern));
   if (pattern.empty()) return InvalidPattern(field, pattern, "an empty pattern matches every key");
-  auto compiled = CompileRegex(pattern, kPatternMemoryBytes, /*captures=*/true);
+  auto compiled = CompileRegex(pattern, budget.memory_bytes(), /*captures=*/true);
   if (!compiled->ok()) return InvalidPattern(field, pattern, compiled->error());
+  KEYLOAD_RETURN_IF_ERROR(budget.TakeProgram(field, pattern, *compiled));
   return compiled;
 }
 
 std::string GroupPattern(std::string_view pattern) {
   std::string group = absl::StrFormat("(?:%s)", pattern);
   // "\Q" without "\E" quotes to the end, the closing parenthesis too, which shows as an error.
-  if (pattern.find("\\Q") != std::string_view::npos && !CompileRegex(group, kPatternMemoryBytes, false)->ok()) {
+  if (pattern.find("\\Q") != std::string_view::npos && !CompileRegex(group, kMostPatternMemory, false)->ok()) {
     group = absl::StrFormat("(?:%s\\E)", pattern);
   }
   return group;
@@ -83,6 +126,7 @@ absl::StatusOr<PatternSet> PatternSet::FromAlternation(std::string_view field, s
         absl::StrFormat("%s: the patterns together: %s", field, too_large ? "too large" : set.any_->error()),
         {{"field", std::string(field)}});
   }
+  set.instructions_ = static_cast<uint64_t>(set.any_->ProgramSize());
   return set;
 }
 

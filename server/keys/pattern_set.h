@@ -9,6 +9,7 @@
 
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
+#include "server/base/request_context.h"
 
 namespace re2 {
 class RE2;
@@ -16,20 +17,41 @@ class RE2;
 
 namespace keyload {
 
-// What the patterns of one request and its manifest may come to together: 10,000 of them and 1 MiB of text.
+// What the patterns of one request and its manifest may come to together: in number, in text, in the instructions that
+// RE2 compiles them to, and in memory. Confine to one thread.
 class PatternBudget {
  public:
   static constexpr size_t kMostPatterns = 10'000;
+  static constexpr uint64_t kMostInstructions = 100'000;
+  // Of searching all patterns in all names: at worst RE2 looks at every instruction for each byte of a name.
+  static constexpr uint64_t kMostSteps = 5'000'000'000'000;
 
-  // PATTERN_INVALID when `pattern` exceeds what is left.
+  // Memory is shared out among `patterns`, roughly as many as will be compiled. `context` is asked before each of them;
+  // null: never.
+  explicit PatternBudget(size_t patterns = 1, const RequestContext* context = nullptr);
+
+  // To be asked before `pattern` is compiled: PATTERN_INVALID when it exceeds what is left, or the context's error.
   absl::Status Take(std::string_view pattern);
+  // To be asked with what it was compiled to: PATTERN_INVALID says how much is taken.
+  absl::Status TakeProgram(std::string_view field, std::string_view pattern, const re2::RE2& program);
+  // To be asked before the patterns are searched in names of `name_bytes` together: PATTERN_INVALID when that could
+  // take more than kMostSteps.
+  absl::Status CheckWork(uint64_t name_bytes) const;
+  // That one compiled pattern may use, its caches included.
+  int64_t memory_bytes() const { return memory_bytes_; }
 
  private:
+  const RequestContext* const context_;
+  const int64_t memory_bytes_;
   size_t patterns_left_ = kMostPatterns;
   size_t bytes_left_ = 1 << 20;
+  uint64_t instructions_ = 0;
 };
 
-// Compiles one pattern, silently and with bounded memory. `field` is where it came from, for the message: "renames".
+// What searching a program of so many instructions in `name` may cost, for PeriodicCheck.
+uint64_t CostOfSearch(uint64_t instructions, std::string_view name);
+
+// Compiles one pattern, silently and within the budget. `field` is where it came from, for the message: "renames".
 // PATTERN_INVALID names the pattern and RE2's reason; an empty pattern, which every name would match, is refused.
 absl::StatusOr<std::unique_ptr<re2::RE2>> CompilePattern(std::string_view field, std::string_view pattern,
                                                          PatternBudget& budget);
@@ -51,6 +73,8 @@ class PatternSet {
 
   bool empty() const { return any_ == nullptr; }
   bool Matches(std::string_view name) const;
+  // What Matches(name) may cost, for PeriodicCheck.
+  uint64_t CostOf(std::string_view name) const { return CostOfSearch(instructions_, name); }
 
  private:
   friend class RenameRules;
@@ -59,6 +83,7 @@ class PatternSet {
   static absl::StatusOr<PatternSet> FromAlternation(std::string_view field, std::string_view alternation);
 
   std::unique_ptr<re2::RE2> any_;
+  uint64_t instructions_ = 0;
 };
 
 }  // namespace keyload

@@ -32,10 +32,22 @@ struct CompiledRules {
   PatternSet ignore_unexpected;
 };
 
+uint64_t NameBytes(const ReconcileInput& input) {
+  uint64_t bytes = 0;
+  for (const StoredTensor& tensor : input.index->tensors()) bytes += tensor.name.size();
+  for (const std::string& name : input.index->index_only_keys()) bytes += name.size();
+  if (input.manifest != nullptr) {
+    for (const TensorSpec& tensor : input.manifest->tensors) bytes += tensor.name.size();
+  }
+  return bytes;
+}
+
 absl::StatusOr<CompiledRules> CompileRules(const ReconcileInput& input) {
   static const Manifest* const kNoManifest = new Manifest;
   const Manifest& manifest = input.manifest != nullptr ? *input.manifest : *kNoManifest;
-  PatternBudget budget;
+  size_t patterns = input.rules.renames.size() + manifest.renames.size();
+  for (const Conversion& conversion : manifest.conversions) patterns += conversion.sources.size();
+  PatternBudget budget(patterns, input.context);  // the others are not kept by themselves
   CompiledRules rules;
   KEYLOAD_ASSIGN_OR_RETURN(rules.renames, RenameRules::Compile(input.rules.renames, manifest.renames, budget));
   KEYLOAD_ASSIGN_OR_RETURN(rules.conversions, ConversionRules::Compile(manifest.conversions, budget));
@@ -44,6 +56,9 @@ absl::StatusOr<CompiledRules> CompileRules(const ReconcileInput& input) {
   KEYLOAD_ASSIGN_OR_RETURN(
       rules.ignore_unexpected,
       PatternSet::Compile("ignore_unexpected", input.rules.ignore_unexpected, manifest.ignore_unexpected, budget));
+  const uint64_t name_bytes = NameBytes(input);
+  KEYLOAD_RETURN_IF_ERROR(budget.CheckWork(name_bytes));
+  if (!input.selection->selects_all()) KEYLOAD_RETURN_IF_ERROR(input.selection->CheckWork(name_bytes));
   return rules;
 }
 
@@ -72,7 +87,7 @@ absl::StatusOr<uint64_t> ClassifyKeys(const KeySelection& selection, const KeyRe
   for (size_t i = 0; i < keys.size(); ++i) {
     ModelKey& key = keys[i];
     if (key.state == KeyState::kNonPersistent) continue;
-    KEYLOAD_RETURN_IF_ERROR(check.Check());
+    KEYLOAD_RETURN_IF_ERROR(check.Check(selects_all ? 1 : selection.CostOf(key.name)));
     const bool selects = selects_all || selection.Selects(key.name);
     selected += selects;
     if (!selects && (widened == nullptr || widened->keys[i].state == KeyState::kNotSelected)) {
@@ -90,8 +105,9 @@ absl::Status FinishKeys(const PatternSet& ignore_missing, PeriodicCheck& check, 
   KeyCounts& counts = report.counts;
   for (ModelKey& key : report.keys) {
     if (key.state == KeyState::kNonPersistent) continue;
-    KEYLOAD_RETURN_IF_ERROR(check.Check());
-    if (key.state == KeyState::kMissing && ignore_missing.Matches(key.name)) key.state = KeyState::kMissingIgnored;
+    const bool missing = key.state == KeyState::kMissing;
+    KEYLOAD_RETURN_IF_ERROR(check.Check(missing ? ignore_missing.CostOf(key.name) : 1));
+    if (missing && ignore_missing.Matches(key.name)) key.state = KeyState::kMissingIgnored;
     if (key.state == KeyState::kNotSelected) key.stored = key.made = -1;
     ++counts.expected;
     counts.not_selected += key.state == KeyState::kNotSelected;
@@ -112,12 +128,15 @@ absl::Status FinishUnexpected(const PatternSet& ignore_unexpected, const KeySele
     if (widened != nullptr) {
       for (const UnexpectedKey& key : widened->unexpected) listed.insert(key.stored);
     }
-    std::erase_if(unexpected, [&](const UnexpectedKey& key) {
-      return !selection.Selects(key.name) && !listed.contains(key.stored);
-    });
+    size_t kept = 0;
+    for (const UnexpectedKey& key : unexpected) {
+      KEYLOAD_RETURN_IF_ERROR(check.Check(selection.CostOf(key.name)));
+      if (selection.Selects(key.name) || listed.contains(key.stored)) unexpected[kept++] = key;
+    }
+    unexpected.resize(kept);
   }
   for (UnexpectedKey& key : unexpected) {
-    KEYLOAD_RETURN_IF_ERROR(check.Check());
+    KEYLOAD_RETURN_IF_ERROR(check.Check(ignore_unexpected.CostOf(key.name)));
     key.ignored = key.ignored || ignore_unexpected.Matches(key.name);
     ++(key.ignored ? report.counts.unexpected_ignored : report.counts.unexpected);
   }
@@ -138,7 +157,7 @@ absl::StatusOr<std::vector<std::string_view>> UnexpectedIndexOnly(const Checkpoi
                                                                   PeriodicCheck& check) {
   std::vector<std::string_view> unexpected;
   for (const std::string& name : index.index_only_keys()) {
-    KEYLOAD_RETURN_IF_ERROR(check.Check());
+    KEYLOAD_RETURN_IF_ERROR(check.Check(renames.CostOf(name) + converter.CostOf(name)));
     KEYLOAD_ASSIGN_OR_RETURN(const std::string_view renamed, renames.Apply(name, arena));
     if (names.FindWithPrefix(renamed) >= 0 || names.FindWithPrefix(name) >= 0) continue;
     if (!converter.Wants(renamed)) unexpected.push_back(name);
@@ -231,7 +250,7 @@ absl::StatusOr<std::shared_ptr<const KeyReport>> Reconcile(const ReconcileInput&
     KeyConverter converter(index, rules.conversions, names, arena, *report);
     KEYLOAD_ASSIGN_OR_RETURN(report->unexpected,
                              MapStoredKeys(index, rules.renames, names, arena, converter, check, report->keys));
-    KEYLOAD_RETURN_IF_ERROR(converter.Finish());
+    KEYLOAD_RETURN_IF_ERROR(converter.Finish(check));
     KEYLOAD_ASSIGN_OR_RETURN(const std::vector<std::string_view> unexpected,
                              UnexpectedIndexOnly(index, rules.renames, names, converter, arena, check));
     WarnAboutIndexOnly(index, unexpected, *report);

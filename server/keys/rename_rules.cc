@@ -13,6 +13,7 @@ constexpr std::string_view kRenamesField = "renames";
 constexpr size_t kMaxReplacementBytes = 4096;
 constexpr size_t kMaxNameBytes = 4096;
 constexpr size_t kMaxArenaBytes = size_t{512} << 20;
+constexpr uint64_t kRulesPerUnit = 4;  // of PeriodicCheck
 
 absl::Status CheckReplacement(const re2::RE2& pattern, const Rename& rename) {
   std::string why;
@@ -54,6 +55,8 @@ absl::StatusOr<RenameRules> RenameRules::Compile(std::span<const Rename> first, 
   KEYLOAD_ASSIGN_OR_RETURN(rules.any_, PatternSet::FromAlternation(kRenamesField, alternation));
   return rules;
 }
+
+uint64_t RenameRules::CostOf(std::string_view name) const { return any_.CostOf(name) + rules_.size() / kRulesPerUnit; }
 
 absl::StatusOr<std::string_view> RenameRules::Apply(std::string_view name, NameArena& arena) const {
   if (!any_.Matches(name)) return name;

@@ -31,6 +31,8 @@ class RenameRules {
   // `name` itself where no rule changes it, else its new form, kept by `arena`. PATTERN_INVALID names a key that
   // becomes empty or longer than 4 KiB, or says that the new names exceed 512 MiB together.
   absl::StatusOr<std::string_view> Apply(std::string_view name, NameArena& arena) const;
+  // What Apply(name) may cost, for PeriodicCheck.
+  uint64_t CostOf(std::string_view name) const;
 
  private:
   struct Rule {

@@ -6,6 +6,7 @@
 
 #include "absl/time/clock.h"
 #include "server/base/error.h"
+#include "server/base/no_throw.h"
 #include "server/base/strings.h"
 
 namespace keyload {
@@ -64,7 +65,7 @@ ModelRegistry::~ModelRegistry() {
   frees_.reset();  // what it frees now tells the table
   // Models tell the table that they are gone: it must be whole until the last one is.
   std::vector<ModelHandle> models;  // go after the lock
-  std::vector<std::shared_ptr<void>> presences;
+  std::vector<std::shared_ptr<Presence>> presences;
   MutexLock lock(mutex_);
   for (auto& [name, entry] : entries_) {
     if (!IsPublished(entry.state)) continue;
@@ -79,7 +80,10 @@ void ModelRegistry::Transition(const std::string& name, Entry& entry, ModelState
   const bool told = entry.state == ModelState::kFailed && to == ModelState::kUnloaded;
   entry.state = to;
   if (told) return;
-  for (const auto& [number, listener] : listeners_) listener({name, to, entry.generation});
+  // A listener that throws must not stop a change that is half made.
+  for (const auto& [number, listener] : listeners_) {
+    NoThrow([&] { listener({name, to, entry.generation}); }).IgnoreError();
+  }
 }
 
 std::unique_ptr<ModelRegistry::Subscription> ModelRegistry::Subscribe(Listener listener) {
@@ -104,10 +108,12 @@ absl::StatusOr<ModelRegistry::Claim> ModelRegistry::Begin(std::string_view name)
   if (it != entries_.end() && IsPublished(it->second.state))
     return ModelError(Reason::kModelExists, name, "is loaded already");
   if (it != entries_.end()) return BusyError(name, it->second.state);
+  Claim claim(nullptr, std::string(name), last_generation_ + 1);
   it = entries_.emplace(name, Entry()).first;
   it->second.generation = ++last_generation_;
   Transition(it->first, it->second, ModelState::kLoading);
-  return Claim(this, std::string(name), it->second.generation);
+  claim.registry_ = this;  // nothing throws between this and the entry
+  return claim;
 }
 
 absl::StatusOr<ModelRegistry::Claim> ModelRegistry::BeginReplace(std::string_view name) {
@@ -115,28 +121,41 @@ absl::StatusOr<ModelRegistry::Claim> ModelRegistry::BeginReplace(std::string_vie
   const auto it = entries_.find(name);
   if (it == entries_.end()) return ModelError(Reason::kModelNotFound, name, "is not loaded");
   if (!IsPublished(it->second.state)) return BusyError(name, it->second.state);
+  Claim claim(nullptr, std::string(name), ++last_generation_);
   Transition(it->first, it->second, ModelState::kReplacing);
-  return Claim(this, std::string(name), ++last_generation_);
+  claim.registry_ = this;
+  return claim;
 }
 
-ModelHandle ModelRegistry::Publish(Claim claim, ResidentModel::Content content) {
-  const std::string name = std::exchange(claim.name_, {});
-  std::exchange(claim.registry_, nullptr);
-  auto model = std::make_unique<ResidentModel>(std::move(content));
-  MutexLock lock(mutex_);
-  Entry& entry = entries_.find(name)->second;
-  if (entry.presence == nullptr) {
-    entry.presence =
-        std::shared_ptr<void>(this, [name](void* registry) { static_cast<ModelRegistry*>(registry)->Freed(name); });
+struct ModelRegistry::Presence {
+  explicit Presence(std::string model) : name(std::move(model)) {}
+  ~Presence() {
+    if (registry != nullptr) registry->Freed(name);
   }
+  const std::string name;
+  ModelRegistry* registry = nullptr;  // once the model is published
+};
+
+// Makes all that can throw first: until then the claim stands, and what happens is that it ends.
+ModelHandle ModelRegistry::Publish(Claim claim, ResidentModel::Content content) {
+  auto model = std::make_unique<ResidentModel>(std::move(content));
+  const ModelState state = PublishedState(model->LiveKeys());
+  const auto first = std::make_shared<Presence>(claim.name_);
+  MutexLock lock(mutex_);
+  const auto it = entries_.find(claim.name_);
+  Entry& entry = it->second;
   // Unload hears that the memory is free when the last user of the last generation is done, whoever that is.
-  ModelHandle before = std::exchange(
-      entry.model, ModelHandle(model.release(), [this, presence = entry.presence](const ResidentModel* gone) mutable {
-        Free(gone, std::move(presence));
-      }));
+  ModelHandle handle(model.release(), [this, presence = entry.presence == nullptr ? first : entry.presence](
+                                          const ResidentModel* gone) mutable { Free(gone, std::move(presence)); });
+  claim.registry_ = nullptr;
+  if (entry.presence == nullptr) {
+    first->registry = this;
+    entry.presence = first;
+  }
+  ModelHandle before = std::exchange(entry.model, std::move(handle));
   entry.generation = claim.generation_;
   entry.last_use = absl::Now();
-  Transition(name, entry, PublishedState(entry.model->LiveKeys()));
+  Transition(it->first, entry, state);
   return before;
 }
 
@@ -151,13 +170,19 @@ void ModelRegistry::Abandon(const std::string& name) {
   entries_.erase(it);
 }
 
-void ModelRegistry::Free(const ResidentModel* model, std::shared_ptr<void> presence) {
-  auto free = [model, presence = std::move(presence)]() mutable {
-    delete model;
-    presence.reset();
-  };
-  if (frees_ == nullptr || frees_here) return free();
-  (void)frees_->TrySubmit(std::move(free));  // its queue has no bound
+void ModelRegistry::Free(const ResidentModel* model, std::shared_ptr<Presence> presence) {
+  if (frees_ != nullptr && !frees_here) {
+    // Its queue has no bound; where there is no memory for a task, this thread frees the model.
+    const absl::Status queued = NoThrow([&] {
+      return frees_->Submit({.run = [model, presence]() mutable {
+        delete model;
+        presence.reset();
+      }});
+    });
+    if (queued.ok()) return;
+  }
+  delete model;
+  presence.reset();
 }
 
 void ModelRegistry::Freed(const std::string& name) {
@@ -227,7 +252,7 @@ std::array<uint64_t, kModelStateCount> ModelRegistry::CountStates() {
 
 absl::Status ModelRegistry::Unload(std::string_view name, OnUnloaded done, OnWithdrawn withdrawn) {
   ModelHandle model;  // these go at the end, without the lock: that may free the memory here
-  std::shared_ptr<void> presence;
+  std::shared_ptr<Presence> presence;
   uint64_t generation = 0;
   {
     MutexLock lock(mutex_);
@@ -235,12 +260,12 @@ absl::Status ModelRegistry::Unload(std::string_view name, OnUnloaded done, OnWit
     if (it != entries_.end()) {
       Entry& entry = it->second;
       if (!IsPublished(entry.state)) return BusyError(name, entry.state);
+      const Unloaded unloaded = {.was_loaded = true, .freed_bytes = entry.model->residency().totals().allocated_bytes};
+      entry.on_freed = [unloaded, done = std::move(done)]() mutable { done(unloaded); };
       Transition(it->first, entry, ModelState::kUnloading);
       model = std::move(entry.model);
       presence = std::move(entry.presence);
       generation = entry.generation;
-      const Unloaded unloaded = {.was_loaded = true, .freed_bytes = model->residency().totals().allocated_bytes};
-      entry.on_freed = [unloaded, done = std::move(done)]() mutable { done(unloaded); };
     }
   }
   withdrawn(generation);

@@ -132,11 +132,12 @@ class ModelRegistry {
       std::string_view name, OnUnloaded done, OnWithdrawn withdrawn = [](uint64_t) {});
 
  private:
+  struct Presence;
   struct Entry {
     ModelState state = ModelState::kUnloaded;
     uint64_t generation = 0;
     ModelHandle model;
-    std::shared_ptr<void> presence;  // every generation that is in use holds it too; its end is Freed
+    std::shared_ptr<Presence> presence;  // every generation that is in use holds it too; its end is Freed
     absl::Time last_use;
     absl::AnyInvocable<void()> on_freed;  // of who unloads it
   };
@@ -144,7 +145,7 @@ class ModelRegistry {
   void Transition(const std::string& name, Entry& entry, ModelState to) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
   void Abandon(const std::string& name);
   // The end of a model's last use: frees it, here or on frees_.
-  void Free(const ResidentModel* model, std::shared_ptr<void> presence);
+  void Free(const ResidentModel* model, std::shared_ptr<Presence> presence);
   void Freed(const std::string& name);
   // A published entry's state as what is resident makes it now.
   void Refresh(const std::string& name, Entry& entry) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);

@@ -5,6 +5,7 @@
 #include <utility>
 
 #include "server/base/error.h"
+#include "server/base/no_throw.h"
 
 namespace keyload {
 namespace {
@@ -27,26 +28,33 @@ absl::StatusOr<std::span<std::byte>> SlabPool::Take(const RequestContext& contex
         free_.pop_back();
         return std::span(memory, slab_bytes_);
       }
+      free_.reserve(promised_ + 1);  // so that putting it back never fails
       first = promised_++ == 0;
     }
-    // Only a load without any slab waits for the budget. One that has slabs gets them back, and would wait for itself.
-    absl::StatusOr<ByteBudget::Grant> grant =
-        first ? budget_.Acquire(slab_bytes_, context) : budget_.TryAcquire(slab_bytes_);
-    ScratchMemory memory;
-    if (grant.ok()) memory = AllocateScratch(slab_bytes_);
-    MutexLock lock(mutex_);
-    if (memory != nullptr) {
+    Slabs made;  // one, which moves to slabs_ without an allocation
+    const absl::Status status = NoThrow([&]() -> absl::Status {
+      // Only a load without any slab waits for the budget. One that has slabs gets them back, and would wait for
+      // itself.
+      KEYLOAD_ASSIGN_OR_RETURN(ByteBudget::Grant grant,
+                               first ? budget_.Acquire(slab_bytes_, context) : budget_.TryAcquire(slab_bytes_));
+      ScratchMemory memory = AllocateScratch(slab_bytes_);
+      if (memory == nullptr) {
+        return MakeError(Reason::kDeviceOutOfMemory, "cpu: no memory for a read buffer", {{"device", "cpu"}});
+      }
       std::byte* const address = memory.get();
-      slabs_.emplace(address, Slab{.grant = *std::move(grant), .memory = std::move(memory)});
+      made.emplace(address, Slab{.grant = std::move(grant), .memory = std::move(memory)});
+      return absl::OkStatus();
+    });
+    MutexLock lock(mutex_);
+    if (status.ok()) {
+      std::byte* const address = made.begin()->first;
+      slabs_.merge(made);
       most_slabs_ = std::max(most_slabs_, slabs_.size());
       return std::span(address, slab_bytes_);
     }
     --promised_;
     returned_.NotifyAll();
-    if (first) {
-      if (!grant.ok()) return grant.status();
-      return MakeError(Reason::kDeviceOutOfMemory, "cpu: no memory for a read buffer", {{"device", "cpu"}});
-    }
+    if (first) return status;
     KEYLOAD_RETURN_IF_ERROR(context.Check());
     if (free_.empty()) returned_.WaitFor(mutex_, kRecheck);
   }

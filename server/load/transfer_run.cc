@@ -3,7 +3,9 @@
 #include <algorithm>
 #include <utility>
 
+#include "absl/cleanup/cleanup.h"
 #include "server/base/error.h"
+#include "server/base/no_throw.h"
 #include "server/base/rounding.h"
 #include "server/tensor/convert.h"
 
@@ -148,16 +150,20 @@ void TransferRun::LeaveWorker() {
 
 // An `extra` worker is there to keep more reads on their way to a disk, and ends where there is nothing cold to read.
 void TransferRun::Work(bool extra) {
-  Worker worker;
-  Block block;
   bool more = true;
-  while (!failed_ && (more = TakeBlock(block, worker.ahead))) {
-    worker.cold = false;
-    absl::Status status = context_.Check();
-    if (status.ok()) status = RunBlock(block, worker);
-    if (!status.ok()) Fail(status);
-    if (extra && !worker.cold) break;
-  }
+  // An exception leaves nothing behind but the error: what a block holds goes back as it is left.
+  const absl::Status status = NoThrow([&]() -> absl::Status {
+    Worker worker;
+    Block block;
+    while (!failed_ && (more = TakeBlock(block, worker.ahead))) {
+      worker.cold = false;
+      KEYLOAD_RETURN_IF_ERROR(context_.Check());
+      KEYLOAD_RETURN_IF_ERROR(RunBlock(block, worker));
+      if (extra && !worker.cold) break;
+    }
+    return absl::OkStatus();
+  });
+  if (!status.ok()) Fail(status);
   MutexLock lock(mutex_);
   if (failed_ || !more) TakeBackTurns();
   LeaveWorker();
@@ -165,8 +171,8 @@ void TransferRun::Work(bool extra) {
 
 void TransferRun::Fail(const absl::Status& status) {
   MutexLock lock(mutex_);
-  if (first_error_.ok()) first_error_ = status;
   failed_ = true;
+  if (first_error_.ok()) first_error_ = status;
 }
 
 void TransferRun::CountDone(const Block& block) {
@@ -264,16 +270,17 @@ absl::Status TransferRun::ReadFresh(const Block& block, Worker& worker) {
 // Direct reads in place would need the file's alignment in the segment, and were not clearly faster.
 absl::Status TransferRun::ReadColdThroughSlab(const Block& block, const Worker& worker) {
   KEYLOAD_ASSIGN_OR_RETURN(const std::span<std::byte> slab, slabs_.Take(context_));
-  const absl::StatusOr<std::span<std::byte>> stored = ReadColdTo(block, worker, slab);
-  absl::Status status = stored.status();
-  if (status.ok()) status = WriteToHost(block.offset, *stored, worker.pieces);
-  slabs_.PutBack(slab);
-  return status;
+  const absl::Cleanup put_back = [&] { slabs_.PutBack(slab); };
+  KEYLOAD_ASSIGN_OR_RETURN(const std::span<std::byte> stored, ReadColdTo(block, worker, slab));
+  return WriteToHost(block.offset, stored, worker.pieces);
 }
 
 absl::Status TransferRun::ReadThroughSlab(const Block& block, Worker& worker) {
   KEYLOAD_ASSIGN_OR_RETURN(const std::span<std::byte> slab, slabs_.Take(context_));
-  const auto state = std::make_shared<BlockState>(*this, block, slab);
+  std::shared_ptr<BlockState> state;
+  const absl::Status made = NoThrow([&] { state = std::make_shared<BlockState>(*this, block, slab); });
+  if (!made.ok()) slabs_.PutBack(slab);
+  KEYLOAD_RETURN_IF_ERROR(made);
   std::span<std::byte> stored = slab.first(block.length);
   const iovec buffer = {stored.data(), stored.size()};
   const auto read = [&]() -> absl::Status {
@@ -283,7 +290,7 @@ absl::Status TransferRun::ReadThroughSlab(const Block& block, Worker& worker) {
     }
     return Deliver(state, stored, slab.subspan(kBlockLimits.buffered_bytes), worker.pieces);
   };
-  absl::Status status = read();
+  absl::Status status = NoThrow(read);
   if (!status.ok()) failed_ = true;  // before the state's end counts the block as done
   return status;
 }
@@ -366,6 +373,10 @@ void TransferRun::StartCopy(const std::shared_ptr<BlockState>& state, const Bloc
     MutexLock lock(mutex_);
     ++outstanding_;
   }
+  absl::Cleanup not_started = [this] {
+    MutexLock lock(mutex_);
+    --outstanding_;
+  };
   const Segment& segment = segments_[piece.run->segment];
   const uint16_t device = plan_.segments[piece.run->segment].device;
   segment.device->CopyAsync(
@@ -377,6 +388,7 @@ void TransferRun::StartCopy(const std::shared_ptr<BlockState>& state, const Bloc
         MutexLock lock(mutex_);
         if (--outstanding_ == 0) idle_.NotifyAll();
       });
+  std::move(not_started).Cancel();
 }
 
 void TransferRun::Measure(const CheckpointIndex& index, LoadReport& report) const {

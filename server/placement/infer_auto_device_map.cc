@@ -4,6 +4,7 @@
 #include <optional>
 #include <utility>
 
+#include "server/base/error.h"
 #include "server/placement/layer_reserve.h"
 #include "server/placement/placement_queue.h"
 #include "server/placement/tied_partners.h"
@@ -32,8 +33,10 @@ class Inference {
     result_.device_of.assign(tree.items().size(), -1);
   }
 
-  InferredMap Run() && {
+  absl::StatusOr<InferredMap> Run() && {
+    PeriodicCheck check(options_.context);
     while (!queue_.empty()) {
+      KEYLOAD_RETURN_IF_ERROR(check.Check());
       const uint32_t item = queue_.front();
       queue_.Remove(item);
       reserve_.OnTaken(item);
@@ -241,8 +244,8 @@ class Inference {
 
 }  // namespace
 
-InferredMap InferAutoDeviceMap(const PlacementModel& model, const ModuleTree& tree,
-                               const std::vector<DeviceLimit>& limits, const InferOptions& options) {
+absl::StatusOr<InferredMap> InferAutoDeviceMap(const PlacementModel& model, const ModuleTree& tree,
+                                               const std::vector<DeviceLimit>& limits, const InferOptions& options) {
   return Inference(model, tree, limits, options).Run();
 }
 

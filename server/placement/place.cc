@@ -102,25 +102,35 @@ void Warn(const InferredMap& map, const std::vector<DeviceLimit>& limits, bool l
 }
 
 // The policies that follow accelerate: the entries per item of the tree.
-std::vector<int32_t> InferByLimits(const PlacementModel& model, const ModuleTree& tree, const DeviceMapSpec& spec,
-                                   std::vector<DeviceLimit> limits, std::vector<std::string>& warnings) {
+absl::StatusOr<std::vector<int32_t>> InferByLimits(const PlacementModel& model, const ModuleTree& tree,
+                                                   const DeviceMapSpec& spec, std::vector<DeviceLimit> limits,
+                                                   const RequestContext* context, std::vector<std::string>& warnings) {
   const bool low_zero = spec.policy == kLowZero;
   if (spec.policy != kSequential) {
     limits = BalanceMemory(tree, std::move(limits), {.low_zero = low_zero, .limits_given = !spec.max_memory.empty()});
   }
-  InferredMap map = InferAutoDeviceMap(
-      model, tree, limits, {.offload_buffers = spec.offload_buffers, .fallback_allocation = spec.fallback_allocation});
+  KEYLOAD_ASSIGN_OR_RETURN(InferredMap map, InferAutoDeviceMap(model, tree, limits,
+                                                               {.offload_buffers = spec.offload_buffers,
+                                                                .fallback_allocation = spec.fallback_allocation,
+                                                                .context = context}));
   Warn(map, limits, low_zero, warnings);
   return std::move(map.device_of);
 }
 
 absl::StatusOr<Placement> PlaceByPolicy(const PlacementModel& model, const DeviceMapSpec& spec,
-                                        const DeviceNames& names, const std::vector<PlacementDevice>& devices) {
+                                        const DeviceNames& names, const std::vector<PlacementDevice>& devices,
+                                        const RequestContext* context) {
   KEYLOAD_ASSIGN_OR_RETURN(const std::vector<DeviceLimit> limits, ResolveMaxMemory(spec, names, devices));
   KEYLOAD_ASSIGN_OR_RETURN(const ModuleTree tree, ModuleTree::Create(model));
+  if (context != nullptr) KEYLOAD_RETURN_IF_ERROR(context->Check());
   Placement placement;
-  std::vector<int32_t> entries = spec.policy == kPacked ? PackDeviceMap(model, tree, limits)
-                                                        : InferByLimits(model, tree, spec, limits, placement.warnings);
+  std::vector<int32_t> entries;
+  if (spec.policy == kPacked) {
+    entries = PackDeviceMap(model, tree, limits);
+  } else {
+    KEYLOAD_ASSIGN_OR_RETURN(entries, InferByLimits(model, tree, spec, limits, context, placement.warnings));
+  }
+  if (context != nullptr) KEYLOAD_RETURN_IF_ERROR(context->Check());
   std::vector<uint32_t> device_of = DeviceOfTensors(model, tree, entries);
   MapPartedTies(model, tree, device_of, entries);
 
@@ -142,11 +152,11 @@ bool IsPolicy(std::string_view policy) {
 }
 
 absl::StatusOr<Placement> Place(const PlacementModel& model, const DeviceMapSpec& spec,
-                                const std::vector<PlacementDevice>& devices) {
+                                const std::vector<PlacementDevice>& devices, const RequestContext* context) {
   KEYLOAD_RETURN_IF_ERROR(CheckSpec(spec));
   KEYLOAD_RETURN_IF_ERROR(CheckTotalBytes(model));
   const DeviceNames names(devices);
-  if (IsPolicy(spec.policy)) return PlaceByPolicy(model, spec, names, devices);
+  if (IsPolicy(spec.policy)) return PlaceByPolicy(model, spec, names, devices, context);
   const std::string_view device = spec.policy.empty() ? kCpuDevice : std::string_view(spec.policy);
   absl::StatusOr<Placement> placement =
       spec.entries.empty() ? PlaceOnOneDevice(model, device, names) : PlaceExplicitly(model, spec.entries, names);

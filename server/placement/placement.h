@@ -7,6 +7,7 @@
 #include <vector>
 
 #include "absl/status/statusor.h"
+#include "server/base/request_context.h"
 #include "server/keys/manifest.h"
 
 namespace keyload {
@@ -60,11 +61,11 @@ struct Placement {
   std::vector<std::string> warnings;  // entries that match nothing, buffers that fit on no GPU
 };
 
-// Decides where every tensor goes. Pure; never blocks.
+// Decides where every tensor goes. Pure; never blocks. `context` is asked now and then; null: never. Its errors, and
 // DEVICE_UNKNOWN, DEVICE_MAP_INVALID (policy with entries, unknown policy, bad limits), DEVICE_MAP_INCOMPLETE (a tensor
 // has no device; names the first ones and the count). Explicit maps: the longest dotted prefix wins. The policies
 // follow accelerate's infer_auto_device_map and get_balanced_memory, but for "packed": see packed_map.h.
 absl::StatusOr<Placement> Place(const PlacementModel& model, const DeviceMapSpec& spec,
-                                const std::vector<PlacementDevice>& devices);
+                                const std::vector<PlacementDevice>& devices, const RequestContext* context = nullptr);
 
 }  // namespace keyload

@@ -8,7 +8,7 @@
 
 #include "server/base/error.h"
 #include "server/base/log.h"
-#include "server/base/mutex.h"
+#include "server/base/no_throw.h"
 #include "server/rpc/grpc_status.h"
 #include "server/rpc/read_rate.h"
 #include "server/rpc/rpc_context.h"
@@ -57,21 +57,12 @@ class ChunkStream : public grpc::ServerWriteReactor<Response>, public LiveCall {
 
   // Makes and sends the next message. Called once by the subclass to begin.
   void Continue() {
-    const bool queued = executor_.TrySubmit([this] {
-      response_.Clear();
-      absl::StatusOr<bool> more = false;
-      if (absl::Status status = request_context_.Check(); !status.ok()) {
-        more = status;
-      } else {
-        more = Next(response_, hold_.TakeChunk(most_bytes()));
-      }
-      if (!more.ok() || !*more) return this->Finish(ToGrpcStatus(more.status()));
-      const size_t bytes = response_.ByteSizeLong();
-      hold_.Shrink(bytes);
-      rate_.Sent(Clock::now(), bytes);
-      this->StartWrite(&response_);
+    const absl::Status queued = NoThrow([this] {
+      return executor_.Submit({.caller = request_context_.share(),
+                               .run = [this] { Send(); },
+                               .fail = [this](const absl::Status& thrown) { this->Finish(ToGrpcStatus(thrown)); }});
     });
-    if (!queued) this->Finish(ToGrpcStatus(TooManyWaiting()));
+    if (!queued.ok()) this->Finish(ToGrpcStatus(queued));
   }
 
   // Stops when the client goes away.
@@ -80,6 +71,21 @@ class ChunkStream : public grpc::ServerWriteReactor<Response>, public LiveCall {
   const RpcContext rpc_;
 
  private:
+  void Send() {
+    response_.Clear();
+    absl::StatusOr<bool> more = false;
+    if (absl::Status status = request_context_.Check(); !status.ok()) {
+      more = status;
+    } else {
+      more = Next(response_, hold_.TakeChunk(most_bytes()));
+    }
+    if (!more.ok() || !*more) return this->Finish(ToGrpcStatus(more.status()));
+    const size_t bytes = response_.ByteSizeLong();
+    hold_.Shrink(bytes);
+    rate_.Sent(Clock::now(), bytes);
+    this->StartWrite(&response_);
+  }
+
   Executor& executor_;
   grpc::CallbackServerContext& context_;
   std::stop_source stop_;  // before request_context_, which holds its token

@@ -18,7 +18,7 @@ grpc::ServerUnaryReactor* ModelLoaderServiceImpl::SetDeviceMap(grpc::CallbackSer
     *response->mutable_device_map() = ToProto(kept);
     return absl::OkStatus();
   };
-  return UnaryCall::Start(rpc_, *rpc_.queries, context, response, set, std::make_shared<AuditEntry>(AuditOf(*request)));
+  return UnaryCall::Start(rpc_, *rpc_.maps, context, response, set, std::make_shared<AuditEntry>(AuditOf(*request)));
 }
 
 grpc::ServerUnaryReactor* ModelLoaderServiceImpl::GetDeviceMap(grpc::CallbackServerContext* context,
@@ -54,8 +54,7 @@ grpc::ServerUnaryReactor* ModelLoaderServiceImpl::DeleteDeviceMap(grpc::Callback
   const auto remove = [this, request](const RequestContext& call) {
     return rpc_.service->DeleteDeviceMap(request->name(), request->etag(), call.caller.get());
   };
-  return UnaryCall::Start(rpc_, *rpc_.queries, context, response, remove,
-                          std::make_shared<AuditEntry>(AuditOf(*request)));
+  return UnaryCall::Start(rpc_, *rpc_.maps, context, response, remove, std::make_shared<AuditEntry>(AuditOf(*request)));
 }
 
 }  // namespace keyload

@@ -10,6 +10,7 @@
 
 #include "server/base/error.h"
 #include "server/base/log.h"
+#include "server/base/no_throw.h"
 #include "server/base/strings.h"
 #include "server/rpc/audited_request.h"
 #include "server/rpc/authorize.h"
@@ -78,13 +79,16 @@ class GuardedService final : public grpc::Service {
   void AddUnary(const char* method, Role needed,
                 grpc::ServerUnaryReactor* (Loader::*handle)(Context*, const Request*, Response*)) {
     using Handler = grpc::internal::CallbackUnaryHandler<Request, Response>;
+    using Reactor = grpc::ServerUnaryReactor;
     const auto guarded = [=, this](Context* context, const Request* request, Response* response) {
-      const absl::Status status = Check(needed, method, *context, request);
-      if (!status.ok()) return Refuse<grpc::ServerUnaryReactor>(status);
-      return (loader_.*handle)(context, request, response);
+      return Begin<Reactor>([&]() -> absl::StatusOr<Reactor*> {
+        KEYLOAD_RETURN_IF_ERROR(Check(needed, method, *context, request));
+        return (loader_.*handle)(context, request, response);
+      });
     };
     const auto refusing = [=, this](Context* context, const Request*, Response*) {
-      return Refuse<grpc::ServerUnaryReactor>(CheckMalformed<Request>(needed, method, *context));
+      return Begin<Reactor>(
+          [&]() -> absl::StatusOr<Reactor*> { return CheckMalformed<Request>(needed, method, *context); });
     };
     AddMethod(method, RpcMethod::NORMAL_RPC,
               new StrictHandler(std::make_unique<Handler>(guarded), std::make_unique<Handler>(refusing)));
@@ -93,31 +97,38 @@ class GuardedService final : public grpc::Service {
   template <typename Request, typename Response>
   void AddStream(const char* method, Role needed, WriteReactor<Response>* (Loader::*handle)(Context*, const Request*)) {
     using Handler = grpc::internal::CallbackServerStreamingHandler<Request, Response>;
+    using Reactor = WriteReactor<Response>;
     const auto guarded = [=, this](Context* context, const Request* request) {
-      const absl::Status status = Check(needed, method, *context, request);
-      if (!status.ok()) return Refuse<WriteReactor<Response>>(status);
-      return (loader_.*handle)(context, request);
+      return Begin<Reactor>([&]() -> absl::StatusOr<Reactor*> {
+        KEYLOAD_RETURN_IF_ERROR(Check(needed, method, *context, request));
+        return (loader_.*handle)(context, request);
+      });
     };
     const auto refusing = [=, this](Context* context, const Request*) {
-      return Refuse<WriteReactor<Response>>(CheckMalformed<Request>(needed, method, *context));
+      return Begin<Reactor>(
+          [&]() -> absl::StatusOr<Reactor*> { return CheckMalformed<Request>(needed, method, *context); });
     };
     AddMethod(method, RpcMethod::SERVER_STREAMING,
               new StrictHandler(std::make_unique<Handler>(guarded), std::make_unique<Handler>(refusing)));
   }
 
   void AddLoad() {
-    const auto guarded = [this](Context* context) -> LoadReactor* {
-      const absl::Status status = Check<v1::LoadRequest>(Role::kLoad, "Load", *context, nullptr);
-      return status.ok() ? loader_.Load(context) : Refuse<LoadReactor>(status);
+    const auto guarded = [this](Context* context) {
+      return Begin<LoadReactor>([&]() -> absl::StatusOr<LoadReactor*> {
+        KEYLOAD_RETURN_IF_ERROR(Check<v1::LoadRequest>(Role::kLoad, "Load", *context, nullptr));
+        return loader_.Load(context);
+      });
     };
     AddMethod("Load", RpcMethod::BIDI_STREAMING,
               new grpc::internal::CallbackBidiHandler<grpc::ByteBuffer, v1::LoadResponse>(guarded));
   }
 
   void AddUpload() {
-    const auto guarded = [this](Context* context, v1::UploadDocumentResponse* response) -> UploadReactor* {
-      const absl::Status status = Check<v1::UploadDocumentRequest>(Role::kLoad, "UploadDocument", *context, nullptr);
-      return status.ok() ? loader_.UploadDocument(context, response) : Refuse<UploadReactor>(status);
+    const auto guarded = [this](Context* context, v1::UploadDocumentResponse* response) {
+      return Begin<UploadReactor>([&]() -> absl::StatusOr<UploadReactor*> {
+        KEYLOAD_RETURN_IF_ERROR(Check<v1::UploadDocumentRequest>(Role::kLoad, "UploadDocument", *context, nullptr));
+        return loader_.UploadDocument(context, response);
+      });
     };
     AddMethod(
         "UploadDocument", RpcMethod::CLIENT_STREAMING,
@@ -132,9 +143,11 @@ class GuardedService final : public grpc::Service {
     MarkMethodCallback(static_cast<int>(paths_.size()) - 1, handler);
   }
 
-  template <typename Reactor>
-  static Reactor* Refuse(const absl::Status& why) {
-    return new RefusedCall<Reactor>(why);
+  // The call that `make` returns, or one that is over: with its error, or with that of an exception.
+  template <typename Reactor, typename Make>
+  static Reactor* Begin(Make make) {
+    const absl::StatusOr<Reactor*> call = NoThrow(make);
+    return call.ok() ? *call : new RefusedCall<Reactor>(call.status());
   }
 
   // Whether the call may begin. `request` is null where a stream has not brought one yet.

@@ -31,7 +31,7 @@ absl::StatusOr<KeySelection> SelectionOf(const RpcContext& rpc, const v1::KeySel
 class ListKeysStream : public ChunkStream<v1::ListKeysResponse> {
  public:
   ListKeysStream(const RpcContext& rpc, grpc::CallbackServerContext& context, const v1::ListKeysRequest& request)
-      : ChunkStream(rpc, *rpc.queries, context), request_(request) {
+      : ChunkStream(rpc, *rpc.keys, context), request_(request) {
     Continue();
   }
 
@@ -60,6 +60,7 @@ class ListKeysStream : public ChunkStream<v1::ListKeysResponse> {
     KEYLOAD_ASSIGN_OR_RETURN(model_, rpc_.service->registry().Use(request_.model()));
     KEYLOAD_ASSIGN_OR_RETURN(KeySelection selection, SelectionOf(rpc_, request_.select()));
     for (const int state : request_.states()) states_.insert(state);
+    KEYLOAD_RETURN_IF_ERROR(CheckWork(*model_->content().keys, selection));
     cursor_.emplace(model_, std::move(selection), KeyCursor::Of::kAll);
     return absl::OkStatus();
   }
@@ -130,6 +131,7 @@ class ReadTensorsStream : public ChunkStream<v1::ReadTensorsResponse> {
                        {{"model", request_.model()}, {"generation", StrCat(model_->report().generation)}});
     }
     KEYLOAD_ASSIGN_OR_RETURN(KeySelection selection, SelectionOf(rpc_, request_.select()));
+    KEYLOAD_RETURN_IF_ERROR(CheckWork(*model_->content().keys, selection));
     KEYLOAD_RETURN_IF_ERROR(CheckNamedKeys(*model_, selection, request_context()));
     cursor_.emplace(model_, std::move(selection), KeyCursor::Of::kWithBytes);
     return absl::OkStatus();

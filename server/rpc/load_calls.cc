@@ -28,7 +28,10 @@ class WatchLoadCall : public grpc::ServerWriteReactor<v1::WatchLoadResponse>, pu
     if (!found.ok()) return Finish(ToGrpcStatus(found.status()));
     // The load's end may be told, and this call be gone, before Watch returns.
     const std::shared_ptr<LoadTicket> ticket = ticket_;
-    ticket->Bind(*found, (*found)->Watch(std::make_shared<Observer>(*this, (*found)->identity())));
+    const absl::StatusOr<SharedLoad::WaiterId> watching =
+        (*found)->Watch(std::make_shared<Observer>(*this, (*found)->identity()));
+    if (!watching.ok()) return Finish(ToGrpcStatus(watching.status()));
+    ticket->Bind(*found, *watching);
   }
 
   void OnWriteDone(bool ok) override {

@@ -5,6 +5,7 @@
 #include <utility>
 
 #include "server/base/error.h"
+#include "server/base/no_throw.h"
 #include "server/rpc/convert_report.h"
 #include "server/rpc/convert_spec.h"
 #include "server/rpc/grpc_status.h"
@@ -27,10 +28,15 @@ class LoadModelCall : public grpc::ServerUnaryReactor, public LiveCall {
   }
 
   void Start(const RpcContext& rpc, const grpc::CallbackServerContext& context, const v1::LoadSpec& spec) {
-    absl::StatusOr<LoadSpec> converted = FromProto(spec, &rpc.service->device_maps());
-    if (!converted.ok()) return End(converted.status());
-    rpc.service->StartLoad(*std::move(converted), DeadlineOf(context), std::make_shared<Observer>(*this), ticket_,
-                           caller_);
+    const auto start = [this, service = rpc.service, deadline = DeadlineOf(context), &spec] {
+      absl::StatusOr<LoadSpec> converted = NoThrow([&] { return FromProto(spec, &service->device_maps()); });
+      if (!converted.ok()) return End(converted.status());
+      service->StartLoad(*std::move(converted), deadline, std::make_shared<Observer>(*this), ticket_, caller_);
+    };
+    const auto fail = [this](const absl::Status& thrown) { End(thrown); };
+    const absl::Status queued =
+        NoThrow([&] { return rpc.starts->Submit({.caller = caller_->share(), .run = start, .fail = fail}); });
+    if (!queued.ok()) End(queued);
   }
 
   void OnCancel() override { ticket_->Leave(); }

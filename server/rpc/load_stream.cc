@@ -5,6 +5,7 @@
 #include <vector>
 
 #include "server/base/error.h"
+#include "server/base/no_throw.h"
 #include "server/base/retry.h"
 #include "server/base/strings.h"
 #include "server/rpc/authorize.h"
@@ -127,28 +128,36 @@ void LoadStream::OnReadDone(bool ok) {
     }
     return Advance();
   }
-  if (const absl::Status status = Handle(); !status.ok()) {
+  const absl::StatusOr<bool> handled = NoThrow([this] { return Handle(); });
+  if (!handled.ok()) {
     {
       MutexLock lock(mutex_);
       reads_done_ = true;
     }
-    return Abort(status);
+    return Abort(handled.status());
   }
+  if (*handled) ReadNext();
+}
+
+void LoadStream::ReadNext() {
+  request_.Clear();
   StartRead(&request_);
 }
 
-absl::Status LoadStream::Handle() {
-  v1::LoadRequest request;
-  KEYLOAD_RETURN_IF_ERROR(ParseRequest(request_, request));
+absl::StatusOr<bool> LoadStream::Handle() {
+  const auto request = std::make_shared<v1::LoadRequest>();
+  KEYLOAD_RETURN_IF_ERROR(ParseRequest(request_, *request));
+  request_.Clear();
   return Handle(request);
 }
 
-absl::Status LoadStream::Handle(const v1::LoadRequest& request) {
+absl::StatusOr<bool> LoadStream::Handle(std::shared_ptr<const v1::LoadRequest> read) {
+  const v1::LoadRequest& request = *read;
   if (const absl::Status known = CheckKnownFields(request); !known.ok()) return Refuse(request, known);
   if (request.load_id().empty() || request.load_id().size() > 128) {
     return Refuse(request, MakeError(Reason::kBadRequest, "load_id must have 1 to 128 bytes", {{"field", "load_id"}}));
   }
-  if (request.has_start()) return Start(request);
+  if (request.has_start()) return Start(std::move(read));
   if (!request.has_cancel())
     return MakeError(Reason::kBadRequest, "a load request must start or cancel", {{"field", "request"}});
   std::shared_ptr<LoadTicket> ticket;
@@ -162,7 +171,7 @@ absl::Status LoadStream::Handle(const v1::LoadRequest& request) {
   }
   Audit(audit, *caller_);
   if (ticket != nullptr) ticket->Cancel();  // an unknown one has just ended
-  return absl::OkStatus();
+  return true;
 }
 
 std::vector<std::shared_ptr<LoadTicket>> LoadStream::Tickets() {
@@ -194,22 +203,51 @@ absl::Status LoadStream::Refuse(const v1::LoadRequest& request, const absl::Stat
   return status;
 }
 
-absl::Status LoadStream::Start(const v1::LoadRequest& request) {
+absl::StatusOr<bool> LoadStream::Start(std::shared_ptr<const v1::LoadRequest> read) {
+  const v1::LoadRequest& request = *read;
   const v1::LoadSpec& spec = request.start();
   auto load = std::make_shared<Load>(*this, spec.model());
   if (const absl::Status added = Add(request.load_id(), load); !added.ok()) return Refuse(request, added);
   // The stream may be older than what its caller may do now.
   if (const absl::Status refusal = Authorize(*rpc_.access, context_, Role::kLoad, "Load"); !refusal.ok()) {
     load->Refuse(refusal, TellRefusal(refusal, "Load", *caller_, rpc_.service->metrics(), *rpc_.refusals));
-    return absl::OkStatus();
+    return true;
   }
-  absl::StatusOr<LoadSpec> converted = FromProto(spec, &rpc_.service->device_maps());
-  if (!converted.ok()) {
-    load->OnEnd(converted.status());
-    return absl::OkStatus();
+  {
+    MutexLock lock(mutex_);
+    starting_ = true;
   }
-  rpc_.service->StartLoad(*std::move(converted), deadline_, load, load->ticket, caller_);
-  return absl::OkStatus();
+  // On a thread of ours, as a spec may be large. The next request is read after that, so that no more than one of a
+  // stream is kept.
+  const auto start = [this, load, read] {
+    absl::StatusOr<LoadSpec> converted =
+        NoThrow([&] { return FromProto(read->start(), &rpc_.service->device_maps()); });
+    if (converted.ok()) {
+      rpc_.service->StartLoad(*std::move(converted), deadline_, load, load->ticket, caller_);
+    } else {
+      load->OnEnd(converted.status());
+    }
+    Started();
+  };
+  const auto fail = [this, load](const absl::Status& thrown) {
+    load->OnEnd(thrown);
+    Started();
+  };
+  const absl::Status queued =
+      NoThrow([&] { return rpc_.starts->Submit({.caller = caller_->share(), .run = start, .fail = fail}); });
+  if (!queued.ok()) fail(queued);
+  return false;
+}
+
+void LoadStream::Started() {
+  Advance([this] {
+    starting_ = false;
+    if (broken_ || finished_) {
+      reads_done_ = true;
+    } else {
+      ReadNext();
+    }
+  });
 }
 
 bool LoadStream::TakeEvent() {
@@ -247,7 +285,7 @@ void LoadStream::Advance(absl::FunctionRef<void()> change) {
       StartWrite(&response_);
       return;
     }
-    if (!loads_.empty() || !(reads_done_ || broken_ || draining_)) return;
+    if (starting_ || !loads_.empty() || !(reads_done_ || broken_ || draining_)) return;
     finished_ = true;
     end = end_;
     if (end.ok() && draining_ && !reads_done_) end = Draining();

@@ -39,10 +39,12 @@ class LoadStream : public grpc::ServerBidiReactor<grpc::ByteBuffer, v1::LoadResp
   ~LoadStream() override;
   // Ends the stream with `status` once its loads, which are cancelled, have ended.
   void Abort(const absl::Status& status);
-  // Of the message that was read.
-  absl::Status Handle();
-  absl::Status Handle(const v1::LoadRequest& request);
-  absl::Status Start(const v1::LoadRequest& request);
+  // Whether the next request may be read now: else Started does that. The first of the message that was read.
+  absl::StatusOr<bool> Handle();
+  absl::StatusOr<bool> Handle(std::shared_ptr<const v1::LoadRequest> request);
+  absl::StatusOr<bool> Start(std::shared_ptr<const v1::LoadRequest> request);
+  void Started();
+  void ReadNext();
   // Writes the audit line of a request that no load was made for; returns `status`.
   absl::Status Refuse(const v1::LoadRequest& request, const absl::Status& status);
   absl::Status Add(const std::string& load_id, const std::shared_ptr<Load>& load);
@@ -65,6 +67,7 @@ class LoadStream : public grpc::ServerBidiReactor<grpc::ByteBuffer, v1::LoadResp
   absl::flat_hash_map<std::string, std::shared_ptr<Load>> loads_ ABSL_GUARDED_BY(mutex_);  // until their end is written
   std::deque<std::string> order_ ABSL_GUARDED_BY(mutex_);  // of loads_, for a fair turn each
   bool reads_done_ ABSL_GUARDED_BY(mutex_) = false;
+  bool starting_ ABSL_GUARDED_BY(mutex_) = false;  // a thread is at the request that was read last
   bool writing_ ABSL_GUARDED_BY(mutex_) = false;
   Clock::time_point sending_since_ ABSL_GUARDED_BY(mutex_) = Clock::time_point::max();
   bool broken_ ABSL_GUARDED_BY(mutex_) = false;  // nobody reads: events are dropped

@@ -45,7 +45,7 @@ grpc::ServerUnaryReactor* ModelLoaderServiceImpl::PlanLoad(grpc::CallbackServerC
                                                            const v1::PlanLoadRequest* request,
                                                            v1::PlanLoadResponse* response) {
   return UnaryCall::Start(
-      rpc_, *rpc_.queries, context, response, [this, request, response](const RequestContext& call) -> absl::Status {
+      rpc_, *rpc_.plans, context, response, [this, request, response](const RequestContext& call) -> absl::Status {
         KEYLOAD_ASSIGN_OR_RETURN(const LoadSpec spec, FromProto(request->spec(), &rpc_.service->device_maps()));
         KEYLOAD_ASSIGN_OR_RETURN(const LoadReport report, rpc_.service->Plan(spec, call));
         *response->mutable_report() = ToProto(report);
@@ -57,7 +57,7 @@ grpc::ServerUnaryReactor* ModelLoaderServiceImpl::GetModel(grpc::CallbackServerC
                                                            const v1::GetModelRequest* request,
                                                            v1::GetModelResponse* response) {
   return UnaryCall::Start(
-      rpc_, *rpc_.queries, context, response,
+      rpc_, *rpc_.control, context, response,
       [this, request, response](const RequestContext& /*call*/) -> absl::Status {
         KEYLOAD_ASSIGN_OR_RETURN(const ModelInfo info, rpc_.service->registry().Info(request->model()));
         *response->mutable_model() = ToProto(info, /*with_map=*/true);

@@ -43,15 +43,13 @@ grpc::ServerUnaryReactor* ModelLoaderServiceImpl::Materialize(grpc::CallbackServ
 grpc::ServerUnaryReactor* ModelLoaderServiceImpl::Evict(grpc::CallbackServerContext* context,
                                                         const v1::EvictRequest* request, v1::EvictResponse* response) {
   const auto evict = [this, request, response](const RequestContext& call) -> absl::Status {
-    KEYLOAD_ASSIGN_OR_RETURN(
-        const Residency::Evicted evicted,
-        rpc_.service->Evict(SelectionFrom(request->model(), request->select()), call.caller.get()));
+    KEYLOAD_ASSIGN_OR_RETURN(const Residency::Evicted evicted,
+                             rpc_.service->Evict(SelectionFrom(request->model(), request->select()), call));
     response->set_tensors(evicted.tensors);
     response->set_bytes(evicted.bytes);
     return absl::OkStatus();
   };
-  return UnaryCall::Start(rpc_, *rpc_.queries, context, response, evict,
-                          std::make_shared<AuditEntry>(AuditOf(*request)));
+  return UnaryCall::Start(rpc_, *rpc_.keys, context, response, evict, std::make_shared<AuditEntry>(AuditOf(*request)));
 }
 
 }  // namespace keyload

@@ -23,7 +23,12 @@ namespace keyload {
 // What every handler needs. Everything outlives every call.
 struct RpcContext {
   LoaderService* service = nullptr;
-  Executor* queries = nullptr;   // answers that may block on a file
+  // Threads by the kind of call, so that what takes long holds up nothing that does not.
+  Executor* control = nullptr;   // quick answers that may still ask the system something
+  Executor* starts = nullptr;    // takes requests to load apart, which may be 4 MiB
+  Executor* plans = nullptr;     // plans, which block on files
+  Executor* keys = nullptr;      // goes over the keys of a model or a document
+  Executor* maps = nullptr;      // changes of device maps, which may be written to a disk
   Executor* reads = nullptr;     // tensor bytes, which may wait for lazy keys to be loaded
   Executor* unloads = nullptr;   // gives memory back
   Executor* measures = nullptr;  // looks at every page of large files

@@ -68,22 +68,24 @@ std::vector<std::pair<std::string, uint64_t>> LimitValues(const RpcServer::Optio
 constexpr std::string_view kLiveness = "liveness";
 constexpr std::string_view kReadiness = "readiness";
 
+RpcContext OfServer(const RpcServer::Options& options, LiveCalls& calls, SendBudget& send,
+                    std::atomic<size_t>& watchers, const AccessControl& open_access) {
+  RpcContext rpc = options.rpc;
+  rpc.calls = &calls;
+  rpc.send = &send;
+  rpc.watchers = &watchers;
+  rpc.limits = LimitValues(options);
+  rpc.access = options.access == nullptr ? &open_access : options.access;
+  return rpc;
+}
+
 }  // namespace
 
 RpcServer::RpcServer(const Options& options)
     : options_(options),
       calls_(options.calls),
       send_(options.send_bytes),
-      rpc_{.service = options.rpc.service,
-           .queries = options.rpc.queries,
-           .reads = options.rpc.reads,
-           .unloads = options.rpc.unloads,
-           .measures = options.rpc.measures,
-           .calls = &calls_,
-           .send = &send_,
-           .watchers = &watchers_,
-           .limits = LimitValues(options),
-           .access = options.access == nullptr ? &open_access_ : options.access},
+      rpc_(OfServer(options, calls_, send_, watchers_, open_access_)),
       open_access_(nullptr, Role::kAdmin),
       service_(MakeGuardedService(rpc_)),
       refusing_service_(NotAllowed()) {}

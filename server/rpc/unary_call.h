@@ -10,6 +10,7 @@
 #include "absl/functional/any_invocable.h"
 #include "server/base/error.h"
 #include "server/base/log.h"
+#include "server/base/no_throw.h"
 #include "server/base/strings.h"
 #include "server/rpc/grpc_status.h"
 #include "server/rpc/rpc_context.h"
@@ -31,9 +32,14 @@ class UnaryCall : public grpc::ServerUnaryReactor, public LiveCall {
                                          grpc::CallbackServerContext* context, google::protobuf::Message* response,
                                          Handler handler, std::shared_ptr<AuditEntry> audit = nullptr) {
     auto* const call = new UnaryCall(rpc, *context, *response, std::move(audit));
-    const bool queued = executor.TrySubmit(
-        [call, handler = std::move(handler)]() mutable { call->Answer(call->request_context_.Check(), handler); });
-    if (!queued) call->End(TooManyWaiting());
+    const absl::Status queued = NoThrow([&] {
+      return executor.Submit(
+          {.caller = call->request_context_.share(),
+           .run = [call,
+                   handler = std::move(handler)]() mutable { call->Answer(call->request_context_.Check(), handler); },
+           .fail = [call](const absl::Status& thrown) { call->Fail(thrown); }});
+    });
+    if (!queued.ok()) call->End(queued);
     return call;
   }
   // The same in the queue of loads: cancelled, or too late, it leaves that at once.
@@ -42,10 +48,15 @@ class UnaryCall : public grpc::ServerUnaryReactor, public LiveCall {
                                          std::shared_ptr<AuditEntry> audit = nullptr) {
     auto* const call = new UnaryCall(rpc, *context, *response, std::move(audit));
     const RequestContext& request = call->request_context_;
-    const absl::Status queued = loads.Submit(
-        {.context = request, .load = nullptr, .run = [call, handler = std::move(handler)](auto turn) mutable {
-           call->Answer(turn.status.ok() ? call->request_context_.Check() : turn.status, handler);
-         }});
+    const absl::Status queued = NoThrow([&] {
+      return loads.Submit({.context = request,
+                           .load = nullptr,
+                           .run =
+                               [call, handler = std::move(handler)](auto turn) mutable {
+                                 call->Answer(turn.status.ok() ? call->request_context_.Check() : turn.status, handler);
+                               },
+                           .fail = [call](const absl::Status& thrown) { call->Fail(thrown); }});
+    });
     if (!queued.ok()) call->End(queued);
     return call;
   }
@@ -79,7 +90,7 @@ class UnaryCall : public grpc::ServerUnaryReactor, public LiveCall {
   ~UnaryCall() override { calls_.Remove(this); }
 
   void Answer(absl::Status status, Handler& handler) {
-    if (status.ok()) status = handler(request_context_);
+    if (status.ok()) status = NoThrow([&] { return handler(request_context_); });
     End(status);
   }
 
@@ -91,6 +102,12 @@ class UnaryCall : public grpc::ServerUnaryReactor, public LiveCall {
     }
     answered_ = Clock::now();
     Finish(ToGrpcStatus(status));
+  }
+
+  // After an exception of End, which may be out of memory for the audit line.
+  void Fail(const absl::Status& thrown) {
+    answered_ = Clock::now();
+    Finish(ToGrpcStatus(thrown));
   }
 
   LiveCalls& calls_;

@@ -6,6 +6,7 @@
 
 #include "server/base/error.h"
 #include "server/base/log.h"
+#include "server/base/no_throw.h"
 #include "server/rpc/audited_request.h"
 #include "server/rpc/grpc_status.h"
 #include "server/rpc/unary_call.h"
@@ -27,8 +28,10 @@ class UnloadCall : public grpc::ServerUnaryReactor, public LiveCall {
           model, [waiting](const ModelRegistry::Unloaded& unloaded) { End(*waiting, unloaded); }, caller);
       if (!status.ok()) End(*waiting, status);
     };
-    const bool queued = rpc.unloads->TrySubmit(unload);
-    if (!queued) End(*waiting_, TooManyWaiting());
+    const auto fail = [waiting = waiting_](const absl::Status& thrown) { End(*waiting, thrown); };
+    const absl::Status queued =
+        NoThrow([&] { return rpc.unloads->Submit({.caller = caller_->share(), .run = unload, .fail = fail}); });
+    if (!queued.ok()) End(*waiting_, queued);
   }
 
   void OnCancel() override {

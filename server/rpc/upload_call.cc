@@ -6,6 +6,7 @@
 #include <optional>
 
 #include "server/base/error.h"
+#include "server/base/no_throw.h"
 #include "server/rpc/grpc_status.h"
 #include "server/rpc/strict_request.h"
 
@@ -29,13 +30,18 @@ class UploadDocumentCall : public grpc::ServerReadReactor<grpc::ByteBuffer>, pub
       return StartSendInitialMetadata();
     }
     last_chunk_ = Clock::now();
-    if (const absl::Status status = TakeChunk(); !status.ok()) return Finish(ToGrpcStatus(status));
+    const absl::Status kept = NoThrow([this] { return TakeChunk(); });
+    if (!kept.ok()) return Finish(ToGrpcStatus(kept));
     StartRead(&bytes_);
   }
   void OnSendInitialMetadataDone(bool ok) override {
     if (!ok) return Finish(grpc::Status::CANCELLED);
-    const bool queued = rpc_.queries->TrySubmit([this] { Finish(ToGrpcStatus(Store())); });
-    if (!queued) Finish(ToGrpcStatus(TooManyWaiting()));
+    const absl::Status queued = NoThrow([this] {
+      return rpc_.keys->Submit({.caller = CallerOf(rpc_.access, context_)->share(),
+                                .run = [this] { Finish(ToGrpcStatus(Store())); },
+                                .fail = [this](const absl::Status& thrown) { Finish(ToGrpcStatus(thrown)); }});
+    });
+    if (!queued.ok()) Finish(ToGrpcStatus(queued));
   }
   void OnDone() override { delete this; }
   void Drain() override {}

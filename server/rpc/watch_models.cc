@@ -11,6 +11,7 @@
 #include "absl/container/flat_hash_set.h"
 #include "server/base/error.h"
 #include "server/base/mutex.h"
+#include "server/base/no_throw.h"
 #include "server/base/retry.h"
 #include "server/base/strings.h"
 #include "server/rpc/convert_report.h"
@@ -75,13 +76,13 @@ class WatchModelsCall : public grpc::ServerWriteReactor<v1::WatchModelsResponse>
   // Runs under the registry's lock.
   void Note(const ModelRegistry::Change& change) {
     if (!names_.empty() && !names_.contains(change.name)) return;
-    {
+    const absl::Status noted = NoThrow([&] {
       MutexLock lock(mutex_);
-      const auto [it, is_new] = changes_.insert_or_assign(change.name, change);
-      if (is_new) order_.push_back(change.name);
-      if (!subscribed_) return;
-    }
-    Advance();
+      order_.push_back(change.name);
+      if (!changes_.insert_or_assign(change.name, change).second) order_.pop_back();
+    });
+    // A client that would miss a change is told so.
+    noted.ok() ? Advance() : End(noted);
   }
 
   void End(absl::Status status) {

@@ -76,7 +76,7 @@ absl::StatusOr<ExpectedKeys> FindExpectedKeys(const LoadSpec& spec, const Checkp
   const absl::StatusOr<std::string>& json = file->json;
   const absl::StatusOr<ConfigValue> config = json.ok() ? ParseConfigJson(*json, path) : json.status();
   absl::StatusOr<std::shared_ptr<const Manifest>> manifest =
-      config.ok() ? DeriveManifest(*config, path, sources.templates) : config.status();
+      config.ok() ? DeriveManifest(*config, path, sources.templates, &context) : config.status();
   if (directory != nullptr) {
     // The file is one more of the checkpoint: all of them must have been there at one time.
     KEYLOAD_RETURN_IF_ERROR(directory->CheckEntry(std::string(kConfigFile), file->identity));

@@ -4,6 +4,7 @@
 #include <string>
 
 #include "absl/status/statusor.h"
+#include "server/base/request_context.h"
 #include "server/checkpoint/checkpoint_index.h"
 #include "server/expected/derive_manifest.h"
 #include "server/keys/manifest.h"
@@ -29,7 +30,7 @@ struct ExpectedKeys {
 // with no word on it from config.json where a template knows it and the weights are those that it describes
 // (model.safetensors and its variants, sharded or not), else from the checkpoint. Enters the phase "expected" once
 // there is a config.json. Blocks on small files. CHECKPOINT_NOT_FOUND: no config.json where one is needed;
-// CONFIG_INVALID, CONFIG_NOT_SUPPORTED, TEMPLATE_INVALID.
+// CONFIG_INVALID, CONFIG_NOT_SUPPORTED, TEMPLATE_INVALID; the context's errors.
 absl::StatusOr<ExpectedKeys> FindExpectedKeys(const LoadSpec& spec, const CheckpointIndex& index,
                                               const KeySources& sources, const RequestContext& context,
                                               PhaseClock& clock);

@@ -124,16 +124,18 @@ bool SelectsMore(const ResidentModel& model, const KeyReport& keys) {
 
 absl::StatusOr<PreparedPlan> PrepareExtension(const LoadSpec& spec, const PreparedKeys& prepared,
                                               const ResidentModel& model, std::vector<PlacementDevice> devices,
-                                              const DeviceSet& node, PhaseClock& clock) {
+                                              const DeviceSet& node, const RequestContext& context, PhaseClock& clock) {
   clock.Enter("place");
+  KEYLOAD_RETURN_IF_ERROR(context.Check());
   PlacementInput input = MakeInput(spec, prepared);
   const PlacementInput part_input = WithoutPlaced(input, model.content().device_of_key);
   Placement part;
   if (!part_input.keys.empty()) {
-    KEYLOAD_ASSIGN_OR_RETURN(part, Place(part_input.model, spec.device_map, devices));
+    KEYLOAD_ASSIGN_OR_RETURN(part, Place(part_input.model, spec.device_map, devices, &context));
   }
   part = Renumber(std::move(part), model.content().devices);
   clock.Enter("plan");
+  KEYLOAD_RETURN_IF_ERROR(context.Check());
   PreparedPlan result;
   result.added = BuildLoadPlan(*prepared.keys, part_input, part, PlanOptionsOf(spec, prepared));
   result.plan = Join(*model.content().plan, *result.added);

@@ -23,7 +23,7 @@ bool SelectsMore(const ResidentModel& model, const KeyReport& keys);
 // part alone, and numbers devices alike. The report is about the model afterwards, but for bytes and shards.
 absl::StatusOr<PreparedPlan> PrepareExtension(const LoadSpec& spec, const PreparedKeys& prepared,
                                               const ResidentModel& model, std::vector<PlacementDevice> devices,
-                                              const DeviceSet& node, PhaseClock& clock);
+                                              const DeviceSet& node, const RequestContext& context, PhaseClock& clock);
 
 // As MakeModelContent. Widens the residency that both generations share; cannot fail.
 ResidentModel::Content MakeExtendedContent(const LoadSpec& spec, const PreparedKeys& prepared, PreparedPlan& plan,

@@ -3,11 +3,11 @@
 #include <algorithm>
 #include <chrono>
 #include <limits>
-#include <string>
 #include <utility>
 
-#include "absl/container/flat_hash_set.h"
+#include "absl/container/flat_hash_map.h"
 #include "server/base/error.h"
+#include "server/base/no_throw.h"
 #include "server/base/pool_turn.h"
 #include "server/base/retry.h"
 #include "server/base/strings.h"
@@ -17,20 +17,11 @@ namespace {
 
 // Longer waits are cut in pieces, which the condition variable's arithmetic has room for.
 constexpr absl::Duration kLongestSleep = absl::Hours(1);
+constexpr absl::Duration kRetry = absl::Milliseconds(100);  // after an exception
 
-using DeviceNames = absl::flat_hash_set<std::string>;
-
-bool Shares(const LoadPlan& plan, const DeviceNames& devices) {
-  for (size_t i = 0; i < plan.devices.size(); ++i) {
-    if (plan.reserve_bytes[i] > 0 && devices.contains(plan.devices[i])) return true;
-  }
-  return false;
-}
-
-void AddDeviceNames(const LoadPlan& plan, DeviceNames& devices) {
-  for (size_t i = 0; i < plan.devices.size(); ++i) {
-    if (plan.reserve_bytes[i] > 0) devices.insert(plan.devices[i]);
-  }
+void RunTask(LoadQueue::Task& task, LoadQueue::Turn turn) {
+  const absl::Status thrown = NoThrow([&] { task.run(std::move(turn)); });
+  if (!thrown.ok() && task.fail) NoThrow([&] { task.fail(thrown); }).IgnoreError();
 }
 
 }  // namespace
@@ -84,18 +75,18 @@ LoadQueue::~LoadQueue() {
   watch_.join();
   for (const std::unique_ptr<Entry>& entry : ended) {
     entry->on_stop.reset();
-    entry->task.run({.status = MakeError(Reason::kLoadCancelled, "the server ends"), .number = entry->number});
+    RunTask(entry->task, {.status = MakeError(Reason::kLoadCancelled, "the server ends"), .number = entry->number});
   }
   ends_.reset();
   executor_.reset();
 }
 
-bool LoadQueue::GoesFirst(const Entry& a, const Entry& b) {
-  return a.priority != b.priority ? a.priority > b.priority : a.number < b.number;
-}
-
-std::unique_ptr<LoadQueue::Entry> LoadQueue::MakeEntry(Task task, uint64_t number) const {
+std::unique_ptr<LoadQueue::Entry> LoadQueue::MakeEntry(Task task, uint64_t number) {
   auto entry = std::make_unique<Entry>();
+  std::erase_if(shares_, [](const auto& share) { return share.second.expired(); });
+  std::weak_ptr<Share>& share = shares_[task.context.share()];
+  entry->share = share.lock();
+  if (entry->share == nullptr) share = entry->share = std::make_shared<Share>();
   entry->task = std::move(task);
   entry->number = number;
   entry->priority = entry->task.load == nullptr ? 0 : entry->task.load->priority();
@@ -103,54 +94,40 @@ std::unique_ptr<LoadQueue::Entry> LoadQueue::MakeEntry(Task task, uint64_t numbe
   return entry;
 }
 
-absl::Status LoadQueue::Full() const {
-  const size_t waiting = ready_.size() + for_memory_.size();
-  return TooManyWaiting(durations_.TimeFor(waiting, threads_));
+size_t LoadQueue::waiting() const { return ready_.size() - std::min(starting_, ready_.size()) + for_memory_.size(); }
+
+absl::Status LoadQueue::RoomToWait(const std::string& share) const {
+  if (waiting() < limit_) return absl::OkStatus();
+  const auto found = shares_.find(share);
+  const std::shared_ptr<Share> known = found == shares_.end() ? nullptr : found->second.lock();
+  const auto is_own = [&](const std::unique_ptr<Entry>& entry) { return entry->share == known; };
+  const size_t own = std::count_if(ready_.begin(), ready_.end(), is_own) +
+                     std::count_if(for_memory_.begin(), for_memory_.end(), is_own);
+  if (own < limit_ / 8 && waiting() < 2 * limit_) return absl::OkStatus();
+  return TooManyWaiting(durations_.TimeFor(waiting(), threads_));
 }
 
-absl::Status LoadQueue::RoomForTask() const {
-  return running_ == threads_ && ready_.size() + for_memory_.size() >= limit_ ? Full() : absl::OkStatus();
+absl::Status LoadQueue::RoomForTask(const std::string& share) const {
+  return running_ == threads_ ? RoomToWait(share) : absl::OkStatus();
 }
 
-absl::Status LoadQueue::CheckRoom() const {
+absl::Status LoadQueue::CheckRoom(const std::string& share) const {
   MutexLock lock(mutex_);
-  return RoomForTask();
+  return RoomForTask(share);
 }
 
 absl::Status LoadQueue::Submit(Task task) {
   {
     MutexLock lock(mutex_);
     if (stopping_) return MakeError(Reason::kLoadCancelled, "the server ends");
-    if (!task.always) KEYLOAD_RETURN_IF_ERROR(RoomForTask());
+    if (!task.always) KEYLOAD_RETURN_IF_ERROR(RoomForTask(task.context.share()));
     ready_.push_back(MakeEntry(std::move(task), ++last_number_));
     moved_ = true;
     Dispatch();
-    if (ready_.empty()) return absl::OkStatus();
+    if (ready_.size() <= starting_) return absl::OkStatus();
   }
   signal_->Raise();
   return absl::OkStatus();
-}
-
-absl::StatusOr<std::vector<MemoryReservation>> LoadQueue::Reserve(const LoadPlan& plan, uint64_t number,
-                                                                  const SharedLoad& load) {
-  MutexLock lock(mutex_);
-  for (const std::unique_ptr<Entry>& entry : for_memory_) {
-    const int32_t priority = load.priority();
-    if (entry->priority < priority || (entry->priority == priority && entry->number > number)) continue;
-    DeviceNames devices;
-    AddDeviceNames(*entry->plan, devices);
-    for (size_t i = 0; i < plan.devices.size(); ++i) {
-      if (plan.reserve_bytes[i] == 0 || !devices.contains(plan.devices[i])) continue;
-      const MemoryState state = devices_->Find(plan.devices[i])->account().state();
-      return MakeError(Reason::kDeviceOutOfMemory,
-                       StrCat(plan.devices[i], ": another load that goes first waits for its memory"),
-                       {{"device", plan.devices[i]},
-                        {"requested_bytes", StrCat(plan.reserve_bytes[i])},
-                        {"free_bytes", StrCat(state.free())},
-                        {"capacity_bytes", StrCat(state.capacity)}});
-    }
-  }
-  return ReserveForPlan(plan, *devices_);
 }
 
 absl::Status LoadQueue::AwaitMemory(Task task, uint64_t number, std::shared_ptr<const LoadPlan> plan,
@@ -158,7 +135,7 @@ absl::Status LoadQueue::AwaitMemory(Task task, uint64_t number, std::shared_ptr<
   {
     MutexLock lock(mutex_);
     if (stopping_) return MakeError(Reason::kLoadCancelled, "the server ends");
-    if (ready_.size() + for_memory_.size() >= limit_) return Full();
+    KEYLOAD_RETURN_IF_ERROR(RoomToWait(task.context.share()));
     std::unique_ptr<Entry> entry = MakeEntry(std::move(task), number);
     entry->plan = std::move(plan);
     entry->refused = std::move(refused);
@@ -195,7 +172,7 @@ void LoadQueue::set_limit(size_t limit) {
 
 size_t LoadQueue::queued() const {
   MutexLock lock(mutex_);
-  return ready_.size();
+  return waiting() - for_memory_.size();
 }
 
 size_t LoadQueue::waiting_for_memory() const {
@@ -203,34 +180,52 @@ size_t LoadQueue::waiting_for_memory() const {
   return for_memory_.size();
 }
 
+void LoadQueue::SortReady() {
+  ready_.sort([](const auto& a, const auto& b) { return GoesFirst(*a, *b); });
+  for (const std::unique_ptr<Entry>& entry : ready_) entry->round = 0;  // stays without memory for the counts
+  NoThrow([this]() ABSL_NO_THREAD_SAFETY_ANALYSIS {
+    absl::flat_hash_map<const Share*, size_t> earlier;
+    for (const std::unique_ptr<Entry>& entry : ready_) {
+      entry->round = entry->share->running + earlier[entry->share.get()]++;
+    }
+  }).IgnoreError();
+  ready_.sort([](const auto& a, const auto& b) { return RunsFirst(*a, *b); });
+}
+
 std::unique_ptr<LoadQueue::Entry> LoadQueue::TakeFirst() {
-  const auto first =
-      std::min_element(ready_.begin(), ready_.end(), [](const auto& a, const auto& b) { return GoesFirst(*a, *b); });
-  if (first == ready_.end()) return nullptr;
-  std::unique_ptr<Entry> entry = std::move(*first);
-  ready_.erase(first);
+  if (ready_.empty() || running_ > threads_) return nullptr;  // more may run after one has waited for a mount
+  SortReady();
+  std::unique_ptr<Entry> entry = std::move(ready_.front());
+  ready_.pop_front();
+  ++entry->share->running;
+  entry->share->turn = ++last_turn_;
   moved_ = true;
   return entry;
 }
 
 void LoadQueue::Dispatch() {
-  while (running_ < threads_ && !ready_.empty()) {
+  while (running_ < threads_ && ready_.size() > starting_) {
+    // There is room: a thread counts as running until it takes nothing more. What throws is tried again later.
+    const absl::Status started = NoThrow([this] { return executor_->Submit({.run = [this] { Work(); }}); });
+    if (!started.ok()) return;
     ++running_;
-    // There is room: a thread counts as running until it takes nothing more.
-    (void)executor_->TrySubmit([this, entry = TakeFirst()]() mutable { Work(std::move(entry)); });
+    ++starting_;
   }
 }
 
-// A load that waits for a mount does not count as one that runs, nor does its thread.
+// A load that waits for a mount does not count as one that runs, of all or of its caller, nor does its thread.
 class LoadQueue::LoadTurn : public PoolTurn {
  public:
   explicit LoadTurn(LoadQueue& queue) : queue_(queue), scope_(*this) {}
+
+  void set_share(std::shared_ptr<Share> share) { share_ = std::move(share); }
 
   void GiveUp() override {
     scope_.before()->GiveUp();
     {
       MutexLock lock(queue_.mutex_);
       --queue_.running_;
+      --share_->running;
       queue_.Dispatch();
     }
     queue_.signal_->Raise();
@@ -239,28 +234,37 @@ class LoadQueue::LoadTurn : public PoolTurn {
     scope_.before()->TakeBack();
     MutexLock lock(queue_.mutex_);
     ++queue_.running_;
+    ++share_->running;
   }
 
  private:
   LoadQueue& queue_;
   const Scope scope_;
+  std::shared_ptr<Share> share_;  // of the task that runs
 };
 
-void LoadQueue::Work(std::unique_ptr<Entry> entry) {
+void LoadQueue::Work() {
   LoadTurn turn(*this);
+  std::unique_ptr<Entry> entry;
+  {
+    MutexLock lock(mutex_);
+    --starting_;
+    entry = TakeFirst();
+    if (entry == nullptr) --running_;
+  }
   while (entry != nullptr) {
+    signal_->Raise();  // places are others now
     entry->on_stop.reset();
+    const std::shared_ptr<Share> share = entry->share;
+    turn.set_share(share);
     const auto start = std::chrono::steady_clock::now();
-    entry->task.run({.status = absl::OkStatus(), .number = entry->number, .memory = std::move(entry->memory)});
+    RunTask(entry->task, {.status = absl::OkStatus(), .number = entry->number, .memory = std::move(entry->memory)});
     entry.reset();
-    const absl::Duration duration = absl::FromChrono(std::chrono::steady_clock::now() - start);
-    {
-      MutexLock lock(mutex_);
-      durations_.Add(duration);
-      if (running_ <= threads_) entry = TakeFirst();  // more may run after one has waited for a mount
-      if (entry == nullptr) --running_;
-    }
-    if (entry != nullptr) signal_->Raise();
+    MutexLock lock(mutex_);
+    --share->running;
+    durations_.Add(absl::FromChrono(std::chrono::steady_clock::now() - start));
+    entry = TakeFirst();
+    if (entry == nullptr) --running_;
   }
 }
 
@@ -272,38 +276,44 @@ void LoadQueue::Watch() {
       MutexLock lock(mutex_);
       if (stopping_) return;
     }
-    next = Look();
+    if (!NoThrow([&] { next = Look(); }).ok()) next = Deadline::After(kRetry);
   }
 }
 
 Deadline LoadQueue::Look() {
-  Entries ended;
   Deadline next;
-  {
-    MutexLock lock(mutex_);
-    TakeEnded(ready_, ended, next);
-    TakeEnded(for_memory_, ended, next);
-    GiveMemory();
-    Dispatch();
-    if (moved_ && tell_after_.passed()) {
-      TellPlaces();
-      moved_ = false;
-      tell_after_ = Deadline::After(progress_interval_);
-    }
-    if (moved_) next = std::min(next, tell_after_);
+  MutexLock lock(mutex_);
+  TakeEnded(ready_, next);
+  TakeEnded(for_memory_, next);
+  if (!ended_.empty() && !ends_->TrySubmit([this] { TellEnded(); })) next = std::min(next, Deadline::After(kRetry));
+  GiveMemory();
+  Dispatch();
+  if (running_ < threads_ && ready_.size() > starting_) next = std::min(next, Deadline::After(kRetry));
+  if (moved_ && tell_after_.passed()) {
+    TellPlaces();
+    moved_ = false;
+    tell_after_ = Deadline::After(progress_interval_);
   }
-  for (std::unique_ptr<Entry>& entry : ended) {
-    entry->on_stop.reset();
-    entry->memory.clear();
-    [[maybe_unused]] const bool queued = ends_->TrySubmit([entry = std::move(entry)]() mutable {
-      entry->task.run({.status = entry->refused, .number = entry->number});
-      entry.reset();
-    });
-  }
+  if (moved_) next = std::min(next, tell_after_);
   return next;
 }
 
-void LoadQueue::TakeEnded(Entries& waiting, Entries& ended, Deadline& next) {
+void LoadQueue::TellEnded() {
+  while (true) {
+    Entries one;
+    {
+      MutexLock lock(mutex_);
+      if (ended_.empty()) return;
+      one.splice(one.end(), ended_, ended_.begin());
+    }
+    Entry& entry = *one.front();
+    entry.on_stop.reset();
+    entry.memory.clear();
+    RunTask(entry.task, {.status = entry.refused, .number = entry.number});
+  }
+}
+
+void LoadQueue::TakeEnded(Entries& waiting, Deadline& next) {
   for (auto it = waiting.begin(); it != waiting.end();) {
     Entry& entry = **it;
     const absl::Status status = entry.task.context.Check();
@@ -317,51 +327,21 @@ void LoadQueue::TakeEnded(Entries& waiting, Entries& ended, Deadline& next) {
     }
     entry.refused =
         status.ok() ? Annotate(entry.refused, StrCat("waited ", absl::FormatDuration(wait), " for memory")) : status;
-    ended.push_back(std::move(*it));
-    it = waiting.erase(it);
+    ended_.splice(ended_.end(), waiting, it++);
     moved_ = true;
   }
 }
 
-// Looks before it reserves: what is reserved on one device and given back for want of another is memory given back,
-// after which this queue would look again.
-absl::Status LoadQueue::ReserveFor(Entry& entry) const {
-  const LoadPlan& plan = *entry.plan;
-  for (size_t i = 0; i < plan.devices.size(); ++i) {
-    Device* const device = devices_->Find(plan.devices[i]);
-    if (device == nullptr || plan.reserve_bytes[i] <= device->account().state().free()) continue;
-    KEYLOAD_RETURN_IF_ERROR(device->account().Reserve(plan.reserve_bytes[i]).status());
-  }
-  KEYLOAD_ASSIGN_OR_RETURN(entry.memory, ReserveForPlan(plan, *devices_));
-  return absl::OkStatus();
-}
-
-void LoadQueue::GiveMemory() {
-  for_memory_.sort([](const auto& a, const auto& b) { return GoesFirst(*a, *b); });
-  DeviceNames awaited;  // by those that go first: nobody behind them takes some of it
-  for (auto it = for_memory_.begin(); it != for_memory_.end();) {
-    Entry& entry = **it;
-    if (!Shares(*entry.plan, awaited)) {
-      entry.refused = ReserveFor(entry);
-      if (entry.refused.ok()) {
-        entry.plan = nullptr;
-        entry.told = 0;
-        ready_.push_back(std::move(*it));
-        it = for_memory_.erase(it);
-        moved_ = true;
-        continue;
-      }
-    }
-    AddDeviceNames(*entry.plan, awaited);
-    ++it;
-  }
-}
-
 void LoadQueue::TellPlaces() {
-  ready_.sort([](const auto& a, const auto& b) { return GoesFirst(*a, *b); });
+  SortReady();
   for (const auto& [waiting, phase] : {std::pair(&ready_, "queue"), std::pair(&for_memory_, "memory")}) {
+    size_t leaving = waiting == &ready_ ? starting_ : 0;  // threads are about to take them
     uint32_t place = 0;
     for (const std::unique_ptr<Entry>& entry : *waiting) {
+      if (leaving > 0) {
+        --leaving;
+        continue;
+      }
       ++place;
       if (entry->task.load == nullptr || entry->told == place) continue;
       entry->told = place;

@@ -3,10 +3,13 @@
 #include <cstdint>
 #include <functional>
 #include <list>
+#include <map>
 #include <memory>
 #include <optional>
 #include <stop_token>
+#include <string>
 #include <thread>
+#include <tuple>
 #include <vector>
 
 #include "absl/functional/any_invocable.h"
@@ -24,14 +27,18 @@
 namespace keyload {
 
 // The threads of loads, and what waits for them: in one bounded queue for a thread, or for memory of a device without a
-// thread. Larger priorities go first, and equal ones in the order in which they came. What is cancelled or too late
-// leaves the queue at once. Thread-safe.
+// thread. Larger priorities go first. Among equal ones callers take turns (Caller::share): a caller of whose tasks none
+// runs goes before one of whose tasks one runs, and the tasks of one caller run in the order in which they came. So one
+// caller alone uses all threads, and another one waits for one task of it at most. What is cancelled or too late leaves
+// the queue at once. Thread-safe.
 class LoadQueue {
  public:
   struct Options {
     size_t threads = 1;
-    size_t limit = 64;             // what waits, for threads and for memory together, beyond what runs
-    DeviceSet* devices = nullptr;  // null: nothing waits for memory
+    // What waits, for threads and for memory together, beyond what runs. A caller of whose tasks less than an eighth of
+    // this waits may add one up to twice the limit, so that nobody fills the queue for others.
+    size_t limit = 64;
+    DeviceSet* devices = nullptr;                          // null: nothing waits for memory
     absl::Duration progress_interval = kProgressInterval;  // between two messages about moving up
   };
   // What a task is called with.
@@ -44,7 +51,9 @@ class LoadQueue {
     RequestContext context;              // ends the waiting
     std::shared_ptr<SharedLoad> load;    // whose priority counts, and which hears of its place; null: priority 0
     absl::AnyInvocable<void(Turn)> run;  // called once
-    bool always = false;                 // taken though the queue is full
+    // Called when an exception leaves `run`, to answer whoever waits; empty: `run` lets none out.
+    absl::AnyInvocable<void(const absl::Status&)> fail = {};
+    bool always = false;  // taken though the queue is full
   };
 
   explicit LoadQueue(const Options& options);
@@ -55,8 +64,8 @@ class LoadQueue {
   // Runs the task on a thread in its turn. LOAD_QUEUE_FULL says after what time there may be room; the task is not
   // called then. Never blocks.
   absl::Status Submit(Task task);
-  // What Submit would say now.
-  absl::Status CheckRoom() const;
+  // What Submit would say now to a task whose context has this share.
+  absl::Status CheckRoom(const std::string& share) const;
   // Reserves the plan's memory for task `number`, at once or not at all. DEVICE_OUT_OF_MEMORY also when a task that
   // goes first waits for memory of one of the plan's devices.
   absl::StatusOr<std::vector<MemoryReservation>> Reserve(const LoadPlan& plan, uint64_t number, const SharedLoad& load);
@@ -79,10 +88,16 @@ class LoadQueue {
   // memory, and outlives the queue for them.
   class Signal;
   class LoadTurn;
+  struct Share {  // of one caller
+    size_t running = 0;
+    uint64_t turn = 0;  // the latest one, of all that were taken
+  };
   struct Entry {
     Task task;
+    std::shared_ptr<Share> share;
     uint64_t number = 0;
     int32_t priority = 0;
+    size_t round = 0;                      // how many tasks of the same caller go first
     uint32_t told = 0;                     // the place that the load heard last
     std::shared_ptr<const LoadPlan> plan;  // waits for its memory
     absl::Status refused;
@@ -92,19 +107,31 @@ class LoadQueue {
   };
   using Entries = std::list<std::unique_ptr<Entry>>;
 
-  static bool GoesFirst(const Entry& a, const Entry& b);
-  std::unique_ptr<Entry> MakeEntry(Task task, uint64_t number) const;
-  absl::Status Full() const ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
-  absl::Status RoomForTask() const ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
+  static bool GoesFirst(const Entry& a, const Entry& b) {
+    return a.priority != b.priority ? a.priority > b.priority : a.number < b.number;
+  }
+  // The same with turns: fewer tasks of the same caller before it, then the caller whose turn is the longest ago.
+  static bool RunsFirst(const Entry& a, const Entry& b) {
+    if (a.priority != b.priority) return a.priority > b.priority;
+    return std::tuple(a.round, a.share->turn, a.number) < std::tuple(b.round, b.share->turn, b.number);
+  }
+  std::unique_ptr<Entry> MakeEntry(Task task, uint64_t number) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
+  size_t waiting() const ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
+  absl::Status RoomToWait(const std::string& share) const ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
+  absl::Status RoomForTask(const std::string& share) const ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
+  // Sorts ready_ as it will run.
+  void SortReady() ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
   std::unique_ptr<Entry> TakeFirst() ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
   void Dispatch() ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
-  // A thread: the given task, and then what waits.
-  void Work(std::unique_ptr<Entry> entry);
+  // A thread: what waits, until nothing does.
+  void Work();
+  // Tells the entries in ended_, on the thread of ends_.
+  void TellEnded();
   // The queue's own thread.
   void Watch();
   // Serves what waits; returns when it must be looked at again without a signal.
   Deadline Look();
-  void TakeEnded(Entries& waiting, Entries& ended, Deadline& next) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
+  void TakeEnded(Entries& waiting, Deadline& next) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
   absl::Status ReserveFor(Entry& entry) const;
   void GiveMemory() ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
   void TellPlaces() ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
@@ -118,15 +145,19 @@ class LoadQueue {
   size_t limit_ ABSL_GUARDED_BY(mutex_);
   bool stopping_ ABSL_GUARDED_BY(mutex_) = false;
   uint64_t last_number_ ABSL_GUARDED_BY(mutex_) = 0;
-  size_t running_ ABSL_GUARDED_BY(mutex_) = 0;  // threads at work; all of them while something is in ready_
+  size_t running_ ABSL_GUARDED_BY(mutex_) = 0;   // threads at work; all of them while something is in ready_
+  size_t starting_ ABSL_GUARDED_BY(mutex_) = 0;  // of those: that have not taken their first task out of ready_ yet
+  uint64_t last_turn_ ABSL_GUARDED_BY(mutex_) = 0;
   Entries ready_ ABSL_GUARDED_BY(mutex_);
+  Entries ended_ ABSL_GUARDED_BY(mutex_);  // to be told
+  std::map<std::string, std::weak_ptr<Share>> shares_ ABSL_GUARDED_BY(mutex_);
   Entries for_memory_ ABSL_GUARDED_BY(mutex_);
   bool moved_ ABSL_GUARDED_BY(mutex_) = false;  // places may be others than was told
   Deadline tell_after_ ABSL_GUARDED_BY(mutex_) = Deadline(Deadline::Clock::time_point::min());
   RecentDurations durations_ ABSL_GUARDED_BY(mutex_);  // of what ran
 
   std::unique_ptr<Executor> ends_;      // what ended while it waited: that may block on files
-  std::unique_ptr<Executor> executor_;  // never queues: it gets a task when one of its threads is free
+  std::unique_ptr<Executor> executor_;  // never queues: it is used when one of its threads is free
   std::thread watch_;
 };
 

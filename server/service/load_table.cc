@@ -5,6 +5,7 @@
 #include "absl/strings/numbers.h"
 #include "absl/strings/str_format.h"
 #include "server/base/error.h"
+#include "server/base/retry.h"
 #include "server/base/strings.h"
 
 namespace keyload {
@@ -45,19 +46,34 @@ std::shared_ptr<SharedLoad> LoadTable::Add(LoadIdentity identity, std::shared_pt
   identity.load = NameOf(number);
   auto load = std::make_shared<SharedLoad>(identity, std::move(caller));
   const auto entry = entries_.emplace(number, Entry{.load = load}).first;
-  Bind(entry, identity);
+  try {
+    Bind(entry, identity);
+  } catch (...) {
+    Erase(entry);  // nobody would end it
+    throw;
+  }
   return load;
 }
 
-void LoadTable::AddRequest(const SharedLoad& load, const LoadIdentity& identity) {
+absl::Status LoadTable::AddRequest(const SharedLoad& load, const LoadIdentity& identity) {
   MutexLock lock(mutex_);
-  if (const auto it = entries_.find(NumberOf(load.identity().load)); it != entries_.end()) Bind(it, identity);
+  const auto it = entries_.find(NumberOf(load.identity().load));
+  if (it == entries_.end() || identity.request_id.empty()) return absl::OkStatus();
+  if (it->second.request_ids.size() >= options_.request_ids) {
+    const LoadIdentity& known = load.identity();
+    return MakeError(Reason::kLoadQueueFull,
+                     StrCat(known.load, " of model ", known.model, ": ", it->second.request_ids.size(),
+                            " request ids stand for it already; ask again once it has ended"),
+                     {{"load", known.load}, {"model", known.model}, {std::string(kRetryDelay), "1"}});
+  }
+  Bind(it, identity);
+  return absl::OkStatus();
 }
 
 void LoadTable::Bind(Entries::iterator entry, const LoadIdentity& identity) {
   if (identity.request_id.empty()) return;
+  entry->second.request_ids.push_back(identity.request_id);  // first: what throws then is undone by Erase
   by_request_id_[identity.request_id] = {.number = entry->first, .model = identity.model, .digest = identity.digest};
-  entry->second.request_ids.push_back(identity.request_id);
 }
 
 std::string LoadTable::NextName() {

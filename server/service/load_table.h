@@ -22,6 +22,7 @@ class LoadTable {
     size_t ended_loads = 1000;           // kept at most
     uint64_t ended_bytes = 64ull << 20;  // of their reports, roughly
     uint64_t first_number = 0;           // names begin above it
+    size_t request_ids = 1000;           // of one load
   };
   LoadTable() : LoadTable(Options()) {}
   explicit LoadTable(const Options& options) : options_(options), last_number_(options.first_number) {}
@@ -31,8 +32,9 @@ class LoadTable {
 
   // A new load that runs, with a name of its own; `identity.load` is ignored.
   std::shared_ptr<SharedLoad> Add(LoadIdentity identity, std::shared_ptr<const Caller> caller = nullptr);
-  // `load` answers this request too: its id stands for it.
-  void AddRequest(const SharedLoad& load, const LoadIdentity& identity);
+  // `load` answers this request too: its id stands for it. LOAD_QUEUE_FULL when it has as many ids as a load may have.
+  absl::Status AddRequest(const SharedLoad& load, const LoadIdentity& identity);
+  const Options& options() const { return options_; }
   // A name for what is no SharedLoad.
   std::string NextName();
   // The request ids that `load` answers.

@@ -8,6 +8,7 @@
 #include "absl/time/clock.h"
 #include "server/base/error.h"
 #include "server/base/log.h"
+#include "server/base/no_throw.h"
 #include "server/base/retry.h"
 #include "server/base/strings.h"
 #include "server/keys/pattern_set.h"
@@ -99,7 +100,8 @@ absl::StatusOr<LoadReport> LoaderService::Plan(LoadSpec spec, const RequestConte
   KEYLOAD_ASSIGN_OR_RETURN(const PreparedKeys keys, PrepareKeys(spec, Sources(), context, clock));
   const std::vector<PlacementDevice> devices =
       spec.plan_for.empty() ? SnapshotDevices(*deps_.transfer.devices) : spec.plan_for;
-  KEYLOAD_ASSIGN_OR_RETURN(PreparedPlan plan, PreparePlan(spec, keys, devices, *deps_.transfer.devices, clock));
+  KEYLOAD_ASSIGN_OR_RETURN(PreparedPlan plan,
+                           PreparePlan(spec, keys, devices, *deps_.transfer.devices, context, clock));
   LoadReport report = std::move(plan.report);
   report.outcome = ExceedsLimits(report.keys, spec.limits) ? Outcome::kRejected : Outcome::kPlanned;
   report.start_time = start_time;
@@ -203,7 +205,12 @@ std::vector<std::pair<std::string, uint64_t>> LoaderService::LimitValues() const
           {"header_memory_bytes", deps_.headers.memory == nullptr ? 0 : deps_.headers.memory->limit()},
           {"manifest_tensors", kMaxManifestTensors},
           {"selection_globs", kMaxGlobs},
+          {"selection_steps", kMaxSelectionSteps},
           {"rule_patterns", PatternBudget::kMostPatterns},
+          {"rule_instructions", PatternBudget::kMostInstructions},
+          {"rule_steps", PatternBudget::kMostSteps},
+          {"load_callers", SharedLoad::kMostWaiters},
+          {"load_request_ids", table_.options().request_ids},
           {"key_list_keys", deps_.documents->options().max_list_keys},
           {"uploads", deps_.documents->options().max_uploads},
           {"document_bytes", deps_.documents->options().max_document_bytes},
@@ -230,7 +237,7 @@ absl::StatusOr<LoadReport> LoaderService::LoadPlanned(Job& job, absl::Status sta
 
   LoadReport report = plan.report;
   if (status.ok() && report.outcome != Outcome::kRejected) {
-    status = LoadAndPublish(job, keys, std::move(plan), std::move(reservations), report);
+    status = NoThrow([&] { return LoadAndPublish(job, keys, std::move(plan), std::move(reservations), report); });
   }
   if (!status.ok()) {
     const Reason reason = ErrorReason(status);
@@ -268,8 +275,9 @@ absl::Status LoaderService::PlaceAndReserve(Job& job) {
     KEYLOAD_RETURN_IF_ERROR(job.load->context().Check());
     const DeviceSet& node = *deps_.transfer.devices;
     absl::StatusOr<PreparedPlan> prepared =
-        job.extends == nullptr ? PreparePlan(job.spec, keys, devices, node, job.clock)
-                               : PrepareExtension(job.spec, keys, *job.extends, devices, node, job.clock);
+        job.extends == nullptr
+            ? PreparePlan(job.spec, keys, devices, node, job.load->context(), job.clock)
+            : PrepareExtension(job.spec, keys, *job.extends, devices, node, job.load->context(), job.clock);
     if (!prepared.ok()) return prepared.status();
     plan = *std::move(prepared);
     plan.report.load = job.load->identity().load;

@@ -47,7 +47,7 @@ class LoaderService {
     ModelRegistry* registry = nullptr;
     HoldBudget* held = nullptr;         // of page cache that is kept locked
     LoadQueue* loads = nullptr;         // as many loads at a time as it has threads
-    Executor* queries = nullptr;        // what may block on a file and is no load
+    Executor* queries = nullptr;        // plans and what else may block on a file and is no load
     HeaderReading headers;              // how checkpoints are opened
     StorageThreads* storage = nullptr;  // where they are opened; null: on the thread that needs them
     TemplateDirectories templates;      // that expected keys come from
@@ -92,7 +92,7 @@ class LoaderService {
                                          const RequestContext& context, PhaseClock& clock);
   // Makes the selected keys lazy again; see Residency::Evict. The model's generation stays. Blocks while memory is
   // given back. MODEL_NOT_FOUND, MODEL_BUSY and what SelectTensors returns.
-  absl::StatusOr<Residency::Evicted> Evict(const ModelSelection& selection, const Caller* caller = nullptr);
+  absl::StatusOr<Residency::Evicted> Evict(const ModelSelection& selection, const RequestContext& context = {});
   // For who is about to open `keys` one after the other: makes the lazy ones of the first few resident with one call,
   // so that neighbours are read together. Returns how many keys those are, lazy or not; at least one unless there are
   // none. Blocks. What fails is left to OpenTensor, which knows the key that it was asked for.
@@ -156,6 +156,7 @@ class LoaderService {
   absl::Status MaterializeInto(LoadReport& report, const ModelSelection& selection, const Limits& limits,
                                const RequestContext& context, PhaseClock& clock);
   void Queue(const std::shared_ptr<Job>& job);
+  void FailJob(Job& job, const absl::Status& thrown);
   KeySources Sources() const;
   absl::StatusOr<LoadReport> Reuse(const LoadSpec& spec, const RequestContext& context) const;
   void RunJob(const std::shared_ptr<Job>& job, LoadQueue::Turn turn);

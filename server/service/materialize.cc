@@ -4,6 +4,7 @@
 
 #include "server/base/error.h"
 #include "server/base/strings.h"
+#include "server/service/model_keys.h"
 #include "server/service/plan_report.h"
 
 namespace keyload {
@@ -103,8 +104,10 @@ absl::Status LoadClaim(const ResidentModel& model, Residency::Claim claim, const
 }  // namespace
 
 absl::StatusOr<SelectedTensors> SelectTensors(const ResidentModel& model, const KeySelection& selection,
-                                              size_t name_limit) {
+                                              size_t name_limit, const RequestContext* context) {
   KEYLOAD_RETURN_IF_ERROR(CheckNames(model, selection));
+  KEYLOAD_RETURN_IF_ERROR(CheckWork(*model.content().keys, selection));
+  PeriodicCheck check(context);
   SelectedTensors selected;
   const ResidentModel::Content& content = model.content();
   KeyCounts& counts = selected.report.keys;
@@ -113,6 +116,7 @@ absl::StatusOr<SelectedTensors> SelectTensors(const ResidentModel& model, const 
     const ModelKey& key = content.keys->keys[i];
     if (key.state == KeyState::kNonPersistent) continue;
     ++counts.expected;
+    KEYLOAD_RETURN_IF_ERROR(check.Check(selection.CostOf(key.name)));
     if (key.state == KeyState::kNotSelected || !selection.Selects(key.name)) continue;
     ++counts.selected;
     counts.missing += key.state == KeyState::kMissing;
@@ -128,9 +132,10 @@ absl::StatusOr<SelectedTensors> SelectTensors(const ResidentModel& model, const 
   }
   counts.not_selected = counts.expected - counts.selected;
   for (const UnexpectedKey& key : content.keys->unexpected) {
+    KEYLOAD_RETURN_IF_ERROR(check.Check(selection.CostOf(key.name)));
     if (selection.Selects(key.name)) ++(key.ignored ? counts.unexpected_ignored : counts.unexpected);
   }
-  AddNames(*content.keys, selection, name_limit, selected.report);
+  KEYLOAD_RETURN_IF_ERROR(AddNames(*content.keys, selection, name_limit, check, selected.report));
   return selected;
 }
 

@@ -22,9 +22,10 @@ struct SelectedTensors {
 };
 // KEY_NOT_FOUND for an exact name that is no key of the model, KEY_NOT_RESIDENT for one that its load did not select.
 // What is missing, unexpected or mismatched is counted and named as in the report of a load with that selection, but
-// for tied keys: one whose holder is not selected is not missing. Never blocks.
+// for tied keys: one whose holder is not selected is not missing. Never blocks. PATTERN_INVALID and the errors of
+// `context` (null: never asked) as from ListKeys.
 absl::StatusOr<SelectedTensors> SelectTensors(const ResidentModel& model, const KeySelection& selection,
-                                              size_t name_limit);
+                                              size_t name_limit, const RequestContext* context);
 
 // Makes `tensors` of the model's plan resident. However many callers ask at the same time, each tensor is read once:
 // what another caller is loading is waited for, and taken over if that one fails. Enters the phases reserve and

@@ -38,7 +38,7 @@ absl::Status LoaderService::MaterializeInto(LoadReport& report, const ModelSelec
   KEYLOAD_ASSIGN_OR_RETURN(const ModelHandle model, deps_.registry->Use(selection.model));
   KEYLOAD_ASSIGN_OR_RETURN(const KeySelection keys,
                            CompileSelection(selection.select, selection.key_list_digest, *deps_.documents));
-  KEYLOAD_ASSIGN_OR_RETURN(SelectedTensors selected, SelectTensors(*model, keys, kDefaultNameLimit));
+  KEYLOAD_ASSIGN_OR_RETURN(SelectedTensors selected, SelectTensors(*model, keys, kDefaultNameLimit, &context));
   report = std::move(selected.report);
   report.load = table_.NextName();
   report.model = selection.model;
@@ -65,16 +65,17 @@ absl::Status LoaderService::MaterializeInto(LoadReport& report, const ModelSelec
   return absl::OkStatus();
 }
 
-absl::StatusOr<Residency::Evicted> LoaderService::Evict(const ModelSelection& selection, const Caller* caller) {
+absl::StatusOr<Residency::Evicted> LoaderService::Evict(const ModelSelection& selection,
+                                                        const RequestContext& context) {
   KEYLOAD_ASSIGN_OR_RETURN(const ModelHandle model, deps_.registry->Use(selection.model));
   KEYLOAD_ASSIGN_OR_RETURN(const KeySelection keys,
                            CompileSelection(selection.select, selection.key_list_digest, *deps_.documents));
-  KEYLOAD_ASSIGN_OR_RETURN(const SelectedTensors selected, SelectTensors(*model, keys, /*name_limit=*/0));
+  KEYLOAD_ASSIGN_OR_RETURN(const SelectedTensors selected, SelectTensors(*model, keys, /*name_limit=*/0, &context));
   const Residency::Evicted evicted = model->residency().Evict(selected.tensors);
   deps_.registry->UpdateState(selection.model);
   deps_.metrics->Evicted(evicted.bytes);
   Log(LogLevel::kInfo, "evict",
-      {{"model", selection.model}, {"tensors", evicted.tensors}, {"freed_bytes", evicted.bytes}}, caller);
+      {{"model", selection.model}, {"tensors", evicted.tensors}, {"freed_bytes", evicted.bytes}}, context.caller.get());
   return evicted;
 }
 

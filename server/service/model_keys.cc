@@ -85,6 +85,10 @@ std::vector<uint32_t> OrderKeys(const KeyReport& report) {
   return NaturalOrder(names);
 }
 
+std::string_view NameOfKey(const KeyReport& report, uint32_t number) {
+  return number < report.keys.size() ? report.keys[number].name : report.unexpected[number - report.keys.size()].name;
+}
+
 }  // namespace
 
 KeyCursor::KeyCursor(ModelHandle model, KeySelection selection, Of of)
@@ -103,10 +107,11 @@ bool KeyCursor::Selects(uint32_t number) const {
 
 absl::StatusOr<std::vector<uint32_t>> KeyCursor::Next(size_t most, const RequestContext& context) {
   const std::vector<uint32_t>& order = model_->OrderOfKeys(OrderKeys);
+  const KeyReport& report = *model_->content().keys;
   std::vector<uint32_t> numbers;
   PeriodicCheck check(&context);
   for (; next_ < order.size() && numbers.size() < most; ++next_) {
-    KEYLOAD_RETURN_IF_ERROR(check.Check());
+    KEYLOAD_RETURN_IF_ERROR(check.Check(selection_.CostOf(NameOfKey(report, order[next_]))));
     if (Selects(order[next_])) numbers.push_back(order[next_]);
   }
   return numbers;
@@ -116,6 +121,14 @@ ListedKey DescribeKey(const ResidentModel& model, const std::vector<Residency::S
   const KeyReport& report = *model.content().keys;
   if (number < report.keys.size()) return DescribeExpected(model, states, number);
   return DescribeUnexpected(report, report.unexpected[number - report.keys.size()]);
+}
+
+absl::Status CheckWork(const KeyReport& keys, const KeySelection& selection) {
+  if (selection.selects_all()) return absl::OkStatus();
+  uint64_t bytes = 0;
+  for (const ModelKey& key : keys.keys) bytes += key.name.size();
+  for (const UnexpectedKey& key : keys.unexpected) bytes += key.name.size();
+  return selection.CheckWork(bytes);
 }
 
 absl::Status CheckNamedKeys(const ResidentModel& model, const KeySelection& selection, const RequestContext& context) {

@@ -57,4 +57,7 @@ ListedKey DescribeKey(const ResidentModel& model, const std::vector<Residency::S
 // DEADLINE_EXCEEDED.
 absl::Status CheckNamedKeys(const ResidentModel& model, const KeySelection& selection, const RequestContext& context);
 
+// What Selects may cost over all names of the model: see KeySelection::CheckWork. To be asked before a cursor is made.
+absl::Status CheckWork(const KeyReport& keys, const KeySelection& selection);
+
 }  // namespace keyload

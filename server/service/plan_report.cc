@@ -78,7 +78,8 @@ LoadReport MakePlanReport(const LoadSpec& spec, const PreparedKeys& prepared, co
   report.warnings.insert(report.warnings.end(), keys.warnings.begin(), keys.warnings.end());
   report.warnings.insert(report.warnings.end(), placement.warnings.begin(), placement.warnings.end());
   AddIndexWarning(*keys.index, report);
-  AddNames(keys, KeySelection(), spec.name_limit, report);
+  PeriodicCheck never(nullptr);
+  AddNames(keys, KeySelection(), spec.name_limit, never, report).IgnoreError();
   report.device_map = placement.device_map;
   AddDeviceUses(keys, input, placement, plan, devices, node, report);
   AddTensors(*keys.index, plan, report);
@@ -86,17 +87,20 @@ LoadReport MakePlanReport(const LoadSpec& spec, const PreparedKeys& prepared, co
   return report;
 }
 
-void AddNames(const KeyReport& keys, const KeySelection& selection, size_t limit, LoadReport& report) {
+absl::Status AddNames(const KeyReport& keys, const KeySelection& selection, size_t limit, PeriodicCheck& check,
+                      LoadReport& report) {
   std::vector<std::string_view> missing;
   std::vector<const ModelKey*> mismatched;
   for (const ModelKey& key : keys.keys) {
     if (key.state != KeyState::kMissing && key.state != KeyState::kMismatched) continue;
+    KEYLOAD_RETURN_IF_ERROR(check.Check(selection.CostOf(key.name)));
     if (!selection.Selects(key.name)) continue;
     key.state == KeyState::kMissing ? missing.push_back(key.name) : mismatched.push_back(&key);
   }
   report.missing_keys = FirstNames(std::move(missing), limit);
   for (const UnexpectedKey& key : keys.unexpected) {
     if (report.unexpected_keys.size() == limit) break;
+    KEYLOAD_RETURN_IF_ERROR(check.Check(selection.CostOf(key.name)));
     if (!key.ignored && selection.Selects(key.name)) report.unexpected_keys.emplace_back(key.name);
   }
   const size_t count = std::min(limit, mismatched.size());
@@ -110,6 +114,7 @@ void AddNames(const KeyReport& keys, const KeySelection& selection, size_t limit
                                       .expected_dtype = key.dtype,
                                       .found_dtype = keys.StoredDType(key)});
   }
+  return absl::OkStatus();
 }
 
 void AddTensors(const CheckpointIndex& index, const LoadPlan& plan, LoadReport& report) {

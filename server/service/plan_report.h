@@ -10,8 +10,9 @@ LoadReport MakePlanReport(const LoadSpec& spec, const PreparedKeys& prepared, co
                           const DeviceSet& node);
 
 // Names what a report names, at most `limit` of each: those of the missing, unexpected and mismatched keys that
-// `selection` selects.
-void AddNames(const KeyReport& keys, const KeySelection& selection, size_t limit, LoadReport& report);
+// `selection` selects. What `check` returns.
+absl::Status AddNames(const KeyReport& keys, const KeySelection& selection, size_t limit, PeriodicCheck& check,
+                      LoadReport& report);
 
 // Counts the tensors of `plan`: into report.devices, which are those of the plan in its order, and into report.shards,
 // one for each shard that has any, in the index's order.

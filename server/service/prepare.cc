@@ -93,13 +93,16 @@ PlanOptions PlanOptionsOf(const LoadSpec& spec, const PreparedKeys& prepared) {
 
 absl::StatusOr<PreparedPlan> PreparePlan(const LoadSpec& spec, const PreparedKeys& prepared,
                                          const std::vector<PlacementDevice>& devices, const DeviceSet& node,
-                                         PhaseClock& clock) {
+                                         const RequestContext& context, PhaseClock& clock) {
   clock.Enter("place");
+  KEYLOAD_RETURN_IF_ERROR(context.Check());
   PlacementInput input = MakeInput(spec, prepared);
   PreparedPlan result;
-  KEYLOAD_ASSIGN_OR_RETURN(result.placement, Place(input.model, spec.device_map, devices));
+  KEYLOAD_ASSIGN_OR_RETURN(result.placement, Place(input.model, spec.device_map, devices, &context));
   clock.Enter("plan");
+  KEYLOAD_RETURN_IF_ERROR(context.Check());
   result.plan = BuildLoadPlan(*prepared.keys, input, result.placement, PlanOptionsOf(spec, prepared));
+  KEYLOAD_RETURN_IF_ERROR(context.Check());
   result.added = result.plan;
   result.report = MakePlanReport(spec, prepared, input, result.placement, *result.plan, devices, node);
   result.added_devices = result.report.devices;

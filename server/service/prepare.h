@@ -52,7 +52,7 @@ struct PreparedPlan {
 // Places the keys on `devices` and cuts them into segments and extents: phases place and plan. Pure.
 absl::StatusOr<PreparedPlan> PreparePlan(const LoadSpec& spec, const PreparedKeys& prepared,
                                          const std::vector<PlacementDevice>& devices, const DeviceSet& node,
-                                         PhaseClock& clock);
+                                         const RequestContext& context, PhaseClock& clock);
 
 // What PreparePlan gives to placement and to the plan.
 PlacementInput MakeInput(const LoadSpec& spec, const PreparedKeys& prepared);

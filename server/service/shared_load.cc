@@ -4,6 +4,8 @@
 #include <utility>
 
 #include "server/base/error.h"
+#include "server/base/no_throw.h"
+#include "server/base/retry.h"
 #include "server/base/strings.h"
 
 namespace keyload {
@@ -22,6 +24,12 @@ namespace {
 bool IsCancelled(const absl::StatusOr<LoadReport>& result) {
   const Reason reason = ErrorReason(result.ok() ? result->error : result.status());
   return reason == Reason::kLoadCancelled || reason == Reason::kDeadlineExceeded;
+}
+
+// One caller's trouble with memory is no other's: it hears of that instead.
+void TellEnd(LoadObserver& observer, const absl::StatusOr<LoadReport>& result) {
+  const absl::Status thrown = NoThrow([&] { observer.OnEnd(result); });
+  if (!thrown.ok()) NoThrow([&] { observer.OnEnd(thrown); }).IgnoreError();
 }
 
 }  // namespace
@@ -43,28 +51,42 @@ SharedLoad::WaiterId SharedLoad::Begin(Waiter waiter) {
   return Add({.waiter = std::move(waiter)});
 }
 
-std::optional<SharedLoad::WaiterId> SharedLoad::Join(Waiter waiter) {
+absl::Status SharedLoad::RoomForWaiter() const {
+  if (waiters_.size() < kMostWaiters) return absl::OkStatus();
+  return MakeError(Reason::kLoadQueueFull,
+                   StrCat(identity_.load, " of model ", identity_.model, ": ", waiters_.size(),
+                          " callers wait for it or watch it already; try again later, or ask for it with GetLoad"),
+                   {{"load", identity_.load}, {"model", identity_.model}, {std::string(kRetryDelay), "1"}});
+}
+
+absl::StatusOr<SharedLoad::WaiterId> SharedLoad::Join(Waiter waiter) {
   std::shared_ptr<const absl::StatusOr<LoadReport>> result;
   {
     MutexLock lock(mutex_);
     result = status_.result;
-    if (result == nullptr ? !context_.Check().ok() : IsCancelled(*result)) return std::nullopt;
+    if (result == nullptr ? !context_.Check().ok() : IsCancelled(*result)) {
+      return MakeError(Reason::kModelBusy,
+                       StrCat("model ", identity_.model, ": ", identity_.load, " was cancelled or is too late"),
+                       {{"model", identity_.model}, {"load", identity_.load}});
+    }
+    if (result == nullptr) KEYLOAD_RETURN_IF_ERROR(RoomForWaiter());
     waiter.observer->OnAccepted(identity_.load, /*joined=*/true);
     if (result == nullptr) return Add({.waiter = std::move(waiter)});
   }
-  waiter.observer->OnEnd(*result);
+  TellEnd(*waiter.observer, *result);
   return kNobody;
 }
 
-SharedLoad::WaiterId SharedLoad::Watch(std::shared_ptr<LoadObserver> observer) {
+absl::StatusOr<SharedLoad::WaiterId> SharedLoad::Watch(std::shared_ptr<LoadObserver> observer) {
   std::shared_ptr<const absl::StatusOr<LoadReport>> result;
   {
     MutexLock lock(mutex_);
-    observer->OnAccepted(identity_.load, /*joined=*/true);
     result = status_.result;
+    if (result == nullptr) KEYLOAD_RETURN_IF_ERROR(RoomForWaiter());
+    observer->OnAccepted(identity_.load, /*joined=*/true);
     if (result == nullptr) return Add({.waiter = {.observer = std::move(observer)}, .watches = true});
   }
-  observer->OnEnd(*result);
+  TellEnd(*observer, *result);
   return kNobody;
 }
 
@@ -114,8 +136,8 @@ void SharedLoad::Remove(WaiterId waiter, bool cancels) {
     gone = std::move(it->second.waiter.observer);
     waiters_.erase(it);
   }
-  gone->OnEnd(MakeError(Reason::kLoadCancelled, StrCat(identity_.load, " goes on without this caller"),
-                        {{"load", identity_.load}, {"goes_on", "true"}}));
+  TellEnd(*gone, MakeError(Reason::kLoadCancelled, StrCat(identity_.load, " goes on without this caller"),
+                           {{"load", identity_.load}, {"goes_on", "true"}}));
 }
 
 void SharedLoad::Stop() {
@@ -126,13 +148,13 @@ void SharedLoad::Stop() {
 void SharedLoad::Planned(const LoadReport& report) {
   MutexLock lock(mutex_);
   plan_ = report;
-  for (const auto& [id, entry] : waiters_) entry.waiter.observer->OnPlanned(report);
+  for (const auto& [id, entry] : waiters_) NoThrow([&] { entry.waiter.observer->OnPlanned(report); }).IgnoreError();
 }
 
 void SharedLoad::Progress(const LoadProgress& progress) {
   MutexLock lock(mutex_);
   status_.progress = progress;
-  for (const auto& [id, entry] : waiters_) entry.waiter.observer->OnProgress(progress);
+  for (const auto& [id, entry] : waiters_) NoThrow([&] { entry.waiter.observer->OnProgress(progress); }).IgnoreError();
 }
 
 void SharedLoad::End(absl::StatusOr<LoadReport> result) {
@@ -147,7 +169,7 @@ void SharedLoad::End(absl::StatusOr<LoadReport> result) {
     status_.result = kept;
     waiters.swap(waiters_);
   }
-  for (const auto& [id, entry] : waiters) entry.waiter.observer->OnEnd(*kept);
+  for (const auto& [id, entry] : waiters) TellEnd(*entry.waiter.observer, *kept);
 }
 
 void LoadTicket::Bind(std::shared_ptr<SharedLoad> load, SharedLoad::WaiterId waiter) {

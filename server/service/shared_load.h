@@ -51,6 +51,8 @@ class SharedLoad {
     int32_t priority = 0;        // the load's is the largest one
     absl::Duration memory_wait;  // the load's is the longest one
   };
+  // Callers and lookers-on of one load at a time: each costs a stream, and messages for all that the load tells.
+  static constexpr size_t kMostWaiters = 1000;
   using WaiterId = uint64_t;
   static constexpr WaiterId kNobody = 0;  // has heard the end already
 
@@ -68,11 +70,12 @@ class SharedLoad {
 
   // The first caller's, which the load begins for. It hears all that follows.
   WaiterId Begin(Waiter waiter);
-  // Another caller's. It hears what was told before, and all that follows: at least OnAccepted and OnEnd. Nothing, and
-  // no id, when the load was stopped or is too late: such an end is nobody's who comes now.
-  std::optional<WaiterId> Join(Waiter waiter);
-  // The same for one who only looks on, at any load.
-  WaiterId Watch(std::shared_ptr<LoadObserver> observer);
+  // Another caller's. It hears what was told before, and all that follows: at least OnAccepted and OnEnd. It hears
+  // nothing when the load was stopped or is too late, as such an end concerns nobody who comes now (MODEL_BUSY), or
+  // when kMostWaiters are there already (LOAD_QUEUE_FULL).
+  absl::StatusOr<WaiterId> Join(Waiter waiter);
+  // The same for one who only looks on, at any load. LOAD_QUEUE_FULL.
+  absl::StatusOr<WaiterId> Watch(std::shared_ptr<LoadObserver> observer);
   // Whether an equal request may still join: until Close, unless it was stopped.
   bool joinable() const;
   // From now on an equal request is a load of its own, or finds the model. For whoever has the request's id it is still
@@ -100,6 +103,7 @@ class SharedLoad {
   // What the load takes over from a caller: no less than it has.
   void Adopt(const Waiter& waiter) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
   WaiterId Add(Entry entry) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
+  absl::Status RoomForWaiter() const ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
   void Remove(WaiterId waiter, bool cancels);
 
   const LoadIdentity identity_;

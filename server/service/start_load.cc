@@ -7,12 +7,28 @@
 #include "absl/time/clock.h"
 #include "server/base/error.h"
 #include "server/base/log.h"
+#include "server/base/no_throw.h"
 #include "server/base/retry.h"
 #include "server/base/strings.h"
 #include "server/service/load_job.h"
 #include "server/service/same_model.h"
 
 namespace keyload {
+namespace {
+
+void LogEnd(const SharedLoad& load, const absl::StatusOr<LoadReport>& result) {
+  const Caller* const caller = load.context().caller.get();
+  if (result.ok()) return LogLoad(*result, caller);
+  Log(LogLevel::kWarning, "load",
+      {{"load", load.identity().load},
+       {"model", load.identity().model},
+       {"outcome", std::string("ERROR")},
+       {"reason", std::string(ReasonName(ErrorReason(result.status())))},
+       {"message", std::string(result.status().message())}},
+      caller);
+}
+
+}  // namespace
 
 // What a request comes to: a load to join, or one to run that its caller waits for, or, with neither, the answer of the
 // loaded model.
@@ -26,11 +42,14 @@ void LoaderService::StartLoad(LoadSpec spec, Deadline deadline, std::shared_ptr<
                               std::shared_ptr<LoadTicket> ticket, std::shared_ptr<const Caller> caller) {
   if (const absl::Status valid = Validate(spec, /*plan_only=*/false); !valid.ok()) return Refuse(*observer, valid);
   if (spec.warms()) spec.device_map.policy = "disk";
-  StartValid({.spec = std::move(spec),
-              .deadline = deadline,
-              .observer = std::move(observer),
-              .ticket = std::move(ticket),
-              .caller = std::move(caller)});
+  const absl::Status thrown = NoThrow([&] {
+    StartValid({.spec = std::move(spec),
+                .deadline = deadline,
+                .observer = observer,
+                .ticket = std::move(ticket),
+                .caller = std::move(caller)});
+  });
+  if (!thrown.ok()) Refuse(*observer, thrown);  // only what comes before the load begins lets an exception out
 }
 
 void LoaderService::Refuse(LoadObserver& observer, const absl::Status& status) {
@@ -52,13 +71,8 @@ void LoaderService::StartValid(Request request) {
     return Queue(start->job);
   }
   if (start->joins == nullptr) return AnswerWithModel(std::move(request));
-  const std::optional<SharedLoad::WaiterId> joined = start->joins->Join(waiter);
-  if (!joined) {
-    return Refuse(*request.observer, MakeError(Reason::kModelBusy,
-                                               StrCat("model ", spec.model, ": ", start->joins->identity().load,
-                                                      " was cancelled or is too late"),
-                                               {{"model", spec.model}, {"load", start->joins->identity().load}}));
-  }
+  const absl::StatusOr<SharedLoad::WaiterId> joined = start->joins->Join(waiter);
+  if (!joined.ok()) return Refuse(*request.observer, joined.status());
   deps_.metrics->LoadJoined();
   deps_.loads->Changed();  // the caller may have a larger priority, or more time
   if (request.ticket != nullptr) request.ticket->Bind(start->joins, *joined);
@@ -77,22 +91,26 @@ absl::StatusOr<LoaderService::Start> LoaderService::BeginLoad(const Request& req
   // Who wants the name to be free wants no load of somebody else either.
   if (spec.if_exists != IfExists::kFail) start.joins = table_.FindRunning(identity);
   if (start.joins != nullptr) {
-    table_.AddRequest(*start.joins, identity);
+    KEYLOAD_RETURN_IF_ERROR(table_.AddRequest(*start.joins, identity));
     return start;
   }
   absl::StatusOr<ModelRegistry::Claim> claim = ClaimName(spec, extends);
   if (ErrorReason(claim.status()) == Reason::kModelNotFound) claim = ClaimName(spec, extends);  // it went meanwhile
   if (ErrorReason(claim.status()) == Reason::kModelExists && spec.if_exists == IfExists::kReuse) return start;
   KEYLOAD_RETURN_IF_ERROR(claim.status());
-  if (!spec.is_kept) KEYLOAD_RETURN_IF_ERROR(deps_.loads->CheckRoom());  // before it is told that it is accepted
+  const std::string share = request.caller == nullptr ? std::string() : request.caller->share();
+  if (!spec.is_kept) KEYLOAD_RETURN_IF_ERROR(deps_.loads->CheckRoom(share));  // before it is told that it is accepted
   start.job = std::make_shared<Job>(Job{.spec = spec,
-                                        .load = table_.Add(std::move(identity), request.caller),
+                                        .load = nullptr,
                                         .claim = *std::move(claim),
                                         .extends = extends,
                                         .start_time = absl::Now(),
                                         .clock = PhaseClock()});
+  start.job->load = table_.Add(std::move(identity), request.caller);
   // Under the lock: whoever joins must not be the only one, or it would stop the load by leaving.
-  start.waiter = start.job->load->Begin(waiter);
+  const absl::Status begun = NoThrow([&] { start.waiter = start.job->load->Begin(waiter); });
+  if (!begun.ok()) table_.Forget(*start.job->load);
+  KEYLOAD_RETURN_IF_ERROR(begun);
   ++active_loads_;
   deps_.metrics->LoadStarted();
   return start;
@@ -115,30 +133,43 @@ absl::StatusOr<ModelRegistry::Claim> LoaderService::BeginExtend(const LoadSpec& 
 
 // Looks at files, to see whether they are still those of the model.
 void LoaderService::AnswerWithModel(Request request) {
-  const std::shared_ptr<LoadObserver> observer = request.observer;
-  const bool queued = deps_.queries->TrySubmit([this, request = std::move(request)]() mutable {
-    absl::StatusOr<LoadReport> report = Reuse(request.spec, {.deadline = request.deadline});
-    const Reason reason = ErrorReason(report.status());
-    // It went meanwhile, or is being loaded again.
-    if (reason == Reason::kModelNotFound || reason == Reason::kModelBusy) return StartValid(std::move(request));
-    if (!report.ok()) return Refuse(*request.observer, report.status());
-    deps_.metrics->LoadJoined();
-    request.observer->OnAccepted(report->load, /*joined=*/true);
-    request.observer->OnEnd(std::move(report));
-  });
-  if (!queued) Refuse(*observer, TooManyWaiting());
+  const auto asked = std::make_shared<Request>(std::move(request));
+  const auto refuse = [this, asked](const absl::Status& status) { Refuse(*asked->observer, status); };
+  const absl::Status queued = deps_.queries->Submit(
+      {.caller = asked->caller == nullptr ? std::string() : asked->caller->share(),
+       .run =
+           [this, asked] {
+             const RequestContext context = {.deadline = asked->deadline, .caller = asked->caller};
+             absl::StatusOr<LoadReport> report = NoThrow([&] { return Reuse(asked->spec, context); });
+             const Reason reason = ErrorReason(report.status());
+             // It went meanwhile, or is being loaded again.
+             if (reason == Reason::kModelNotFound || reason == Reason::kModelBusy) return StartValid(*asked);
+             if (!report.ok()) return Refuse(*asked->observer, report.status());
+             deps_.metrics->LoadJoined();
+             asked->observer->OnAccepted(report->load, /*joined=*/true);
+             asked->observer->OnEnd(std::move(report));
+           },
+       .fail = refuse});
+  if (!queued.ok()) refuse(queued);
 }
 
 void LoaderService::Queue(const std::shared_ptr<Job>& job) {
   const std::shared_ptr<SharedLoad> load = job->load;
-  const absl::Status queued =
-      deps_.loads->Submit({.context = load->context(),
-                           .load = load,
-                           .run = [this, job](LoadQueue::Turn turn) { RunJob(job, std::move(turn)); },
-                           .always = job->spec.is_kept});
+  const absl::Status queued = NoThrow([&] {
+    return deps_.loads->Submit({.context = load->context(),
+                                .load = load,
+                                .run = [this, job](LoadQueue::Turn turn) { RunJob(job, std::move(turn)); },
+                                .fail = [this, job](const absl::Status& thrown) { FailJob(*job, thrown); },
+                                .always = job->spec.is_kept});
+  });
   if (queued.ok()) return;
   EndJob(*job, queued);
   table_.Forget(*load);
+}
+
+// An exception was not caught where the load could go on to its report.
+void LoaderService::FailJob(Job& job, const absl::Status& thrown) {
+  if (job.load != nullptr) FinishJob(job, thrown);
 }
 
 void LoaderService::RunJob(const std::shared_ptr<Job>& job, LoadQueue::Turn turn) {
@@ -147,7 +178,7 @@ void LoaderService::RunJob(const std::shared_ptr<Job>& job, LoadQueue::Turn turn
   if (!turn.status.ok()) return FinishJob(*job, std::move(turn.status));
   job->number = turn.number;
   if (job->load->status().progress) job->load->Progress({.phase = "open"});  // it waits in the queue no more
-  WaitOrFinish(job, PlanAndReserve(*job));
+  WaitOrFinish(job, NoThrow([&] { return PlanAndReserve(*job); }));
   malloc_trim(0);  // planning takes several times what a model keeps
 }
 
@@ -162,28 +193,22 @@ void LoaderService::WaitOrFinish(const std::shared_ptr<Job>& job, absl::Status p
         job->load->Progress({.phase = "reserve"});
         TellPlan(*job);
       }
-      FinishJob(*job, LoadPlanned(*job, std::move(turn.status)));
+      FinishJob(*job, NoThrow([&] { return LoadPlanned(*job, std::move(turn.status)); }));
     };
-    planned = deps_.loads->AwaitMemory({.context = load->context(), .load = load, .run = go_on}, job->number, plan,
-                                       std::move(planned));
+    planned = NoThrow([&] {
+      return deps_.loads->AwaitMemory({.context = load->context(),
+                                       .load = load,
+                                       .run = go_on,
+                                       .fail = [this, job](const absl::Status& thrown) { FailJob(*job, thrown); }},
+                                      job->number, plan, planned);
+    });
     if (planned.ok()) return;
   }
-  FinishJob(*job, LoadPlanned(*job, std::move(planned)));
+  FinishJob(*job, NoThrow([&] { return LoadPlanned(*job, std::move(planned)); }));
 }
 
 void LoaderService::FinishJob(Job& job, absl::StatusOr<LoadReport> result) {
-  const Caller* const caller = job.load->context().caller.get();
-  if (result.ok()) {
-    LogLoad(*result, caller);
-  } else {
-    Log(LogLevel::kWarning, "load",
-        {{"load", job.load->identity().load},
-         {"model", job.load->identity().model},
-         {"outcome", std::string("ERROR")},
-         {"reason", std::string(ReasonName(ErrorReason(result.status())))},
-         {"message", std::string(result.status().message())}},
-        caller);
-  }
+  NoThrow([&] { LogEnd(*job.load, result); }).IgnoreError();
   EndJob(job, std::move(result));
 }
 
@@ -196,10 +221,11 @@ void LoaderService::EndJob(Job& job, absl::StatusOr<LoadReport> result) {
     load->Close();
     job.claim = {};
   }
-  if (!job.spec.is_kept) KeepEnd(*load, result);
-  deps_.metrics->LoadEnded(result);
+  if (!job.spec.is_kept) NoThrow([&] { KeepEnd(*load, result); }).IgnoreError();
+  NoThrow([&] { deps_.metrics->LoadEnded(result); }).IgnoreError();
   --active_loads_;
-  load->End(std::move(result));
+  const absl::Status thrown = NoThrow([&] { load->End(result); });
+  if (!thrown.ok()) load->End(thrown);
   if (job.spec.is_kept) return table_.Forget(*load);  // nobody asked for it, and it must not push out who did
   const std::vector<std::string> dropped = table_.Ended(load);
   if (deps_.state != nullptr) deps_.state->DropLoads(dropped);

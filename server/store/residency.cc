@@ -6,6 +6,7 @@
 #include <utility>
 
 #include "server/base/error.h"
+#include "server/base/no_throw.h"
 
 namespace keyload {
 namespace {
@@ -33,6 +34,17 @@ void Residency::Append(std::shared_ptr<const LoadPlan> plan, Content added) {
   MutexLock lock(mutex_);
   const auto first_tensor = static_cast<uint32_t>(states_.size());
   const size_t first_segment = segments_.size();
+  // All memory first, so that the tables are of one size whatever fails.
+  const size_t segments = first_segment + added.segments.size();
+  segments_.reserve(segments);
+  users_.reserve(segments);
+  kept_.reserve(segments);
+  is_kept_.reserve(segments);
+  memories_.reserve(segments);
+  states_.reserve(plan->tensors.size());
+  filled_.reserve(plan->tensors.size());
+  totals_.devices.reserve(plan->devices.size());
+  dropped_copies_.reserve(dropped_copies_.size() + added.dropped.size());
   plan_ = std::move(plan);
   segments_.insert(segments_.end(), std::make_move_iterator(added.segments.begin()),
                    std::make_move_iterator(added.segments.end()));
@@ -73,14 +85,20 @@ Residency::Claim::Claim(Claim&& other) noexcept
     : residency_(std::exchange(other.residency_, nullptr)),
       tensors_(std::move(other.tensors_)),
       awaits_others_(other.awaits_others_),
-      allocated_bytes_(std::move(other.allocated_bytes_)) {}
+      allocated_bytes_(std::move(other.allocated_bytes_)),
+      freed_(std::move(other.freed_)),
+      kept_(std::move(other.kept_)) {}
 
 Residency::Claim::~Claim() {
-  if (residency_ != nullptr) residency_->Abandon(tensors_);
+  if (residency_ != nullptr) residency_->Abandon(*this);
 }
 
 Residency::Claim Residency::Begin(std::span<const uint32_t> tensors) {
   Claim claim(this);
+  // All memory first: a tensor that is LOADING must be in a claim that can end.
+  claim.tensors_.reserve(tensors.size());
+  claim.freed_.reserve(tensors.size());
+  claim.kept_.reserve(tensors.size());
   MutexLock lock(mutex_);
   for (const uint32_t tensor : tensors) {
     claim.awaits_others_ |= states_[tensor] == State::kLoading;
@@ -200,20 +218,19 @@ void Residency::Claim::Commit() {
   residency_ = nullptr;
 }
 
-void Residency::Abandon(std::span<const uint32_t> tensors) {
+void Residency::Abandon(Claim& claim) {
   MutexLock allocation(allocation_mutex_);  // who takes over finds what was kept
-  std::vector<uint32_t> kept;
   {
-    Freed freed;  // ends after the lock
+    Freed freed = std::move(claim.freed_);  // ends after the lock
     MutexLock lock(mutex_);
-    for (const uint32_t tensor : tensors) {
+    for (const uint32_t tensor : claim.tensors_) {
       states_[tensor] = State::kLazy;
       Leave(tensor, freed);
     }
-    for (const auto& [segment, memory] : freed) is_kept_[segment] ? kept.push_back(segment) : GiveUp(segment);
+    for (const auto& [segment, memory] : freed) is_kept_[segment] ? claim.kept_.push_back(segment) : GiveUp(segment);
     changed_.NotifyAll();
   }
-  KeepAgain(kept);
+  NoThrow([&]() ABSL_NO_THREAD_SAFETY_ANALYSIS { KeepAgain(claim.kept_); }).IgnoreError();
 }
 
 absl::Status Residency::WaitForOthers(std::span<const uint32_t> tensors, const RequestContext& context) {
@@ -229,6 +246,7 @@ absl::Status Residency::WaitForOthers(std::span<const uint32_t> tensors, const R
 
 Residency::Evicted Residency::Evict(std::span<const uint32_t> tensors) {
   Freed freed;  // ends after the lock
+  freed.reserve(tensors.size());
   Evicted evicted;
   MutexLock lock(mutex_);
   for (const uint32_t tensor : tensors) {
@@ -293,6 +311,11 @@ void Residency::Leave(uint32_t tensor, Freed& freed) {
   totals_.allocated_bytes -= plan_->segments[index].bytes;
   freed.emplace_back(index, std::move(segments_[index].memory));
   ++memories_[index];
+}
+
+Residency::KeyTotals Residency::key_totals() const {
+  MutexLock lock(mutex_);
+  return {.resident = totals_.resident_keys, .lazy = totals_.lazy_keys};
 }
 
 uint64_t Residency::KeysOf(uint32_t tensor) const {

@@ -76,6 +76,9 @@ class Residency {
     std::vector<uint32_t> tensors_;
     bool awaits_others_ = false;
     std::vector<uint64_t> allocated_bytes_;
+    // Room for what the claim's end needs, which must not fail.
+    std::vector<std::pair<uint32_t, std::shared_ptr<DeviceMemory>>> freed_;
+    std::vector<uint32_t> kept_;
   };
   // Takes those of `tensors` that are lazy, but for those whose bytes are in memory still: they are resident again.
   // Never blocks.
@@ -110,6 +113,12 @@ class Residency {
     std::vector<DeviceTotals> devices;  // per plan()->devices
   };
   Totals totals() const;
+  // The same without the devices, and without taking memory.
+  struct KeyTotals {
+    uint64_t resident = 0;
+    uint64_t lazy = 0;
+  };
+  KeyTotals key_totals() const;
 
  private:
   using Freed = std::vector<std::pair<uint32_t, std::shared_ptr<DeviceMemory>>>;  // segments, and their memory
@@ -132,7 +141,7 @@ class Residency {
   // lock.
   void Leave(uint32_t tensor, Freed& freed) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
   uint64_t KeysOf(uint32_t tensor) const ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
-  void Abandon(std::span<const uint32_t> tensors);
+  void Abandon(Claim& claim);
 
   mutable Mutex allocation_mutex_;  // before mutex_; held while memory is allocated, so that a segment gets it once
   // Per segment: reserved for it while it has no memory.

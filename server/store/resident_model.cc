@@ -56,10 +56,10 @@ absl::Status TensorBytes::Read(uint64_t offset, std::span<std::byte> destination
 ResidentModel::ResidentModel(Content content) : content_(std::move(content)) {}
 
 KeyCounts ResidentModel::LiveKeys() const {
-  const Residency::Totals totals = content_.residency->totals();
+  const Residency::KeyTotals totals = content_.residency->key_totals();
   KeyCounts keys = content_.report.keys;
-  keys.loaded = totals.resident_keys;
-  keys.lazy = totals.lazy_keys + content_.plan->lazy_keys.size();
+  keys.loaded = totals.resident;
+  keys.lazy = totals.lazy + content_.plan->lazy_keys.size();
   return keys;
 }
 

@@ -1,6 +1,7 @@
 #include "tests/support/fake_device.h"
 
 #include <algorithm>
+#include <new>
 #include <utility>
 #include <vector>
 
@@ -115,6 +116,10 @@ void FakeDevice::CopyAsync(DeviceMemory& memory, uint64_t offset, std::span<cons
   }
   {
     MutexLock lock(mutex_);
+    if (copies_started_ + 1 == options_.throw_copy) {
+      ++copies_started_;
+      throw std::bad_alloc();
+    }
     if (++copies_started_ == options_.fail_copy) {
       copy.refused =
           MakeError(Reason::kInternal, absl::StrCat(info_.name, ": copy ", copies_started_, " fails on demand"));

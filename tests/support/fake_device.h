@@ -24,6 +24,7 @@ class FakeDevice : public Device {
     uint64_t capacity_bytes = 1ull << 30;
     bool host_visible = false;     // host() shows the memory
     uint64_t fail_copy = 0;        // the copy of this number, counted from 1, fails with INTERNAL; 0: none
+    uint64_t throw_copy = 0;       // starting the copy of this number throws std::bad_alloc; 0: none
     uint64_t fail_allocation = 0;  // the allocation of this number fails as if the system refused it; 0: none
   };
   explicit FakeDevice(Options options);

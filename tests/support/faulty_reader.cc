@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <cstring>
+#include <new>
 #include <utility>
 #include <vector>
 
@@ -117,6 +118,7 @@ void FaultyReader::BeginCall() {
   ++calls_;
   changed_.NotifyAll();
   while (held_) changed_.Wait(mutex_);
+  if (faults_.throws) throw std::bad_alloc();
 }
 
 }  // namespace keyload

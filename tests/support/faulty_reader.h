@@ -18,6 +18,7 @@ class FaultyReader : public ShardReader {
     std::optional<uint64_t> end_of_file_at;  // from this offset on the file is gone: CHECKPOINT_TRUNCATED
     std::optional<uint64_t> io_error_at;     // whatever touches this byte fails with IO_ERROR
     std::optional<uint64_t> cold_from;       // ReadCached finds nothing from here on: direct reads are tried
+    bool throws = false;                     // every call throws std::bad_alloc
     bool refuse_direct = false;              // ReadDirect fails, and leaves the buffers written to
     std::string file = "shard";              // for the messages
   };

@@ -2,6 +2,7 @@
 
 #include <string>
 #include <utility>
+#include <vector>
 
 #include "absl/strings/str_cat.h"
 #include "gtest/gtest.h"
@@ -197,6 +198,53 @@ TEST(KeySelection, MatchesHostileStarsInLinearTime) {
   std::string glob;
   for (int i = 0; i < 200; ++i) absl::StrAppend(&glob, "*a");
   EXPECT_FALSE(Matches(glob + "b", std::string(5000, 'a')));
+}
+
+TEST(KeySelection, MatchesAcrossWordsOfStates) {
+  std::string glob = "*", name;
+  for (int i = 0; i < 150; ++i) {
+    absl::StrAppend(&glob, i % 3 == 0 ? "{ab,a?}" : i % 3 == 1 ? "?" : "[c-e]", i % 7 == 0 ? "*" : "");
+    absl::StrAppend(&name, i % 3 == 0 ? "ax" : i % 3 == 1 ? "\xC3\xA9" : "d", i % 14 == 0 ? "between" : "");
+  }
+  EXPECT_TRUE(Matches(glob, name));
+  EXPECT_TRUE(Matches(glob, "before" + name));
+  EXPECT_FALSE(Matches(glob, name + "x"));
+}
+
+TEST(KeySelection, ManyGlobsThatBeginAlikeMatchEachTheirOwn) {
+  std::vector<std::string> globs;
+  for (int i = 0; i < 300; ++i) globs.push_back(absl::StrCat("model.layers.", i, ".*.weight"));
+  const auto selection = KeySelection::Compile({.include = globs});
+  ASSERT_TRUE(selection.ok());
+  for (int i = 0; i < 300; ++i) {
+    EXPECT_TRUE(selection->Selects(absl::StrCat("model.layers.", i, ".mlp.weight")));
+    EXPECT_FALSE(selection->Selects(absl::StrCat("model.layers.", i, ".mlp.bias")));
+  }
+  EXPECT_FALSE(selection->Selects("model.layers.300.mlp.weight"));
+}
+
+TEST(KeySelection, CheckWorkTakesHundredsOfGlobsOverAMillionKeys) {
+  std::vector<std::string> globs;
+  for (int i = 0; i < 500; ++i) globs.push_back(absl::StrCat("model.layers.*.mlp.experts.", i, ".*_proj.weight"));
+  const auto selection = KeySelection::Compile({.include = globs});
+  ASSERT_TRUE(selection.ok());
+  EXPECT_TRUE(selection->CheckWork(1'000'000 * 60).ok());
+}
+
+TEST(KeySelection, CheckWorkRefusesWhatMayTakeTooLongAndSaysWhatCounts) {
+  std::vector<std::string> globs(60, "");
+  for (std::string& glob : globs) {
+    for (int i = 0; i < 250; ++i) absl::StrAppend(&glob, "*x?*y?");
+    glob.resize(1000);
+  }
+  const auto selection = KeySelection::Compile({.include = globs});
+  ASSERT_TRUE(selection.ok());
+  EXPECT_TRUE(selection->CheckWork(92'000 * 60).ok()) << "slow, but it ends: the context is asked meanwhile";
+  const absl::Status status = selection->CheckWork(3'000'000'000);
+  EXPECT_EQ(ErrorReason(status), Reason::kPatternInvalid);
+  EXPECT_EQ(ErrorDetails(status)["name_bytes"], "3000000000");
+  EXPECT_EQ(ErrorDetails(status)["limit_steps"], absl::StrCat(kMaxSelectionSteps));
+  EXPECT_TRUE(KeySelection().CheckWork(UINT64_MAX).ok());
 }
 
 }  // namespace

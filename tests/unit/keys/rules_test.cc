@@ -87,6 +87,51 @@ TEST(PatternSet, BoundsTheMemoryOfAPattern) {
   EXPECT_EQ(ErrorReason(PatternSet::Compile("f", patterns, {}, budget).status()), Reason::kPatternInvalid);
 }
 
+TEST(PatternBudget, TakesHundredsOfPatternsOverAMillionKeys) {
+  std::vector<std::string> patterns;
+  for (int i = 0; i < 500; ++i) {
+    patterns.push_back("^model\\.layers\\.(\\d+)\\.mlp\\.experts\\." + std::to_string(i) +
+                       "\\.(gate|up|down)_proj\\.weight$");
+  }
+  PatternBudget budget;
+  EXPECT_TRUE(PatternSet::Compile("ignore_missing", patterns, {}, budget).ok());
+  EXPECT_TRUE(budget.CheckWork(1'000'000 * 60).ok());
+}
+
+TEST(PatternBudget, RefusesProgramsThatAreLargeTogetherAndSaysHowLarge) {
+  PatternBudget budget;
+  const std::vector<std::string> patterns(1000, "(?i)[\\pL\\pN]{10}x1");
+  const absl::Status status = PatternSet::Compile("ignore_missing", patterns, {}, budget).status();
+  EXPECT_EQ(ErrorReason(status), Reason::kPatternInvalid);
+  EXPECT_EQ(ErrorDetails(status)["field"], "ignore_missing");
+  EXPECT_EQ(ErrorDetails(status)["limit_instructions"], std::to_string(PatternBudget::kMostInstructions));
+}
+
+TEST(PatternBudget, RefusesMoreNamesThanThePatternsMayBeSearchedIn) {
+  PatternBudget budget;
+  ASSERT_TRUE(PatternSet::Compile("ignore_missing", std::vector<std::string>{"a{500}"}, {}, budget).ok());
+  EXPECT_TRUE(budget.CheckWork(1'000'000'000).ok());
+  const absl::Status status = budget.CheckWork(20'000'000'000);
+  EXPECT_EQ(ErrorReason(status), Reason::kPatternInvalid);
+  EXPECT_EQ(ErrorDetails(status)["name_bytes"], "20000000000");
+}
+
+TEST(PatternBudget, AsksTheContextBeforeEachPattern) {
+  std::stop_source stop;
+  const RequestContext context = {.stop = stop.get_token()};
+  PatternBudget budget(2, &context);
+  const std::vector<std::string> patterns = {"a"};
+  EXPECT_TRUE(PatternSet::Compile("ignore_missing", patterns, {}, budget).ok());
+  stop.request_stop();
+  EXPECT_EQ(ErrorReason(PatternSet::Compile("ignore_missing", patterns, {}, budget).status()), Reason::kLoadCancelled);
+}
+
+TEST(PatternBudget, SharesOutItsMemory) {
+  EXPECT_EQ(PatternBudget(1).memory_bytes(), 1 << 20);
+  EXPECT_EQ(PatternBudget(640).memory_bytes(), (64 << 20) / 640);
+  EXPECT_EQ(PatternBudget(10'000).memory_bytes(), 32 << 10);
+}
+
 absl::StatusOr<std::string> Apply(const std::vector<Rename>& first, const std::vector<Rename>& second,
                                   std::string_view name) {
   PatternBudget budget;

@@ -57,6 +57,26 @@ TEST(TransferFault, AFailedCopyFailsTheLoad) {
   ExpectMemoryIsBack(test);
 }
 
+TEST(TransferFault, AReadThatThrowsFailsTheLoadAndFreesItsMemory) {
+  TransferCase test(TwoTensors(), {.faults = FaultyReader::Faults{.throws = true}});
+  EXPECT_EQ(ErrorReason(test.Run("cuda:0").status()), Reason::kMemoryExhausted);
+  ExpectMemoryIsBack(test);
+}
+
+TEST(TransferFault, AReadThatThrowsIntoMemoryOfTheHostFailsTheLoad) {
+  TransferCase test(TwoTensors(), {.faults = FaultyReader::Faults{.throws = true}, .copy = true});
+  EXPECT_EQ(ErrorReason(test.Run("cpu").status()), Reason::kMemoryExhausted);
+  EXPECT_EQ(test.memory("cpu").used, 0);
+}
+
+TEST(TransferFault, ACopyThatCannotBeStartedFailsTheLoadAndFreesItsMemory) {
+  for (const uint64_t copy : {1, 2, 3}) {
+    TransferCase test(TwoTensors(), {.gpu = {.throw_copy = copy}});
+    EXPECT_EQ(ErrorReason(test.Run("cuda:0").status()), Reason::kMemoryExhausted);
+    ExpectMemoryIsBack(test);
+  }
+}
+
 TEST(TransferFault, ADeviceThatIsTooSmallIsFoundBeforeTheFirstRead) {
   TransferCase test(TwoTensors(), {.gpu = {.capacity_bytes = 12 * kMiB - 1}, .faults = FaultyReader::Faults{}});
   EXPECT_EQ(ErrorReason(test.Run("cuda:0").status()), Reason::kDeviceOutOfMemory);

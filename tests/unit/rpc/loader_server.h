@@ -33,7 +33,11 @@ class LoaderServer {
   std::string socket() const { return sockets_.File("s"); }
   RpcContext rpc() {
     return {.service = &node_.service(),
-            .queries = &queries_,
+            .control = &queries_,
+            .starts = &queries_,
+            .plans = &queries_,
+            .keys = &queries_,
+            .maps = &queries_,
             .reads = &reads_,
             .unloads = &unloads_,
             .measures = &queries_};

@@ -149,7 +149,7 @@ TEST_F(LoadQueueTest, AJoinWithALargerPriorityMovesTheLoad) {
   Hold();
   ASSERT_TRUE(Submit(first, "first").ok());
   ASSERT_TRUE(Submit(second, "second").ok());
-  ASSERT_TRUE(second.load->Join({.observer = std::make_shared<RecordingObserver>(), .priority = 1}).has_value());
+  ASSERT_TRUE(second.load->Join({.observer = std::make_shared<RecordingObserver>(), .priority = 1}).ok());
   queue_.Changed();
   WaitForPlace(second, 1);
   Release();

@@ -137,7 +137,7 @@ TEST_F(LoadTableTest, TheIdOfALoadThatFailedIsFreeAgain) {
 
 TEST_F(LoadTableTest, TheIdOfWhoJoinsStandsForTheLoadToo) {
   const auto load = table_.Add(Identity("m", "first"));
-  table_.AddRequest(*load, Identity("m", "second"));
+  ASSERT_TRUE(table_.AddRequest(*load, Identity("m", "second")).ok());
   EXPECT_EQ(*table_.FindByRequestId("second"), load);
   EXPECT_EQ(*table_.FindRequest(Identity("m", "second")), load);
   EXPECT_EQ(ErrorReason(table_.FindRequest(Identity("m", "second", "other")).status()), Reason::kRequestIdReused);
@@ -158,6 +158,17 @@ TEST_F(LoadTableTest, KeepsReportsOfWhatWasNoLoad) {
   EXPECT_TRUE(status.done);
   EXPECT_EQ((*status.result)->outcome, Outcome::kComplete);
   EXPECT_EQ(status.identity.model, "m");
+}
+
+TEST_F(LoadTableTest, AddRequestBeyondTheBoundOfIdsIsQueueFull) {
+  LoadTable table({.request_ids = 2});
+  const auto load = table.Add(Identity("m", "first"));
+  EXPECT_TRUE(table.AddRequest(*load, Identity("m", "second")).ok());
+  const absl::Status full = table.AddRequest(*load, Identity("m", "third"));
+  EXPECT_EQ(ErrorReason(full), Reason::kLoadQueueFull);
+  EXPECT_EQ(ErrorDetails(full)["load"], load->identity().load);
+  EXPECT_FALSE(table.FindByRequestId("third").ok());
+  EXPECT_TRUE(table.AddRequest(*load, Identity("m")).ok()) << "without an id there is nothing to keep";
 }
 
 }  // namespace

@@ -26,12 +26,12 @@ class SharedLoadTest : public testing::Test {
   Waiting Join(SharedLoad::Waiter options = {}) {
     Waiting waiting;
     options.observer = waiting.observer;
-    waiting.id = load_.Join(std::move(options));
+    if (const auto joined = load_.Join(std::move(options)); joined.ok()) waiting.id = *joined;
     return waiting;
   }
   Waiting Watch() {
     Waiting waiting;
-    waiting.id = load_.Watch(waiting.observer);
+    waiting.id = *load_.Watch(waiting.observer);
     return waiting;
   }
   bool stopped() const { return !load_.context().Check().ok(); }
@@ -197,6 +197,43 @@ TEST_F(SharedLoadTest, ATicketThatWasGivenUpBeforeTheLoadBeganLeavesIt) {
   const Waiting first = Begin();
   ticket.Bind(std::shared_ptr<SharedLoad>(std::shared_ptr<void>(), &load_), *first.id);
   EXPECT_TRUE(stopped());
+}
+
+TEST_F(SharedLoadTest, JoinAndWatchBeyondTheBoundAreQueueFull) {
+  Begin();
+  for (size_t i = 1; i < SharedLoad::kMostWaiters; ++i) ASSERT_TRUE(i % 2 == 0 ? Join().id : Watch().id);
+  const auto observer = std::make_shared<RecordingObserver>();
+  const absl::Status joined = load_.Join({.observer = observer}).status();
+  EXPECT_EQ(ErrorReason(joined), Reason::kLoadQueueFull);
+  EXPECT_EQ(ErrorDetails(joined)["load"], "load-000001");
+  EXPECT_EQ(ErrorReason(load_.Watch(observer).status()), Reason::kLoadQueueFull);
+  EXPECT_TRUE(observer->events().empty());
+  load_.End(Ended(Outcome::kComplete));
+  EXPECT_TRUE(load_.Join({.observer = observer}).ok()) << "who is answered at once waits for nothing";
+}
+
+// An observer without memory for a message.
+class ThrowingObserver : public LoadObserver {
+ public:
+  void OnAccepted(const std::string& /*load*/, bool /*joined*/) override {}
+  void OnPlanned(const LoadReport& /*report*/) override { throw std::bad_alloc(); }
+  void OnProgress(const LoadProgress& /*progress*/) override { throw std::bad_alloc(); }
+  void OnEnd(absl::StatusOr<LoadReport> result) override {
+    if (result.ok()) throw std::bad_alloc();
+    end = result.status();
+  }
+  absl::Status end;
+};
+
+TEST_F(SharedLoadTest, AnObserverThatThrowsHearsOfItAndTheOthersHearTheirs) {
+  const auto throwing = std::make_shared<ThrowingObserver>();
+  ASSERT_TRUE(load_.Begin({.observer = throwing}));
+  const Waiting other = Join();
+  load_.Planned({});
+  load_.Progress({.phase = "transfer"});
+  load_.End(Ended(Outcome::kComplete));
+  EXPECT_EQ(ErrorReason(throwing->end), Reason::kMemoryExhausted);
+  EXPECT_THAT(other.observer->events(), ElementsAre("joined", "planned", "end"));
 }
 
 }  // namespace
