@@ -45,10 +45,8 @@ class ChunkStream : public grpc::ServerWriteReactor<Response>, public LiveCall {
         executor_(executor),
         context_(context),
         request_context_(ToRequestContext(rpc, context, stop_.get_token())),
-        hold_(*rpc.send, PeerOf(*request_context_.caller)) {
-    rpc_.calls->Add(this, PeerOf(*request_context_.caller));
-  }
-  ~ChunkStream() override { rpc_.calls->Remove(this); }
+        hold_(*rpc.send, PeerOf(*request_context_.caller)),
+        entry_(*rpc.calls, this, PeerOf(*request_context_.caller)) {}
 
   // Fills the next message, with some `bytes`: true; false at the end. Runs on the executor and may block.
   virtual absl::StatusOr<bool> Next(Response& response, uint64_t bytes) = 0;
@@ -93,6 +91,7 @@ class ChunkStream : public grpc::ServerWriteReactor<Response>, public LiveCall {
   SendBudget::Hold hold_;
   ReadRate rate_;
   Response response_;
+  const LiveCalls::Entry entry_;
 };
 
 }  // namespace keyload

@@ -50,17 +50,31 @@ class LiveCalls {
     if (it == of_peer_.end() || it->second < limits_.per_peer) return absl::OkStatus();
     return Annotate(TooManyWaiting(absl::Seconds(1)), StrCat(limits_.per_peer, " calls of this client are open"));
   }
-  void Add(LiveCall* call, const std::string& peer) {
-    MutexLock lock(mutex_);
-    calls_.emplace(call, peer);
-    ++of_peer_[peer];
-  }
-  void Remove(LiveCall* call) {
-    MutexLock lock(mutex_);
-    const auto it = calls_.find(call);
-    if (const auto count = of_peer_.find(it->second); --count->second == 0) of_peer_.erase(count);
-    calls_.erase(it);
-  }
+
+  // Keeps a call among the open ones while it lives. A call has it as its last member: whatever its constructor throws,
+  // the call is no longer known when its other members go.
+  class Entry {
+   public:
+    Entry(LiveCalls& calls, LiveCall* call, const std::string& peer) : calls_(calls), call_(call) {
+      MutexLock lock(calls_.mutex_);
+      size_t& count = calls_.of_peer_[peer];
+      calls_.calls_.emplace(call, peer);
+      ++count;
+    }
+    ~Entry() {
+      MutexLock lock(calls_.mutex_);
+      const auto it = calls_.calls_.find(call_);
+      if (const auto count = calls_.of_peer_.find(it->second); --count->second == 0) calls_.of_peer_.erase(count);
+      calls_.calls_.erase(it);
+    }
+    Entry(const Entry&) = delete;
+    Entry& operator=(const Entry&) = delete;
+
+   private:
+    LiveCalls& calls_;
+    LiveCall* const call_;
+  };
+
   void DrainAll() {
     MutexLock lock(mutex_);
     for (const auto& [call, peer] : calls_) call->Drain();
@@ -83,7 +97,7 @@ class LiveCalls {
   const Limits limits_;
   mutable Mutex mutex_;
   absl::flat_hash_map<LiveCall*, std::string> calls_ ABSL_GUARDED_BY(mutex_);  // with their peers
-  absl::flat_hash_map<std::string, size_t> of_peer_ ABSL_GUARDED_BY(mutex_);   // never 0
+  absl::flat_hash_map<std::string, size_t> of_peer_ ABSL_GUARDED_BY(mutex_);
 };
 
 }  // namespace keyload

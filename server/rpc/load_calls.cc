@@ -65,9 +65,7 @@ class WatchLoadCall : public grpc::ServerWriteReactor<v1::WatchLoadResponse>, pu
 
  private:
   WatchLoadCall(const RpcContext& rpc, grpc::CallbackServerContext& context, const std::string& peer)
-      : calls_(*rpc.calls), context_(context), hold_(*rpc.send, peer) {
-    calls_.Add(this, peer);
-  }
+      : context_(context), hold_(*rpc.send, peer), entry_(*rpc.calls, this, peer) {}
 
   class Observer : public LoadObserver {
    public:
@@ -86,7 +84,7 @@ class WatchLoadCall : public grpc::ServerWriteReactor<v1::WatchLoadResponse>, pu
     const LoadIdentity identity_;
   };
 
-  ~WatchLoadCall() override { calls_.Remove(this); }
+  ~WatchLoadCall() override = default;
 
   void Set(const LoadStatus& status) {
     {
@@ -119,7 +117,6 @@ class WatchLoadCall : public grpc::ServerWriteReactor<v1::WatchLoadResponse>, pu
     Finish(end);  // after this the call may be gone
   }
 
-  LiveCalls& calls_;
   grpc::CallbackServerContext& context_;
   SendBudget::Hold hold_;  // of the write in flight
   const std::shared_ptr<LoadTicket> ticket_ = std::make_shared<LoadTicket>();
@@ -132,6 +129,8 @@ class WatchLoadCall : public grpc::ServerWriteReactor<v1::WatchLoadResponse>, pu
   Clock::time_point sending_since_ ABSL_GUARDED_BY(mutex_) = Clock::time_point::max();
   bool broken_ ABSL_GUARDED_BY(mutex_) = false;  // nobody reads, or is to
   bool finished_ ABSL_GUARDED_BY(mutex_) = false;
+
+  const LiveCalls::Entry entry_;
 };
 
 }  // namespace

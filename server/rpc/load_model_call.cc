@@ -18,14 +18,12 @@ class LoadModelCall : public grpc::ServerUnaryReactor, public LiveCall {
  public:
   LoadModelCall(const RpcContext& rpc, grpc::CallbackServerContext& context, const std::string& model,
                 v1::LoadModelResponse* response)
-      : calls_(*rpc.calls),
-        context_(context),
+      : context_(context),
         response_(*response),
         caller_(CallerOf(rpc.access, context)),
         hold_(*rpc.send, PeerOf(*caller_)),
-        audit_(model, caller_) {
-    calls_.Add(this, PeerOf(*caller_));
-  }
+        audit_(model, caller_),
+        entry_(*rpc.calls, this, PeerOf(*caller_)) {}
 
   void Start(const RpcContext& rpc, const grpc::CallbackServerContext& context, const v1::LoadSpec& spec) {
     const auto start = [this, service = rpc.service, deadline = DeadlineOf(context), &spec] {
@@ -60,7 +58,7 @@ class LoadModelCall : public grpc::ServerUnaryReactor, public LiveCall {
     LoadModelCall& call_;  // finishes only in OnEnd
   };
 
-  ~LoadModelCall() override { calls_.Remove(this); }
+  ~LoadModelCall() override = default;
 
   void End(absl::StatusOr<LoadReport> result) {
     absl::Status status = result.status();
@@ -74,7 +72,6 @@ class LoadModelCall : public grpc::ServerUnaryReactor, public LiveCall {
     Finish(ToGrpcStatus(status));
   }
 
-  LiveCalls& calls_;
   grpc::CallbackServerContext& context_;
   v1::LoadModelResponse& response_;
   const std::shared_ptr<const Caller> caller_;
@@ -82,6 +79,7 @@ class LoadModelCall : public grpc::ServerUnaryReactor, public LiveCall {
   std::atomic<Clock::time_point> answered_ = Clock::time_point::max();
   LoadAudit audit_;
   const std::shared_ptr<LoadTicket> ticket_ = std::make_shared<LoadTicket>();
+  const LiveCalls::Entry entry_;
 };
 
 }  // namespace

@@ -110,13 +110,11 @@ LoadStream::LoadStream(const RpcContext& rpc, grpc::CallbackServerContext& conte
       context_(context),
       deadline_(DeadlineOf(context)),
       caller_(CallerOf(rpc.access, context)),
-      hold_(*rpc.send, PeerOf(*caller_)) {
-  rpc_.calls->Add(this, PeerOf(*caller_));
+      hold_(*rpc.send, PeerOf(*caller_)),
+      entry_(*rpc.calls, this, PeerOf(*caller_)) {
   StartRead(&request_);
   if (rpc_.service->draining()) Drain();  // those that were there have been told
 }
-
-LoadStream::~LoadStream() { rpc_.calls->Remove(this); }
 
 void LoadStream::OnDone() { delete this; }
 

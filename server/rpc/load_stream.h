@@ -36,7 +36,7 @@ class LoadStream : public grpc::ServerBidiReactor<grpc::ByteBuffer, v1::LoadResp
  private:
   class Load;
 
-  ~LoadStream() override;
+  ~LoadStream() override = default;
   // Ends the stream with `status` once its loads, which are cancelled, have ended.
   void Abort(const absl::Status& status);
   // Whether the next request may be read now: else Started does that. The first of the message that was read.
@@ -74,6 +74,8 @@ class LoadStream : public grpc::ServerBidiReactor<grpc::ByteBuffer, v1::LoadResp
   bool draining_ ABSL_GUARDED_BY(mutex_) = false;
   bool finished_ ABSL_GUARDED_BY(mutex_) = false;
   absl::Status end_ ABSL_GUARDED_BY(mutex_);
+
+  const LiveCalls::Entry entry_;
 };
 
 }  // namespace keyload

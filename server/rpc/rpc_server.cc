@@ -59,6 +59,7 @@ std::vector<std::pair<std::string, uint64_t>> LimitValues(const RpcServer::Optio
           {"calls", options.calls.total},
           {"calls_per_peer", options.calls.per_peer},
           {"watchers", kMaxWatchers},
+          {"receive_bytes", kReceiveBytes},
           {"send_bytes", options.send_bytes},
           {"send_bytes_per_peer", SendBudget(options.send_bytes).per_peer_bytes()},
           {"stream_bytes_per_minute", ReadRate::kMinBytesPerMinute}};
@@ -88,7 +89,9 @@ RpcServer::RpcServer(const Options& options)
       rpc_(OfServer(options, calls_, send_, watchers_, open_access_)),
       open_access_(nullptr, Role::kAdmin),
       service_(MakeGuardedService(rpc_)),
-      refusing_service_(NotAllowed()) {}
+      refusing_service_(NotAllowed()) {
+  receive_.Resize(kReceiveBytes);
+}
 
 RpcServer::~RpcServer() {
   {
@@ -117,6 +120,12 @@ void RpcServer::SetLimits(grpc::ServerBuilder& builder, int max_streams) const {
   builder.AddChannelArgument(GRPC_ARG_MAX_CONNECTION_IDLE_MS, static_cast<int>(options_.idle_limit.count()));
   builder.AddChannelArgument(GRPC_ARG_MAX_CONCURRENT_STREAMS, max_streams);
   builder.AddChannelArgument(GRPC_ARG_SERVER_HANDSHAKE_TIMEOUT_MS, kHandshakeMs);
+  // A compressed message is bounded before it unfolds, not after: one of 4 MiB can become 4 GiB. gRPC then refuses the
+  // encodings by name, and what names none stays as it came.
+  builder.AddChannelArgument(GRPC_ARG_ENABLE_PER_MESSAGE_DECOMPRESSION, 0);
+  for (const grpc_compression_algorithm algorithm : {GRPC_COMPRESS_DEFLATE, GRPC_COMPRESS_GZIP}) {
+    builder.SetCompressionAlgorithmSupportStatus(algorithm, false);
+  }
 }
 
 ConnectionTable::Limits RpcServer::ConnectionLimits(const Options& options, size_t descriptors, size_t listeners) {
@@ -182,6 +191,7 @@ absl::Status RpcServer::StartRefusing() {
   grpc::EnableDefaultHealthCheckService(false);
   grpc::ServerBuilder builder;
   SetLimits(builder, kFewStreams);
+  builder.SetResourceQuota(receive_);
   builder.AddChannelArgument(GRPC_ARG_MAX_CONNECTION_AGE_MS, kRefusedAgeMs);
   builder.AddChannelArgument(GRPC_ARG_MAX_CONNECTION_AGE_GRACE_MS, kRefusedAgeMs);
   builder.RegisterCallbackGenericService(&refusing_service_);
@@ -206,6 +216,7 @@ absl::Status RpcServer::StartMain(const Options& options) {
   if (options.reflection) KEYLOAD_RETURN_IF_ERROR(LoadReflection());
   grpc::ServerBuilder builder;
   SetLimits(builder, options.max_streams);
+  builder.SetResourceQuota(receive_);
   builder.SetMaxReceiveMessageSize(kMaxMessageBytes);
   builder.RegisterService(service_.get());
   std::vector<std::unique_ptr<grpc::experimental::ServerInterceptorFactoryInterface>> interceptors;

@@ -121,6 +121,7 @@ class RpcServer {
   SendBudget send_;
   std::atomic<size_t> watchers_ = 0;
   RpcContext rpc_;
+  grpc::ResourceQuota receive_;  // beyond it gRPC ends the calls and connections that hold most
   const AccessControl open_access_;
   const std::unique_ptr<grpc::Service> service_;
   RefusingService refusing_service_;

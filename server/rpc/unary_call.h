@@ -79,15 +79,13 @@ class UnaryCall : public grpc::ServerUnaryReactor, public LiveCall {
  private:
   UnaryCall(const RpcContext& rpc, grpc::CallbackServerContext& context, google::protobuf::Message& response,
             std::shared_ptr<AuditEntry> audit)
-      : calls_(*rpc.calls),
-        context_(context),
+      : context_(context),
         response_(response),
         request_context_(ToRequestContext(rpc, context, stop_.get_token())),
         hold_(*rpc.send, PeerOf(*request_context_.caller)),
-        audit_(std::move(audit)) {
-    calls_.Add(this, PeerOf(*request_context_.caller));
-  }
-  ~UnaryCall() override { calls_.Remove(this); }
+        audit_(std::move(audit)),
+        entry_(*rpc.calls, this, PeerOf(*request_context_.caller)) {}
+  ~UnaryCall() override = default;
 
   void Answer(absl::Status status, Handler& handler) {
     if (status.ok()) status = NoThrow([&] { return handler(request_context_); });
@@ -110,7 +108,6 @@ class UnaryCall : public grpc::ServerUnaryReactor, public LiveCall {
     Finish(ToGrpcStatus(thrown));
   }
 
-  LiveCalls& calls_;
   grpc::CallbackServerContext& context_;
   google::protobuf::Message& response_;
   std::stop_source stop_;  // before request_context_, which holds its token
@@ -118,6 +115,7 @@ class UnaryCall : public grpc::ServerUnaryReactor, public LiveCall {
   SendBudget::Hold hold_;
   const std::shared_ptr<AuditEntry> audit_;
   std::atomic<Clock::time_point> answered_ = Clock::time_point::max();
+  const LiveCalls::Entry entry_;
 };
 
 // Answers with a small message at once, on gRPC's thread.

@@ -18,9 +18,10 @@ class UnloadCall : public grpc::ServerUnaryReactor, public LiveCall {
  public:
   UnloadCall(const RpcContext& rpc, AuditEntry audit, std::shared_ptr<const Caller> caller,
              v1::UnloadModelResponse* response)
-      : calls_(*rpc.calls), audit_(std::move(audit)), caller_(std::move(caller)), response_(*response) {
-    calls_.Add(this, PeerOf(*caller_));
-  }
+      : audit_(std::move(audit)),
+        caller_(std::move(caller)),
+        response_(*response),
+        entry_(*rpc.calls, this, PeerOf(*caller_)) {}
 
   void Start(const RpcContext& rpc) {
     const auto unload = [service = rpc.service, model = audit_.model, caller = caller_, waiting = waiting_]() {
@@ -46,7 +47,7 @@ class UnloadCall : public grpc::ServerUnaryReactor, public LiveCall {
   // user may be done long after the caller went away.
   using Waiting = std::atomic<UnloadCall*>;
 
-  ~UnloadCall() override { calls_.Remove(this); }
+  ~UnloadCall() override = default;
 
   static void End(Waiting& waiting, const absl::StatusOr<ModelRegistry::Unloaded>& result) {
     UnloadCall* const call = waiting.exchange(nullptr);
@@ -61,11 +62,11 @@ class UnloadCall : public grpc::ServerUnaryReactor, public LiveCall {
     call->Finish(ToGrpcStatus(result.status()));
   }
 
-  LiveCalls& calls_;
   AuditEntry audit_;
   const std::shared_ptr<const Caller> caller_;
   v1::UnloadModelResponse& response_;
   const std::shared_ptr<Waiting> waiting_ = std::make_shared<Waiting>(this);
+  const LiveCalls::Entry entry_;
 };
 
 }  // namespace

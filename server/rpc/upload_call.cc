@@ -19,8 +19,11 @@ namespace {
 class UploadDocumentCall : public grpc::ServerReadReactor<grpc::ByteBuffer>, public LiveCall {
  public:
   UploadDocumentCall(const RpcContext& rpc, grpc::CallbackServerContext& context, v1::UploadDocumentResponse* response)
-      : rpc_(rpc), context_(context), response_(*response), upload_(rpc.service->documents().BeginUpload()) {
-    rpc_.calls->Add(this, PeerOf(*CallerOf(rpc.access, context)));
+      : rpc_(rpc),
+        context_(context),
+        response_(*response),
+        upload_(rpc.service->documents().BeginUpload()),
+        entry_(*rpc.calls, this, PeerOf(*CallerOf(rpc.access, context))) {
     upload_.ok() ? StartRead(&bytes_) : Finish(ToGrpcStatus(upload_.status()));
   }
 
@@ -52,7 +55,7 @@ class UploadDocumentCall : public grpc::ServerReadReactor<grpc::ByteBuffer>, pub
   }
 
  private:
-  ~UploadDocumentCall() override { rpc_.calls->Remove(this); }
+  ~UploadDocumentCall() override = default;
 
   absl::Status TakeChunk() {
     v1::UploadDocumentRequest chunk;
@@ -84,6 +87,7 @@ class UploadDocumentCall : public grpc::ServerReadReactor<grpc::ByteBuffer>, pub
   grpc::ByteBuffer bytes_;  // the read in flight
   std::optional<v1::UploadDocumentRequest::Kind> kind_;
   std::atomic<Clock::time_point> last_chunk_ = Clock::now();
+  const LiveCalls::Entry entry_;
 };
 
 }  // namespace

@@ -25,12 +25,11 @@ class WatchModelsCall : public grpc::ServerWriteReactor<v1::WatchModelsResponse>
  public:
   WatchModelsCall(const RpcContext& rpc, grpc::CallbackServerContext& context, const v1::WatchModelsRequest& request)
       : context_(context),
-        calls_(*rpc.calls),
-        watchers_(*rpc.watchers),
-        names_(request.models().begin(), request.models().end()) {
-    calls_.Add(this, PeerOf(*CallerOf(rpc.access, context)));
+        watching_(*rpc.watchers),
+        names_(request.models().begin(), request.models().end()),
+        entry_(*rpc.calls, this, PeerOf(*CallerOf(rpc.access, context))) {
     if (rpc.service->draining()) Drain();  // those that were there have been told
-    if (++watchers_ > kMaxWatchers) {
+    if (watching_.count > kMaxWatchers) {
       End(Annotate(TooManyWaiting(absl::Seconds(1)), StrCat(kMaxWatchers, " calls watch the models already")));
     }
     subscription_ = rpc.service->registry().Subscribe([this](const ModelRegistry::Change& change) { Note(change); });
@@ -67,11 +66,18 @@ class WatchModelsCall : public grpc::ServerWriteReactor<v1::WatchModelsResponse>
   }
 
  private:
-  ~WatchModelsCall() override {
-    subscription_.reset();
-    --watchers_;
-    calls_.Remove(this);
-  }
+  // Counts the call while it lives: changes of models are written to all of them, under the registry's lock.
+  struct Watching {
+    explicit Watching(std::atomic<size_t>& all) : watchers(all), count(++all) {}
+    ~Watching() { --watchers; }
+    Watching(const Watching&) = delete;
+    Watching& operator=(const Watching&) = delete;
+
+    std::atomic<size_t>& watchers;
+    const size_t count;  // with this one
+  };
+
+  ~WatchModelsCall() override = default;
 
   // Runs under the registry's lock.
   void Note(const ModelRegistry::Change& change) {
@@ -131,10 +137,8 @@ class WatchModelsCall : public grpc::ServerWriteReactor<v1::WatchModelsResponse>
   }
 
   grpc::CallbackServerContext& context_;
-  LiveCalls& calls_;
-  std::atomic<size_t>& watchers_;  // changes of models are written to all of them, under the registry's lock
+  const Watching watching_;
   const absl::flat_hash_set<std::string> names_;  // empty: all
-  std::unique_ptr<ModelRegistry::Subscription> subscription_;
   v1::WatchModelsResponse response_;  // the write in flight
 
   Mutex mutex_;
@@ -147,6 +151,9 @@ class WatchModelsCall : public grpc::ServerWriteReactor<v1::WatchModelsResponse>
   Clock::time_point sending_since_ ABSL_GUARDED_BY(mutex_) = Clock::time_point::max();
   bool finished_ ABSL_GUARDED_BY(mutex_) = false;
   absl::Status end_ ABSL_GUARDED_BY(mutex_);
+
+  const LiveCalls::Entry entry_;
+  std::unique_ptr<ModelRegistry::Subscription> subscription_;  // goes first: it calls Note
 };
 
 }  // namespace
