@@ -16,7 +16,7 @@ std::shared_ptr<const CheckpointIndex> Index(const std::vector<std::string>& nam
   CheckpointIndex::Content content;
   CheckpointHeaders::Content headers;
   content.shards.resize(1);
-  NameArena arena;
+  NameArena arena(nullptr);
   for (size_t i = 0; i < count; ++i) {
     headers.tensors.push_back({.name = arena.Add(names[i]), .shape = {2048, 7168}, .bytes = 2048 * 7168 * 4});
   }

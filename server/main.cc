@@ -23,6 +23,7 @@
 #include "server/access/credential_files.h"
 #include "server/access/peer.h"
 #include "server/base/error.h"
+#include "server/base/heap_trimmer.h"
 #include "server/base/log.h"
 #include "server/base/strings.h"
 #include "server/checkpoint/header_cache.h"
@@ -62,8 +63,9 @@ constexpr size_t kMostIdleSegments = 4096;
 constexpr int kKeptFreeBytes = 64 << 20;
 constexpr int kMappedAllocationBytes = 16 << 20;  // larger ones go back to the system when they are freed
 constexpr uint64_t kMostHeaderCacheBytes = uint64_t{256} << 20;  // about two million tensors
-constexpr uint64_t kLeastHeaderMemory = uint64_t{64} << 20;      // unless a setting says otherwise
-constexpr uint64_t kMostHeaderMemory = uint64_t{1} << 30;
+// Heap for headers, and for requests, unless a setting says otherwise.
+constexpr uint64_t kLeastTableMemory = uint64_t{64} << 20;
+constexpr uint64_t kMostTableMemory = uint64_t{1} << 30;
 constexpr absl::Duration kCancelGrace = absl::Seconds(3);
 constexpr absl::Duration kLogFlush = absl::Seconds(1);
 
@@ -111,9 +113,8 @@ std::vector<std::unique_ptr<Device>> MakeDevices(const Config& config, uint64_t 
   return devices;
 }
 
-uint64_t HeaderMemoryBytes(const Config& config) {
-  return config.header_memory_bytes.value_or(
-      std::clamp(HostMemoryLimit("") / 8, kLeastHeaderMemory, kMostHeaderMemory));
+uint64_t TableMemoryBytes(std::optional<uint64_t> setting) {
+  return setting.value_or(std::clamp(HostMemoryLimit("") / 8, kLeastTableMemory, kMostTableMemory));
 }
 
 using Pools = std::vector<std::unique_ptr<Executor>>;
@@ -199,10 +200,11 @@ int Run(const Config& config, Reload::Read read_config) {
   TakeGrpcLog();
   StartLogThread();
   // Large tables come and go with every plan. With one arena the next plan finds the memory of the last one, pages and
-  // all; by default every thread would keep its own. What is left over goes back to the system after each load.
+  // all; by default every thread would keep its own. What is left over goes back to the system when the daemon rests.
   mallopt(M_ARENA_MAX, 1);
   mallopt(M_MMAP_THRESHOLD, kMappedAllocationBytes);
   mallopt(M_TRIM_THRESHOLD, kKeptFreeBytes);
+  const HeapTrimmer trimmer;
 
   const absl::StatusOr<ModelRoots> resolved = ModelRoots::Create(config.model_roots);
   if (!resolved.ok()) return Complain(resolved.status(), kExitBadConfig);
@@ -235,14 +237,15 @@ int Run(const Config& config, Reload::Read read_config) {
     if (!opened.ok()) return Complain(opened.status(), kExitFailed);
     state = *std::move(opened);
   }
-  HeaderMemory header_memory(HeaderMemoryBytes(config));  // models hold headers
+  HeaderMemory header_memory(TableMemoryBytes(config.header_memory_bytes));  // models hold headers
   ModelRegistry registry({.first_generation = state == nullptr ? 0 : state->first_number(), .frees_apart = true});
-  DocumentStore documents({.max_total_bytes = config.document_bytes}, ParseManifest, ManifestParseBytes);
+  DocumentStore documents({.max_total_bytes = TableMemoryBytes(config.request_memory_bytes)}, ParseManifest,
+                          ManifestParseBytes);
   // Every running load has its own share of the threads: one that waits for a slow device or file holds up no other.
   // What waits for a disk needs more of them than there are cores.
   const size_t io_share = std::max(io_threads, TransferResources().cold_workers);
   // Reads of lazy keys load as well.
-  const size_t io_total = io_share * (config.concurrent_loads + kPoolThreads);
+  const size_t io_total = io_share * (config.concurrent_loads + 1 + kPoolThreads);
   auto io = std::make_unique<Executor>(Executor::Options{.name = "io", .threads = io_total, .queue_limit = io_total});
   auto loads = std::make_unique<LoadQueue>(
       LoadQueue::Options{.threads = config.concurrent_loads, .limit = config.load_queue, .devices = &devices});

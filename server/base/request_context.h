@@ -5,9 +5,11 @@
 #include <memory>
 #include <stop_token>
 #include <string>
+#include <string_view>
 
 #include "absl/status/status.h"
 #include "server/base/deadline.h"
+#include "server/base/heap_account.h"
 
 namespace keyload {
 
@@ -41,9 +43,14 @@ struct RequestContext {
   std::shared_ptr<const SharedDeadline> shared_deadline;  // of all callers of one load, instead of `deadline`
 
   std::shared_ptr<const Caller> caller;  // who asked, or of a shared load who started it; null: nobody
+  std::shared_ptr<RequestHeap> heap;     // what the work takes is counted here; null: it is not counted
 
   // OK, or LOAD_CANCELLED, or DEADLINE_EXCEEDED. Thread-safe, never blocks.
   absl::Status Check() const;
+  // RequestHeap::Take. Thread-safe.
+  absl::Status TakeHeap(uint64_t bytes, std::string_view what) const {
+    return heap == nullptr ? absl::OkStatus() : heap->Take(bytes, what);
+  }
   // Caller::share; empty: nobody asked.
   std::string share() const { return caller == nullptr ? std::string() : caller->share(); }
   // The deadline that counts now; a shared one may be later the next time.

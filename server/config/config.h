@@ -52,15 +52,15 @@ struct Config {
   // Buffers between file and device, all loads together; absent: 256 MiB, or less where the machine allows little.
   std::optional<uint64_t> scratch_bytes;
   HugePages huge_pages = HugePages::kNever;     // for models on the device cpu
-  uint64_t document_bytes = uint64_t{1} << 30;  // memory for uploaded documents
   uint64_t send_bytes = uint64_t{256} << 20;    // answers on their way to clients
   uint32_t max_connections = 4096;              // open ones of each listener
   uint32_t max_connections_per_peer = 1024;
   uint32_t max_calls = 4096;  // open ones
   uint32_t max_calls_per_peer = 2048;
   // Heap for headers and index files of checkpoints, all together; absent: an eighth of what the machine allows, at
-  // most 1 GiB.
+  // most 1 GiB. The same for what requests bring and for the tables that planning makes of it.
   std::optional<uint64_t> header_memory_bytes;
+  std::optional<uint64_t> request_memory_bytes;
   uint32_t concurrent_loads = 2;
   uint32_t io_threads = 0;                   // 0: one per core, at most 8
   uint32_t load_queue = 64;                  // loads that wait beyond those that run

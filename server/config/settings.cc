@@ -302,9 +302,10 @@ constexpr Setting kSettings[] = {
     {"--huge-pages", "KEYLOADD_HUGE_PAGES", "huge_pages", SettingKind::kText, '\0', "WHEN",
      "Put models on the device cpu into huge pages that are set aside (vm.nr_hugepages): never, try or require [never]",
      ApplyHugePages, Same<&Config::huge_pages>, nullptr},
-    {"--document-memory", "KEYLOADD_DOCUMENT_MEMORY", "document_memory", SettingKind::kSize, '\0', "SIZE",
-     "Memory for uploaded manifests and key lists, while they come and while they are used [1GiB]",
-     ApplyMemory<&Config::document_bytes>, Same<&Config::document_bytes>, nullptr},
+    {"--request-memory", "KEYLOADD_REQUEST_MEMORY", "request_memory", SettingKind::kSize, '\0', "SIZE",
+     "Memory for what requests bring (key lists, manifests, large messages) and for the tables that planning makes of it, "
+     "all together; one request may take half [an eighth of what the machine allows, at most 1GiB]",
+     ApplyMemory<&Config::request_memory_bytes>, Same<&Config::request_memory_bytes>, nullptr},
     {"--send-memory", "KEYLOADD_SEND_MEMORY", "send_memory", SettingKind::kSize, '\0', "SIZE",
      "Memory for answers on their way to clients, of which one client gets a quarter [256MiB]",
      ApplyMemory<&Config::send_bytes>, Same<&Config::send_bytes>, nullptr},

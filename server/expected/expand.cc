@@ -14,6 +14,7 @@ namespace {
 constexpr size_t kMaxSteps = 4 * kMaxExpectedKeys;  // lines looked at, those whose condition is false too
 constexpr size_t kMaxNameBytes = size_t{256} << 20;
 constexpr size_t kMaxTexts = 1'000;
+constexpr uint64_t kHeapStep = 256 << 10;  // in which the manifest's heap is counted
 
 // What is done on the way through the texts of a name.
 struct TextWalk {
@@ -119,6 +120,7 @@ class Expander {
     name_bytes_ += name_.size();
     if (name_bytes_ > kMaxNameBytes || manifest_.modules.size() + manifest_.tensors.size() >= 2 * kMaxExpectedKeys)
       return Problem(scope, node, StrCat("more than ", kMaxExpectedKeys, " keys"));
+    KEYLOAD_RETURN_IF_ERROR(CountHeap());
     if (node.class_name.empty()) return EmitTensor(node, scope);
     manifest_.modules.push_back({.name = name_, .class_name = node.class_name});
     const size_t before = manifest_.tensors.size();
@@ -126,6 +128,14 @@ class Expander {
     if (input_.quantization == nullptr || !input_.quantization->Replaces(name_, node.class_name))
       return absl::OkStatus();
     return Quantize(before);
+  }
+
+  // Counts the heap of one more module or tensor before it is made.
+  absl::Status CountHeap() {
+    if (input_.context == nullptr) return absl::OkStatus();
+    heap_ += 2 * sizeof(TensorSpec) + name_.size();  // a list that grows is there twice
+    if (heap_ < kHeapStep) return absl::OkStatus();
+    return input_.context->TakeHeap(std::exchange(heap_, 0), "the manifest that config.json makes");
   }
 
   // Replaces the tensors from `first` on, those of one linear layer.
@@ -168,6 +178,7 @@ class Expander {
   std::string name_;
   size_t steps_ = 0;
   size_t name_bytes_ = 0;
+  uint64_t heap_ = 0;  // not counted yet
   uint64_t total_bytes_ = 0;
 };
 

@@ -33,7 +33,8 @@ absl::StatusOr<bool> KeyConverter::Take(uint32_t stored, std::string_view name) 
   auto found = group_of.find(made);
   if (found == group_of.end()) {
     KEYLOAD_ASSIGN_OR_RETURN(const int32_t group, AddGroup(stored, name, *match));
-    found = group_of.emplace(arena_.Add(made), group).first;
+    KEYLOAD_ASSIGN_OR_RETURN(const std::string_view kept, arena_.Add(made));
+    found = group_of.emplace(kept, group).first;
   }
   if (groups_[found->second].targets.empty()) return false;
   const auto [other, is_new] = name_taken_.emplace(name, stored);

@@ -230,13 +230,22 @@ bool KeyReport::Fits(const ModelKey& key) const {
   return StoredShape(key) == key.shape && (key.made < 0 || !made[key.made].parts.empty());
 }
 
+uint64_t MemoryBytes(const KeyReport& report) {
+  uint64_t bytes = report.keys.capacity() * sizeof(ModelKey) + report.made.capacity() * sizeof(MadeTensor) +
+                   report.unexpected.capacity() * sizeof(UnexpectedKey);
+  for (const MadeTensor& made : report.made) bytes += made.parts.capacity() * sizeof(KeyPart);
+  for (const std::vector<uint32_t>& group : report.tied_groups) bytes += sizeof(group) + group.capacity() * 4;
+  for (const std::shared_ptr<const std::string>& block : report.name_blocks) bytes += block->capacity();
+  return bytes;
+}
+
 absl::StatusOr<std::shared_ptr<const KeyReport>> Reconcile(const ReconcileInput& input) {
   KEYLOAD_ASSIGN_OR_RETURN(const CompiledRules rules, CompileRules(input));
   auto report = std::make_shared<KeyReport>();
   report->index = input.index;
   report->manifest = input.manifest;
   const CheckpointIndex& index = *input.index;
-  NameArena arena;
+  NameArena arena(input.context);
   PeriodicCheck check(input.context);
   uint64_t selected = 0;
   const auto widened = [&] {

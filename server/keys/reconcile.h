@@ -109,6 +109,9 @@ struct KeyReport {
   std::vector<std::shared_ptr<const std::string>> name_blocks;
 };
 
+// What the report takes of the heap, without what its names point into but its own blocks.
+uint64_t MemoryBytes(const KeyReport& report);
+
 struct ReconcileInput {
   std::shared_ptr<const CheckpointIndex> index;
   std::shared_ptr<const Manifest> manifest;  // null: expect what the checkpoint has

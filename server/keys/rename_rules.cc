@@ -12,7 +12,6 @@ constexpr std::string_view kRenamesField = "renames";
 // A replacement may repeat its groups, and rules chain: without these bounds a few rules make names of any size.
 constexpr size_t kMaxReplacementBytes = 4096;
 constexpr size_t kMaxNameBytes = 4096;
-constexpr size_t kMaxArenaBytes = size_t{512} << 20;
 constexpr uint64_t kRulesPerUnit = 4;  // of PeriodicCheck
 
 absl::Status CheckReplacement(const re2::RE2& pattern, const Rename& rename) {
@@ -70,8 +69,6 @@ absl::StatusOr<std::string_view> RenameRules::Apply(std::string_view name, NameA
     }
   }
   if (renamed == name) return name;
-  if (arena.bytes() + renamed.size() > kMaxArenaBytes)
-    return CannotRename(name, "and those before it take over 512 MiB renamed");
   return arena.Add(renamed);
 }
 

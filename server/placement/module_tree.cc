@@ -11,6 +11,10 @@
 namespace keyload {
 namespace {
 
+// Of the trie, the tree and what policies note for each item; lists that grow are there twice.
+constexpr uint64_t kHeapPerModule = 2 * (sizeof(NameTrie::Node) + sizeof(TreeItem)) + 64;
+constexpr size_t kModulesPerCount = 4096;
+
 absl::Status CheckDepth(std::string_view name) {
   if (static_cast<size_t>(std::count(name.begin(), name.end(), '.')) < kMaxNameDepth) return absl::OkStatus();
   return MakeError(Reason::kDeviceMapInvalid,
@@ -45,7 +49,7 @@ struct Grouped {
 
 class TreeBuilder {
  public:
-  explicit TreeBuilder(const PlacementModel& model) : model_(model) {}
+  TreeBuilder(const PlacementModel& model, const RequestContext* context) : model_(model), context_(context) {}
 
   absl::Status AddNames() {
     const absl::flat_hash_set<std::string_view> no_split(model_.no_split_classes.begin(),
@@ -57,6 +61,7 @@ class TreeBuilder {
       const uint32_t node = trie_.Insert(module.name);
       no_split_.resize(trie_.nodes().size());
       no_split_[node] = no_split.contains(module.class_name);
+      KEYLOAD_RETURN_IF_ERROR(CountModules());
     }
     owner_.reserve(model_.tensors.size());
     std::string_view last_parent;
@@ -66,6 +71,7 @@ class TreeBuilder {
       const std::string_view parent = ParentName(tensor.name);
       if (parent != last_parent) node = trie_.Insert(parent);
       last_parent = parent;
+      KEYLOAD_RETURN_IF_ERROR(CountModules());
       owner_.push_back(node);
     }
     no_split_.resize(trie_.nodes().size());
@@ -149,7 +155,18 @@ class TreeBuilder {
     }
   }
 
+  // A name adds at most kMaxNameDepth modules, so that the heap of so many is counted a little late.
+  absl::Status CountModules() {
+    if (context_ == nullptr || trie_.nodes().size() < counted_modules_ + kModulesPerCount) return absl::OkStatus();
+    const size_t added = trie_.nodes().size() - counted_modules_;
+    counted_modules_ += added;
+    KEYLOAD_RETURN_IF_ERROR(context_->Check());
+    return context_->TakeHeap(added * kHeapPerModule, "the tree of the model's modules");
+  }
+
   const PlacementModel& model_;
+  const RequestContext* const context_;
+  size_t counted_modules_ = 0;
   NameTrie trie_;
   std::vector<bool> no_split_;   // per node of the trie
   std::vector<uint32_t> owner_;  // per tensor: the node of its module
@@ -158,8 +175,8 @@ class TreeBuilder {
 
 }  // namespace
 
-absl::StatusOr<ModuleTree> ModuleTree::Create(const PlacementModel& model) {
-  TreeBuilder builder(model);
+absl::StatusOr<ModuleTree> ModuleTree::Create(const PlacementModel& model, const RequestContext* context) {
+  TreeBuilder builder(model, context);
   KEYLOAD_RETURN_IF_ERROR(builder.AddNames());
   KEYLOAD_RETURN_IF_ERROR(builder.CountBytes());
   ModuleTree tree;

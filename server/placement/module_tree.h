@@ -37,7 +37,8 @@ class ModuleTree {
   // "weight.absmax") becomes a direct tensor of that module.
   // DEVICE_MAP_INVALID: a name of more than kMaxNameDepth components, sizes that add up to more than 2^63 - 1 bytes.
   // INTERNAL: a tied group that names a tensor that is not there.
-  static absl::StatusOr<ModuleTree> Create(const PlacementModel& model);
+  // Its heap is counted in `context`, which is asked now and then; null: neither. MEMORY_EXHAUSTED, and its errors.
+  static absl::StatusOr<ModuleTree> Create(const PlacementModel& model, const RequestContext* context = nullptr);
 
   const std::vector<TreeItem>& items() const { return items_; }
   const TreeItem& operator[](uint32_t item) const { return items_[item]; }

@@ -121,7 +121,7 @@ absl::StatusOr<Placement> PlaceByPolicy(const PlacementModel& model, const Devic
                                         const DeviceNames& names, const std::vector<PlacementDevice>& devices,
                                         const RequestContext* context) {
   KEYLOAD_ASSIGN_OR_RETURN(const std::vector<DeviceLimit> limits, ResolveMaxMemory(spec, names, devices));
-  KEYLOAD_ASSIGN_OR_RETURN(const ModuleTree tree, ModuleTree::Create(model));
+  KEYLOAD_ASSIGN_OR_RETURN(const ModuleTree tree, ModuleTree::Create(model, context));
   if (context != nullptr) KEYLOAD_RETURN_IF_ERROR(context->Check());
   Placement placement;
   std::vector<int32_t> entries;

@@ -95,6 +95,34 @@ absl::StatusOr<Conversion> ConversionFrom(const v1::Conversion& message, size_t 
   return conversion;
 }
 
+// What a JSON text is made of, outside of its strings.
+struct JsonMarks {
+  uint64_t objects = 0;
+  uint64_t values = 0;  // of lists and objects
+  size_t depth = 0;
+};
+
+JsonMarks CountMarks(std::string_view json) {
+  JsonMarks marks;
+  size_t depth = 0;
+  bool in_string = false;
+  for (size_t i = 0; i < json.size(); ++i) {
+    const char c = json[i];
+    if (c == '"') in_string = !in_string;
+    if (in_string) {
+      i += c == '\\';
+      continue;
+    }
+    marks.objects += c == '{';
+    marks.values += c == ',' || c == '{' || c == '[';
+    if (c == '{' || c == '[') marks.depth = std::max(marks.depth, ++depth);
+    if ((c == '}' || c == ']') && depth > 0) --depth;
+  }
+  return marks;
+}
+
+constexpr size_t kMostJsonLevels = 32;  // a manifest has five; protobuf's parser takes memory for each level
+
 bool IsJson(std::string_view bytes) { return absl::StartsWith(absl::StripLeadingAsciiWhitespace(ToAbsl(bytes)), "{"); }
 
 template <typename Field>
@@ -180,14 +208,20 @@ v1::ModelManifest ToProto(const Manifest& manifest) {
 uint64_t ManifestParseBytes(std::string_view bytes) {
   // The message, and the manifest that is made of it while the message is there: no larger than that.
   if (!IsJson(bytes)) return 2 * ParsedBytes(bytes, *v1::ModelManifest::descriptor());
-  // "{}," is the shortest text that becomes a message; numbers and strings become less for each byte.
-  constexpr uint64_t kPerByte = (sizeof(v1::TensorSpec) + sizeof(void*)) / 3 + 1;
-  return 2 * kPerByte * bytes.size();
+  // The text, and what protobuf makes of it before it makes messages.
+  constexpr uint64_t kTexts = 3;
+  constexpr uint64_t kPerObject = sizeof(v1::TensorSpec) + 2 * sizeof(void*);
+  constexpr uint64_t kPerValue = sizeof(std::string) + 2 * sizeof(void*);
+  const JsonMarks marks = CountMarks(bytes);
+  return kTexts * bytes.size() + 2 * (bytes.size() + marks.objects * kPerObject + marks.values * kPerValue);
 }
 
 absl::StatusOr<std::shared_ptr<const Manifest>> ParseManifest(std::string_view bytes) {
   v1::ModelManifest message;
   if (IsJson(bytes)) {
+    if (CountMarks(bytes).depth > kMostJsonLevels) {
+      return MakeError(Reason::kManifestInvalid, StrCat("manifest: its JSON has over ", kMostJsonLevels, " levels"));
+    }
     const auto parsed = google::protobuf::util::JsonStringToMessage(std::string(bytes), &message);
     if (!parsed.ok()) return MakeError(Reason::kManifestInvalid, StrCat("manifest: ", std::string(parsed.message())));
   } else if (!message.ParseFromArray(bytes.data(), static_cast<int>(bytes.size()))) {

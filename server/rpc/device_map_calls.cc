@@ -10,7 +10,7 @@
 namespace keyload {
 
 grpc::ServerUnaryReactor* ModelLoaderServiceImpl::SetDeviceMap(grpc::CallbackServerContext* context,
-                                                               const v1::SetDeviceMapRequest* request,
+                                                               const RequestPtr<v1::SetDeviceMapRequest>& request,
                                                                v1::SetDeviceMapResponse* response) {
   const auto set = [this, request, response](const RequestContext& call) -> absl::Status {
     KEYLOAD_ASSIGN_OR_RETURN(NamedDeviceMap map, FromProto(request->device_map()));
@@ -22,7 +22,7 @@ grpc::ServerUnaryReactor* ModelLoaderServiceImpl::SetDeviceMap(grpc::CallbackSer
 }
 
 grpc::ServerUnaryReactor* ModelLoaderServiceImpl::GetDeviceMap(grpc::CallbackServerContext* context,
-                                                               const v1::GetDeviceMapRequest* request,
+                                                               const RequestPtr<v1::GetDeviceMapRequest>& request,
                                                                v1::GetDeviceMapResponse* response) {
   const absl::StatusOr<NamedDeviceMap> map = rpc_.service->device_maps().Get(request->name());
   if (map.ok()) *response->mutable_device_map() = ToProto(*map);
@@ -31,7 +31,7 @@ grpc::ServerUnaryReactor* ModelLoaderServiceImpl::GetDeviceMap(grpc::CallbackSer
 
 // The page token is the last name of the page before: maps are listed in order of their names.
 grpc::ServerUnaryReactor* ModelLoaderServiceImpl::ListDeviceMaps(grpc::CallbackServerContext* context,
-                                                                 const v1::ListDeviceMapsRequest* request,
+                                                                 const RequestPtr<v1::ListDeviceMapsRequest>& request,
                                                                  v1::ListDeviceMapsResponse* response) {
   const absl::StatusOr<size_t> page = PageSize(request->page_size());
   if (!page.ok()) return FinishNow(context, page.status());
@@ -49,7 +49,7 @@ grpc::ServerUnaryReactor* ModelLoaderServiceImpl::ListDeviceMaps(grpc::CallbackS
 }
 
 grpc::ServerUnaryReactor* ModelLoaderServiceImpl::DeleteDeviceMap(grpc::CallbackServerContext* context,
-                                                                  const v1::DeleteDeviceMapRequest* request,
+                                                                  const RequestPtr<v1::DeleteDeviceMapRequest>& request,
                                                                   v1::DeleteDeviceMapResponse* response) {
   const auto remove = [this, request](const RequestContext& call) {
     return rpc_.service->DeleteDeviceMap(request->name(), request->etag(), call.caller.get());

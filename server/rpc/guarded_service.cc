@@ -17,7 +17,6 @@
 #include "server/rpc/caller.h"
 #include "server/rpc/grpc_status.h"
 #include "server/rpc/model_loader_service.h"
-#include "server/rpc/strict_handler.h"
 #include "server/rpc/strict_request.h"
 
 namespace keyload {
@@ -77,39 +76,30 @@ class GuardedService final : public grpc::Service {
  private:
   template <typename Request, typename Response>
   void AddUnary(const char* method, Role needed,
-                grpc::ServerUnaryReactor* (Loader::*handle)(Context*, const Request*, Response*)) {
-    using Handler = grpc::internal::CallbackUnaryHandler<Request, Response>;
+                grpc::ServerUnaryReactor* (Loader::*handle)(Context*, const RequestPtr<Request>&, Response*)) {
     using Reactor = grpc::ServerUnaryReactor;
-    const auto guarded = [=, this](Context* context, const Request* request, Response* response) {
+    const auto guarded = [=, this](Context* context, const grpc::ByteBuffer* bytes, Response* response) {
       return Begin<Reactor>([&]() -> absl::StatusOr<Reactor*> {
-        KEYLOAD_RETURN_IF_ERROR(Check(needed, method, *context, request));
+        KEYLOAD_ASSIGN_OR_RETURN(const RequestPtr<Request> request, Take<Request>(needed, method, *context, *bytes));
         return (loader_.*handle)(context, request, response);
       });
     };
-    const auto refusing = [=, this](Context* context, const Request*, Response*) {
-      return Begin<Reactor>(
-          [&]() -> absl::StatusOr<Reactor*> { return CheckMalformed<Request>(needed, method, *context); });
-    };
     AddMethod(method, RpcMethod::NORMAL_RPC,
-              new StrictHandler(std::make_unique<Handler>(guarded), std::make_unique<Handler>(refusing)));
+              new grpc::internal::CallbackUnaryHandler<grpc::ByteBuffer, Response>(guarded));
   }
 
   template <typename Request, typename Response>
-  void AddStream(const char* method, Role needed, WriteReactor<Response>* (Loader::*handle)(Context*, const Request*)) {
-    using Handler = grpc::internal::CallbackServerStreamingHandler<Request, Response>;
+  void AddStream(const char* method, Role needed,
+                 WriteReactor<Response>* (Loader::*handle)(Context*, const RequestPtr<Request>&)) {
     using Reactor = WriteReactor<Response>;
-    const auto guarded = [=, this](Context* context, const Request* request) {
+    const auto guarded = [=, this](Context* context, const grpc::ByteBuffer* bytes) {
       return Begin<Reactor>([&]() -> absl::StatusOr<Reactor*> {
-        KEYLOAD_RETURN_IF_ERROR(Check(needed, method, *context, request));
+        KEYLOAD_ASSIGN_OR_RETURN(const RequestPtr<Request> request, Take<Request>(needed, method, *context, *bytes));
         return (loader_.*handle)(context, request);
       });
     };
-    const auto refusing = [=, this](Context* context, const Request*) {
-      return Begin<Reactor>(
-          [&]() -> absl::StatusOr<Reactor*> { return CheckMalformed<Request>(needed, method, *context); });
-    };
     AddMethod(method, RpcMethod::SERVER_STREAMING,
-              new StrictHandler(std::make_unique<Handler>(guarded), std::make_unique<Handler>(refusing)));
+              new grpc::internal::CallbackServerStreamingHandler<grpc::ByteBuffer, Response>(guarded));
   }
 
   void AddLoad() {
@@ -166,11 +156,13 @@ class GuardedService final : public grpc::Service {
     return status;
   }
 
-  // Of a request that is no message: a caller that may not make the call learns no more than that.
+  // The request of a call that may begin. A caller that may not make the call learns no more than that, whatever it sent.
   template <typename Request>
-  absl::Status CheckMalformed(Role needed, std::string_view method, const Context& context) {
-    const absl::Status status = Check<Request>(needed, method, context, nullptr);
-    return status.ok() ? MalformedRequest(Request::descriptor()->full_name()) : status;
+  absl::StatusOr<RequestPtr<Request>> Take(Role needed, std::string_view method, const Context& context,
+                                           grpc::ByteBuffer bytes) {
+    const absl::StatusOr<RequestPtr<Request>> request = ParseRequest<Request>(bytes, loader_.request_memory());
+    KEYLOAD_RETURN_IF_ERROR(Check(needed, method, context, request.ok() ? request->get() : nullptr));
+    return request;
   }
 
   // The audit line of a call that would have had one.

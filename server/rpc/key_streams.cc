@@ -4,6 +4,7 @@
 #include <memory>
 #include <optional>
 #include <string>
+#include <utility>
 #include <vector>
 
 #include "absl/container/flat_hash_set.h"
@@ -30,8 +31,9 @@ absl::StatusOr<KeySelection> SelectionOf(const RpcContext& rpc, const v1::KeySel
 
 class ListKeysStream : public ChunkStream<v1::ListKeysResponse> {
  public:
-  ListKeysStream(const RpcContext& rpc, grpc::CallbackServerContext& context, const v1::ListKeysRequest& request)
-      : ChunkStream(rpc, *rpc.keys, context), request_(request) {
+  ListKeysStream(const RpcContext& rpc, grpc::CallbackServerContext& context,
+                 RequestPtr<v1::ListKeysRequest> request)
+      : ChunkStream(rpc, *rpc.keys, context), request_(std::move(request)) {
     Continue();
   }
 
@@ -57,15 +59,15 @@ class ListKeysStream : public ChunkStream<v1::ListKeysResponse> {
   }
 
   absl::Status Prepare() {
-    KEYLOAD_ASSIGN_OR_RETURN(model_, rpc_.service->registry().Use(request_.model()));
-    KEYLOAD_ASSIGN_OR_RETURN(KeySelection selection, SelectionOf(rpc_, request_.select()));
-    for (const int state : request_.states()) states_.insert(state);
+    KEYLOAD_ASSIGN_OR_RETURN(model_, rpc_.service->registry().Use(request_->model()));
+    KEYLOAD_ASSIGN_OR_RETURN(KeySelection selection, SelectionOf(rpc_, request_->select()));
+    for (const int state : request_->states()) states_.insert(state);
     KEYLOAD_RETURN_IF_ERROR(CheckWork(*model_->content().keys, selection));
     cursor_.emplace(model_, std::move(selection), KeyCursor::Of::kAll);
     return absl::OkStatus();
   }
 
-  const v1::ListKeysRequest& request_;  // gRPC's, until OnDone
+  const RequestPtr<v1::ListKeysRequest> request_;
   ModelHandle model_;
   absl::flat_hash_set<int> states_;
   std::optional<KeyCursor> cursor_;
@@ -75,8 +77,9 @@ class ListKeysStream : public ChunkStream<v1::ListKeysResponse> {
 
 class ReadTensorsStream : public ChunkStream<v1::ReadTensorsResponse> {
  public:
-  ReadTensorsStream(const RpcContext& rpc, grpc::CallbackServerContext& context, const v1::ReadTensorsRequest& request)
-      : ChunkStream(rpc, *rpc.reads, context), request_(request) {
+  ReadTensorsStream(const RpcContext& rpc, grpc::CallbackServerContext& context,
+                    RequestPtr<v1::ReadTensorsRequest> request)
+      : ChunkStream(rpc, *rpc.reads, context), request_(std::move(request)) {
     Continue();
   }
 
@@ -91,8 +94,8 @@ class ReadTensorsStream : public ChunkStream<v1::ReadTensorsResponse> {
       if (batch_.empty()) return false;
     }
     const std::string key(model_->content().keys->keys[batch_[next_]].name.substr(0, kNameInMessage));
-    KEYLOAD_RETURN_IF_ERROR(Annotate(ReadChunk(response, bytes), StrCat("model ", request_.model(), ": ", key),
-                                     {{"model", request_.model()}, {"key", key}}));
+    KEYLOAD_RETURN_IF_ERROR(Annotate(ReadChunk(response, bytes), StrCat("model ", request_->model(), ": ", key),
+                                     {{"model", request_->model()}, {"key", key}}));
     return true;
   }
 
@@ -123,21 +126,21 @@ class ReadTensorsStream : public ChunkStream<v1::ReadTensorsResponse> {
   }
 
   absl::Status Prepare() {
-    KEYLOAD_ASSIGN_OR_RETURN(model_, rpc_.service->registry().Use(request_.model()));
-    if (request_.generation() != 0 && request_.generation() != model_->report().generation) {
+    KEYLOAD_ASSIGN_OR_RETURN(model_, rpc_.service->registry().Use(request_->model()));
+    if (request_->generation() != 0 && request_->generation() != model_->report().generation) {
       return MakeError(Reason::kGenerationMismatch,
-                       StrCat("model ", request_.model(), " is at generation ", model_->report().generation, ", not ",
-                              request_.generation()),
-                       {{"model", request_.model()}, {"generation", StrCat(model_->report().generation)}});
+                       StrCat("model ", request_->model(), " is at generation ", model_->report().generation, ", not ",
+                              request_->generation()),
+                       {{"model", request_->model()}, {"generation", StrCat(model_->report().generation)}});
     }
-    KEYLOAD_ASSIGN_OR_RETURN(KeySelection selection, SelectionOf(rpc_, request_.select()));
+    KEYLOAD_ASSIGN_OR_RETURN(KeySelection selection, SelectionOf(rpc_, request_->select()));
     KEYLOAD_RETURN_IF_ERROR(CheckWork(*model_->content().keys, selection));
     KEYLOAD_RETURN_IF_ERROR(CheckNamedKeys(*model_, selection, request_context()));
     cursor_.emplace(model_, std::move(selection), KeyCursor::Of::kWithBytes);
     return absl::OkStatus();
   }
 
-  const v1::ReadTensorsRequest& request_;  // gRPC's, until OnDone
+  const RequestPtr<v1::ReadTensorsRequest> request_;
   ModelHandle model_;
   std::optional<KeyCursor> cursor_;
   std::vector<uint32_t> batch_;       // of the cursor
@@ -152,14 +155,14 @@ class ReadTensorsStream : public ChunkStream<v1::ReadTensorsResponse> {
 
 grpc::ServerWriteReactor<v1::ListKeysResponse>* StartListKeys(const RpcContext& rpc,
                                                               grpc::CallbackServerContext* context,
-                                                              const v1::ListKeysRequest* request) {
-  return new ListKeysStream(rpc, *context, *request);
+                                                              const RequestPtr<v1::ListKeysRequest>& request) {
+  return new ListKeysStream(rpc, *context, request);
 }
 
 grpc::ServerWriteReactor<v1::ReadTensorsResponse>* StartReadTensors(const RpcContext& rpc,
                                                                     grpc::CallbackServerContext* context,
-                                                                    const v1::ReadTensorsRequest* request) {
-  return new ReadTensorsStream(rpc, *context, *request);
+                                                                    const RequestPtr<v1::ReadTensorsRequest>& request) {
+  return new ReadTensorsStream(rpc, *context, request);
 }
 
 }  // namespace keyload

@@ -3,6 +3,7 @@
 #include <grpcpp/support/server_callback.h>
 
 #include "keyload/v1/model_loader.pb.h"
+#include "server/rpc/request_ptr.h"
 #include "server/rpc/rpc_context.h"
 
 namespace keyload {
@@ -10,9 +11,9 @@ namespace keyload {
 // Handlers of the streaming reads; each returned reactor deletes itself.
 grpc::ServerWriteReactor<v1::ListKeysResponse>* StartListKeys(const RpcContext& rpc,
                                                               grpc::CallbackServerContext* context,
-                                                              const v1::ListKeysRequest* request);
+                                                              const RequestPtr<v1::ListKeysRequest>& request);
 grpc::ServerWriteReactor<v1::ReadTensorsResponse>* StartReadTensors(const RpcContext& rpc,
                                                                     grpc::CallbackServerContext* context,
-                                                                    const v1::ReadTensorsRequest* request);
+                                                                    const RequestPtr<v1::ReadTensorsRequest>& request);
 
 }  // namespace keyload

@@ -12,7 +12,8 @@ inline constexpr size_t kMaxLoadsPerStream = 64;       // unfinished ones
 inline constexpr size_t kDefaultConnections = 4096;    // of one listener
 inline constexpr size_t kDefaultConnectionsPerPeer = 1024;
 inline constexpr uint64_t kDefaultSendBytes = 256 << 20;  // on their way to all clients
-inline constexpr size_t kReceiveBytes = 128 << 20;         // gRPC's buffers, of what all clients have begun to send
+// gRPC's buffers for what clients have begun to send: those of all Unix sockets together, and those of all TCP ports.
+inline constexpr size_t kReceiveBytes = 128 << 20;
 inline constexpr size_t kMaxWatchers = 256;               // WatchModels calls: each is written to at every change
 
 }  // namespace keyload

@@ -136,7 +136,7 @@ class WatchLoadCall : public grpc::ServerWriteReactor<v1::WatchLoadResponse>, pu
 }  // namespace
 
 grpc::ServerUnaryReactor* ModelLoaderServiceImpl::GetLoad(grpc::CallbackServerContext* context,
-                                                          const v1::GetLoadRequest* request,
+                                                          const RequestPtr<v1::GetLoadRequest>& request,
                                                           v1::GetLoadResponse* response) {
   const auto get = [&]() -> absl::Status {
     if (request->id_case() == v1::GetLoadRequest::ID_NOT_SET) {
@@ -153,7 +153,7 @@ grpc::ServerUnaryReactor* ModelLoaderServiceImpl::GetLoad(grpc::CallbackServerCo
 
 // The page token is the last name of the page before: loads are listed in the order of their start.
 grpc::ServerUnaryReactor* ModelLoaderServiceImpl::ListLoads(grpc::CallbackServerContext* context,
-                                                            const v1::ListLoadsRequest* request,
+                                                            const RequestPtr<v1::ListLoadsRequest>& request,
                                                             v1::ListLoadsResponse* response) {
   const absl::StatusOr<size_t> page = PageSize(request->page_size());
   if (!page.ok()) return FinishNow(context, page.status());
@@ -173,7 +173,7 @@ grpc::ServerUnaryReactor* ModelLoaderServiceImpl::ListLoads(grpc::CallbackServer
 }
 
 grpc::ServerUnaryReactor* ModelLoaderServiceImpl::CancelLoad(grpc::CallbackServerContext* context,
-                                                             const v1::CancelLoadRequest* request,
+                                                             const RequestPtr<v1::CancelLoadRequest>& request,
                                                              v1::CancelLoadResponse* /*response*/) {
   const absl::StatusOr<std::shared_ptr<SharedLoad>> load = rpc_.service->FindLoad(request->load());
   AuditEntry audit = AuditOf(*request);
@@ -185,7 +185,7 @@ grpc::ServerUnaryReactor* ModelLoaderServiceImpl::CancelLoad(grpc::CallbackServe
 }
 
 grpc::ServerWriteReactor<v1::WatchLoadResponse>* ModelLoaderServiceImpl::WatchLoad(
-    grpc::CallbackServerContext* context, const v1::WatchLoadRequest* request) {
+    grpc::CallbackServerContext* context, const RequestPtr<v1::WatchLoadRequest>& request) {
   auto* const call = new WatchLoadCall(rpc_, *context);
   call->Start(rpc_, request->load());
   return call;

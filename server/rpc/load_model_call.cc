@@ -25,10 +25,13 @@ class LoadModelCall : public grpc::ServerUnaryReactor, public LiveCall {
         audit_(model, caller_),
         entry_(*rpc.calls, this, PeerOf(*caller_)) {}
 
-  void Start(const RpcContext& rpc, const grpc::CallbackServerContext& context, const v1::LoadSpec& spec) {
-    const auto start = [this, service = rpc.service, deadline = DeadlineOf(context), &spec] {
-      absl::StatusOr<LoadSpec> converted = NoThrow([&] { return FromProto(spec, &service->device_maps()); });
+  void Start(const RpcContext& rpc, const grpc::CallbackServerContext& context,
+             const RequestPtr<v1::LoadModelRequest>& request) {
+    const auto start = [this, service = rpc.service, deadline = DeadlineOf(context), request] {
+      absl::StatusOr<LoadSpec> converted =
+          NoThrow([&] { return FromProto(request->spec(), &service->device_maps()); });
       if (!converted.ok()) return End(converted.status());
+      converted->charge = request;
       service->StartLoad(*std::move(converted), deadline, std::make_shared<Observer>(*this), ticket_, caller_);
     };
     const auto fail = [this](const absl::Status& thrown) { End(thrown); };
@@ -85,9 +88,9 @@ class LoadModelCall : public grpc::ServerUnaryReactor, public LiveCall {
 }  // namespace
 
 grpc::ServerUnaryReactor* StartLoadModel(const RpcContext& rpc, grpc::CallbackServerContext* context,
-                                         const v1::LoadModelRequest* request, v1::LoadModelResponse* response) {
+                                         const RequestPtr<v1::LoadModelRequest>& request, v1::LoadModelResponse* response) {
   auto* const call = new LoadModelCall(rpc, *context, request->spec().model(), response);
-  call->Start(rpc, *context, request->spec());
+  call->Start(rpc, *context, request);
   return call;
 }
 

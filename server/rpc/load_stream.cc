@@ -143,13 +143,12 @@ void LoadStream::ReadNext() {
 }
 
 absl::StatusOr<bool> LoadStream::Handle() {
-  const auto request = std::make_shared<v1::LoadRequest>();
-  KEYLOAD_RETURN_IF_ERROR(ParseRequest(request_, *request));
-  request_.Clear();
-  return Handle(request);
+  KEYLOAD_ASSIGN_OR_RETURN(RequestPtr<v1::LoadRequest> request,
+                           ParseRequest<v1::LoadRequest>(request_, rpc_.service->request_memory()));
+  return Handle(std::move(request));
 }
 
-absl::StatusOr<bool> LoadStream::Handle(std::shared_ptr<const v1::LoadRequest> read) {
+absl::StatusOr<bool> LoadStream::Handle(RequestPtr<v1::LoadRequest> read) {
   const v1::LoadRequest& request = *read;
   if (const absl::Status known = CheckKnownFields(request); !known.ok()) return Refuse(request, known);
   if (request.load_id().empty() || request.load_id().size() > 128) {
@@ -201,7 +200,7 @@ absl::Status LoadStream::Refuse(const v1::LoadRequest& request, const absl::Stat
   return status;
 }
 
-absl::StatusOr<bool> LoadStream::Start(std::shared_ptr<const v1::LoadRequest> read) {
+absl::StatusOr<bool> LoadStream::Start(RequestPtr<v1::LoadRequest> read) {
   const v1::LoadRequest& request = *read;
   const v1::LoadSpec& spec = request.start();
   auto load = std::make_shared<Load>(*this, spec.model());
@@ -221,6 +220,7 @@ absl::StatusOr<bool> LoadStream::Start(std::shared_ptr<const v1::LoadRequest> re
     absl::StatusOr<LoadSpec> converted =
         NoThrow([&] { return FromProto(read->start(), &rpc_.service->device_maps()); });
     if (converted.ok()) {
+      converted->charge = read;
       rpc_.service->StartLoad(*std::move(converted), deadline_, load, load->ticket, caller_);
     } else {
       load->OnEnd(converted.status());

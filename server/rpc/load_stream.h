@@ -12,6 +12,7 @@
 #include "absl/functional/function_ref.h"
 #include "keyload/v1/model_loader.pb.h"
 #include "server/base/mutex.h"
+#include "server/rpc/request_ptr.h"
 #include "server/rpc/rpc_context.h"
 
 namespace keyload {
@@ -41,8 +42,8 @@ class LoadStream : public grpc::ServerBidiReactor<grpc::ByteBuffer, v1::LoadResp
   void Abort(const absl::Status& status);
   // Whether the next request may be read now: else Started does that. The first of the message that was read.
   absl::StatusOr<bool> Handle();
-  absl::StatusOr<bool> Handle(std::shared_ptr<const v1::LoadRequest> request);
-  absl::StatusOr<bool> Start(std::shared_ptr<const v1::LoadRequest> request);
+  absl::StatusOr<bool> Handle(RequestPtr<v1::LoadRequest> request);
+  absl::StatusOr<bool> Start(RequestPtr<v1::LoadRequest> request);
   void Started();
   void ReadNext();
   // Writes the audit line of a request that no load was made for; returns `status`.

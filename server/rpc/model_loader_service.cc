@@ -36,13 +36,13 @@ grpc::ServerBidiReactor<grpc::ByteBuffer, v1::LoadResponse>* ModelLoaderServiceI
 }
 
 grpc::ServerUnaryReactor* ModelLoaderServiceImpl::LoadModel(grpc::CallbackServerContext* context,
-                                                            const v1::LoadModelRequest* request,
+                                                            const RequestPtr<v1::LoadModelRequest>& request,
                                                             v1::LoadModelResponse* response) {
   return StartLoadModel(rpc_, context, request, response);
 }
 
 grpc::ServerUnaryReactor* ModelLoaderServiceImpl::PlanLoad(grpc::CallbackServerContext* context,
-                                                           const v1::PlanLoadRequest* request,
+                                                           const RequestPtr<v1::PlanLoadRequest>& request,
                                                            v1::PlanLoadResponse* response) {
   return UnaryCall::Start(
       rpc_, *rpc_.plans, context, response, [this, request, response](const RequestContext& call) -> absl::Status {
@@ -54,7 +54,7 @@ grpc::ServerUnaryReactor* ModelLoaderServiceImpl::PlanLoad(grpc::CallbackServerC
 }
 
 grpc::ServerUnaryReactor* ModelLoaderServiceImpl::GetModel(grpc::CallbackServerContext* context,
-                                                           const v1::GetModelRequest* request,
+                                                           const RequestPtr<v1::GetModelRequest>& request,
                                                            v1::GetModelResponse* response) {
   return UnaryCall::Start(
       rpc_, *rpc_.control, context, response,
@@ -70,7 +70,7 @@ grpc::ServerUnaryReactor* ModelLoaderServiceImpl::GetModel(grpc::CallbackServerC
 
 // The page token is the last name of the page before: names are listed in order.
 grpc::ServerUnaryReactor* ModelLoaderServiceImpl::ListModels(grpc::CallbackServerContext* context,
-                                                             const v1::ListModelsRequest* request,
+                                                             const RequestPtr<v1::ListModelsRequest>& request,
                                                              v1::ListModelsResponse* response) {
   const absl::StatusOr<size_t> page = PageSize(request->page_size());
   if (!page.ok()) return FinishNow(context, page.status());
@@ -89,22 +89,22 @@ grpc::ServerUnaryReactor* ModelLoaderServiceImpl::ListModels(grpc::CallbackServe
 }
 
 grpc::ServerWriteReactor<v1::WatchModelsResponse>* ModelLoaderServiceImpl::WatchModels(
-    grpc::CallbackServerContext* context, const v1::WatchModelsRequest* request) {
+    grpc::CallbackServerContext* context, const RequestPtr<v1::WatchModelsRequest>& request) {
   return StartWatchModels(rpc_, context, *request);
 }
 
 grpc::ServerWriteReactor<v1::ListKeysResponse>* ModelLoaderServiceImpl::ListKeys(grpc::CallbackServerContext* context,
-                                                                                 const v1::ListKeysRequest* request) {
+                                                                                 const RequestPtr<v1::ListKeysRequest>& request) {
   return StartListKeys(rpc_, context, request);
 }
 
 grpc::ServerWriteReactor<v1::ReadTensorsResponse>* ModelLoaderServiceImpl::ReadTensors(
-    grpc::CallbackServerContext* context, const v1::ReadTensorsRequest* request) {
+    grpc::CallbackServerContext* context, const RequestPtr<v1::ReadTensorsRequest>& request) {
   return StartReadTensors(rpc_, context, request);
 }
 
 grpc::ServerUnaryReactor* ModelLoaderServiceImpl::UnloadModel(grpc::CallbackServerContext* context,
-                                                              const v1::UnloadModelRequest* request,
+                                                              const RequestPtr<v1::UnloadModelRequest>& request,
                                                               v1::UnloadModelResponse* response) {
   return StartUnloadModel(rpc_, context, request, response);
 }
@@ -115,7 +115,7 @@ grpc::ServerReadReactor<grpc::ByteBuffer>* ModelLoaderServiceImpl::UploadDocumen
 }
 
 grpc::ServerUnaryReactor* ModelLoaderServiceImpl::ListDevices(grpc::CallbackServerContext* context,
-                                                              const v1::ListDevicesRequest* /*request*/,
+                                                              const RequestPtr<v1::ListDevicesRequest>& /*request*/,
                                                               v1::ListDevicesResponse* response) {
   const DeviceSet& devices = rpc_.service->devices();
   for (const std::unique_ptr<Device>& device : devices.devices()) *response->add_devices() = ToProto(*device);
@@ -124,7 +124,7 @@ grpc::ServerUnaryReactor* ModelLoaderServiceImpl::ListDevices(grpc::CallbackServ
 }
 
 grpc::ServerUnaryReactor* ModelLoaderServiceImpl::GetServerInfo(grpc::CallbackServerContext* context,
-                                                                const v1::GetServerInfoRequest* /*request*/,
+                                                                const RequestPtr<v1::GetServerInfoRequest>& /*request*/,
                                                                 v1::GetServerInfoResponse* response) {
   using google::protobuf::util::TimeUtil;
   response->set_version(KEYLOAD_VERSION);

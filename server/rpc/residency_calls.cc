@@ -19,7 +19,7 @@ ModelSelection SelectionFrom(const std::string& model, const v1::KeySelection& s
 }  // namespace
 
 grpc::ServerUnaryReactor* ModelLoaderServiceImpl::Materialize(grpc::CallbackServerContext* context,
-                                                              const v1::MaterializeRequest* request,
+                                                              const RequestPtr<v1::MaterializeRequest>& request,
                                                               v1::MaterializeResponse* response) {
   const auto audit = std::make_shared<AuditEntry>(AuditOf(*request));
   if (!request->request_id().empty()) {
@@ -41,7 +41,7 @@ grpc::ServerUnaryReactor* ModelLoaderServiceImpl::Materialize(grpc::CallbackServ
 }
 
 grpc::ServerUnaryReactor* ModelLoaderServiceImpl::Evict(grpc::CallbackServerContext* context,
-                                                        const v1::EvictRequest* request, v1::EvictResponse* response) {
+                                                        const RequestPtr<v1::EvictRequest>& request, v1::EvictResponse* response) {
   const auto evict = [this, request, response](const RequestContext& call) -> absl::Status {
     KEYLOAD_ASSIGN_OR_RETURN(const Residency::Evicted evicted,
                              rpc_.service->Evict(SelectionFrom(request->model(), request->select()), call));

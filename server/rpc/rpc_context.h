@@ -50,7 +50,10 @@ inline Deadline DeadlineOf(const grpc::CallbackServerContext& context) {
 
 inline RequestContext ToRequestContext(const RpcContext& rpc, const grpc::CallbackServerContext& context,
                                        std::stop_token stop) {
-  return {.stop = std::move(stop), .deadline = DeadlineOf(context), .caller = CallerOf(rpc.access, context)};
+  return {.stop = std::move(stop),
+          .deadline = DeadlineOf(context),
+          .caller = CallerOf(rpc.access, context),
+          .heap = std::make_shared<RequestHeap>(rpc.service->request_memory())};
 }
 
 }  // namespace keyload

@@ -37,6 +37,13 @@ absl::Status BuildInto(grpc::ServerBuilder& builder, std::unique_ptr<grpc::Serve
   return server == nullptr ? MakeError(Reason::kInternal, "gRPC did not start") : absl::OkStatus();
 }
 
+// Beyond its bound gRPC ends the calls and connections of this server that hold most.
+void BoundBuffers(grpc::ServerBuilder& builder) {
+  grpc::ResourceQuota quota;
+  quota.Resize(kReceiveBytes);
+  builder.SetResourceQuota(quota);
+}
+
 void HandOver(grpc::experimental::ExternalConnectionAcceptor& acceptor, UniqueFd connection) {
   grpc::experimental::ExternalConnectionAcceptor::NewConnectionParameters parameters;
   parameters.fd = connection.Release();
@@ -89,9 +96,7 @@ RpcServer::RpcServer(const Options& options)
       rpc_(OfServer(options, calls_, send_, watchers_, open_access_)),
       open_access_(nullptr, Role::kAdmin),
       service_(MakeGuardedService(rpc_)),
-      refusing_service_(NotAllowed()) {
-  receive_.Resize(kReceiveBytes);
-}
+      refusing_service_(NotAllowed()) {}
 
 RpcServer::~RpcServer() {
   {
@@ -191,7 +196,7 @@ absl::Status RpcServer::StartRefusing() {
   grpc::EnableDefaultHealthCheckService(false);
   grpc::ServerBuilder builder;
   SetLimits(builder, kFewStreams);
-  builder.SetResourceQuota(receive_);
+  BoundBuffers(builder);
   builder.AddChannelArgument(GRPC_ARG_MAX_CONNECTION_AGE_MS, kRefusedAgeMs);
   builder.AddChannelArgument(GRPC_ARG_MAX_CONNECTION_AGE_GRACE_MS, kRefusedAgeMs);
   builder.RegisterCallbackGenericService(&refusing_service_);
@@ -214,19 +219,26 @@ absl::Status RpcServer::StartHealth() {
 absl::Status RpcServer::StartMain(const Options& options) {
   grpc::EnableDefaultHealthCheckService(true);
   if (options.reflection) KEYLOAD_RETURN_IF_ERROR(LoadReflection());
+  tls_ = options.tls == nullptr ? grpc::InsecureServerCredentials() : MakeTlsCredentials(*options.tls);
+  KEYLOAD_ASSIGN_OR_RETURN(unix_server_, BuildServing(grpc::InsecureServerCredentials(), from_unix_));
+  KEYLOAD_ASSIGN_OR_RETURN(tcp_server_, BuildServing(tls_, from_tcp_));
+  return absl::OkStatus();
+}
+
+absl::StatusOr<std::unique_ptr<grpc::Server>> RpcServer::BuildServing(
+    std::shared_ptr<grpc::ServerCredentials> credentials, Acceptor& acceptor) {
   grpc::ServerBuilder builder;
-  SetLimits(builder, options.max_streams);
-  builder.SetResourceQuota(receive_);
+  SetLimits(builder, options_.max_streams);
+  BoundBuffers(builder);
   builder.SetMaxReceiveMessageSize(kMaxMessageBytes);
   builder.RegisterService(service_.get());
   std::vector<std::unique_ptr<grpc::experimental::ServerInterceptorFactoryInterface>> interceptors;
   interceptors.push_back(CountCalls(rpc_.service->metrics()));
   builder.experimental().SetInterceptorCreators(std::move(interceptors));
-  from_unix_ =
-      builder.experimental().AddExternalConnectionAcceptor(ConnectionType::FROM_FD, grpc::InsecureServerCredentials());
-  tls_ = options.tls == nullptr ? grpc::InsecureServerCredentials() : MakeTlsCredentials(*options.tls);
-  from_tcp_ = builder.experimental().AddExternalConnectionAcceptor(ConnectionType::FROM_FD, tls_);
-  return BuildInto(builder, server_);
+  acceptor = builder.experimental().AddExternalConnectionAcceptor(ConnectionType::FROM_FD, std::move(credentials));
+  std::unique_ptr<grpc::Server> server;
+  KEYLOAD_RETURN_IF_ERROR(BuildInto(builder, server));
+  return server;
 }
 
 bool RpcServer::Admit(Entrance& entrance, const UniqueFd& connection, const std::string& peer) {
@@ -265,7 +277,7 @@ void RpcServer::SortUnixConnection(Entrance& entrance, UniqueFd connection) {
 }
 
 void RpcServer::SetServing(const std::string& service, bool serving) {
-  for (grpc::Server* const server : {server_.get(), health_server_.get()}) {
+  for (grpc::Server* const server : {unix_server_.get(), tcp_server_.get(), health_server_.get()}) {
     if (server != nullptr) server->GetHealthCheckService()->SetServingStatus(service, serving);
   }
 }
@@ -286,7 +298,8 @@ void RpcServer::Abandon() {
 void RpcServer::Shutdown(absl::Time deadline) {
   entrances_.clear();
   health_entrance_ = nullptr;
-  for (grpc::Server* const server : {server_.get(), health_server_.get(), refusing_server_.get()}) {
+  for (grpc::Server* const server :
+       {unix_server_.get(), tcp_server_.get(), health_server_.get(), refusing_server_.get()}) {
     if (server == nullptr) continue;
     server->Shutdown(absl::ToChronoTime(std::max(deadline, absl::UnixEpoch())));
     server->Wait();

@@ -97,6 +97,10 @@ class RpcServer {
   absl::Status Bind(const Options& options);
   absl::Status StartMain(const Options& options);
   absl::Status StartHealth();
+  // What answers the contract over connections with these credentials. It has buffers of its own, so that what others
+  // send over the network costs no process of this machine its connection.
+  absl::StatusOr<std::unique_ptr<grpc::Server>> BuildServing(std::shared_ptr<grpc::ServerCredentials> credentials,
+                                                             Acceptor& acceptor);
   // For processes that the rules do not allow.
   absl::Status StartRefusing();
   // An address with the connections that it has.
@@ -121,7 +125,6 @@ class RpcServer {
   SendBudget send_;
   std::atomic<size_t> watchers_ = 0;
   RpcContext rpc_;
-  grpc::ResourceQuota receive_;  // beyond it gRPC ends the calls and connections that hold most
   const AccessControl open_access_;
   const std::unique_ptr<grpc::Service> service_;
   RefusingService refusing_service_;
@@ -134,7 +137,8 @@ class RpcServer {
   Acceptor from_tcp_;
   Acceptor health_;
   Acceptor refused_;
-  std::unique_ptr<grpc::Server> server_;
+  std::unique_ptr<grpc::Server> unix_server_;
+  std::unique_ptr<grpc::Server> tcp_server_;
   std::unique_ptr<grpc::Server> health_server_;
   std::unique_ptr<grpc::Server> refusing_server_;
   // Their threads use what stands above.

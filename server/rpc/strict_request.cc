@@ -2,12 +2,13 @@
 
 #include <google/protobuf/descriptor.h>
 #include <google/protobuf/unknown_field_set.h>
-#include <grpcpp/impl/codegen/proto_utils.h>
+#include <grpcpp/support/slice.h>
 
 #include <string>
 
 #include "server/base/error.h"
 #include "server/base/strings.h"
+#include "server/rpc/parsed_bytes.h"
 
 namespace keyload {
 namespace {
@@ -16,6 +17,9 @@ using google::protobuf::Descriptor;
 using google::protobuf::FieldDescriptor;
 using google::protobuf::Message;
 using google::protobuf::Reflection;
+
+constexpr uint64_t kCopies = 4;                  // the message, two of what it is converted to, and tables of its names
+constexpr uint64_t kUncountedBytes = 16 << 10;  // small requests are served while large ones use everything up
 
 absl::Status UnknownField(const Descriptor& message, int number) {
   return MakeError(Reason::kFieldNotSupported,
@@ -46,15 +50,19 @@ absl::Status CheckKnownFields(const Message& request) {
   return absl::OkStatus();
 }
 
-absl::Status MalformedRequest(std::string_view message) {
-  return MakeError(Reason::kBadRequest, StrCat("the request is no valid ", message,
-                                               ": its bytes are cut or broken, or a string is not UTF-8"));
-}
-
-absl::Status ParseRequest(grpc::ByteBuffer& bytes, Message& request) {
-  const bool parsed = grpc::GenericDeserialize<grpc::ProtoBufferReader, Message>(&bytes, &request).ok();
+absl::StatusOr<HeapCharge> ParseRequestInto(grpc::ByteBuffer& bytes, const std::shared_ptr<HeapAccount>& account,
+                                            Message& request) {
+  grpc::Slice wire;
+  const bool whole = bytes.DumpToSingleSlice(&wire).ok();
   bytes.Clear();
-  return parsed ? absl::OkStatus() : MalformedRequest(request.GetDescriptor()->full_name());
+  const std::string_view text(reinterpret_cast<const char*>(wire.begin()), wire.size());
+  HeapCharge charge(account);
+  if (const uint64_t needed = kCopies * ParsedBytes(text, *request.GetDescriptor()); needed > kUncountedBytes) {
+    KEYLOAD_RETURN_IF_ERROR(charge.Resize(needed, "the request"));
+  }
+  if (whole && request.ParseFromArray(text.data(), static_cast<int>(text.size()))) return charge;
+  return MakeError(Reason::kBadRequest, StrCat("the request is no valid ", request.GetDescriptor()->full_name(),
+                                               ": its bytes are cut or broken, or a string is not UTF-8"));
 }
 
 }  // namespace keyload

@@ -3,9 +3,15 @@
 #include <google/protobuf/message.h>
 #include <grpcpp/support/byte_buffer.h>
 
+#include <cstdint>
+#include <memory>
 #include <string_view>
+#include <utility>
 
 #include "absl/status/status.h"
+#include "absl/status/statusor.h"
+#include "server/base/heap_account.h"
+#include "server/rpc/request_ptr.h"
 
 namespace keyload {
 
@@ -15,10 +21,19 @@ namespace keyload {
 // FIELD_NOT_SUPPORTED with the number of the first unknown field and the message that it stands in, at any depth.
 absl::Status CheckKnownFields(const google::protobuf::Message& request);
 
-// BAD_REQUEST: bytes that are no `message`, or have a string that is not UTF-8.
-absl::Status MalformedRequest(std::string_view message);
+// Parses `bytes`, which are empty afterwards, into `request`; returns the charge for the memory that it takes, for what it
+// is converted to and for tables of its names. MEMORY_EXHAUSTED before anything is taken. BAD_REQUEST: bytes that are no
+// such message, or have a string that is not UTF-8.
+absl::StatusOr<HeapCharge> ParseRequestInto(grpc::ByteBuffer& bytes, const std::shared_ptr<HeapAccount>& account,
+                                            google::protobuf::Message& request);
 
-// Parses one message of a stream, and empties `bytes`. BAD_REQUEST as above.
-absl::Status ParseRequest(grpc::ByteBuffer& bytes, google::protobuf::Message& request);
+// The same as a request that holds its charge.
+template <typename Request>
+absl::StatusOr<RequestPtr<Request>> ParseRequest(grpc::ByteBuffer& bytes, const std::shared_ptr<HeapAccount>& account) {
+  auto request = std::make_shared<Request>();
+  absl::StatusOr<HeapCharge> charge = ParseRequestInto(bytes, account, *request);
+  if (!charge.ok()) return charge.status();
+  return WithCharge<Request>(std::move(request), *std::move(charge));
+}
 
 }  // namespace keyload

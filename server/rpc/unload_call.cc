@@ -72,7 +72,7 @@ class UnloadCall : public grpc::ServerUnaryReactor, public LiveCall {
 }  // namespace
 
 grpc::ServerUnaryReactor* StartUnloadModel(const RpcContext& rpc, grpc::CallbackServerContext* context,
-                                           const v1::UnloadModelRequest* request, v1::UnloadModelResponse* response) {
+                                           const RequestPtr<v1::UnloadModelRequest>& request, v1::UnloadModelResponse* response) {
   const AuditEntry audit = AuditOf(*request);
   if (request->leased() != v1::UnloadModelRequest::LEASED_UNSPECIFIED &&
       request->leased() != v1::UnloadModelRequest::LEASED_REFUSE) {

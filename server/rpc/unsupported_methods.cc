@@ -21,24 +21,24 @@ absl::Status MethodNotSupported(std::string_view method) {
 }  // namespace
 
 grpc::ServerUnaryReactor* ModelLoaderServiceImpl::AcquireLease(grpc::CallbackServerContext* context,
-                                                               const v1::AcquireLeaseRequest*,
+                                                               const RequestPtr<v1::AcquireLeaseRequest>&,
                                                                v1::AcquireLeaseResponse*) {
   return FinishNow(context, MethodNotSupported("AcquireLease"));
 }
 
 grpc::ServerUnaryReactor* ModelLoaderServiceImpl::RenewLease(grpc::CallbackServerContext* context,
-                                                             const v1::RenewLeaseRequest*, v1::RenewLeaseResponse*) {
+                                                             const RequestPtr<v1::RenewLeaseRequest>&, v1::RenewLeaseResponse*) {
   return FinishNow(context, MethodNotSupported("RenewLease"));
 }
 
 grpc::ServerUnaryReactor* ModelLoaderServiceImpl::ReleaseLease(grpc::CallbackServerContext* context,
-                                                               const v1::ReleaseLeaseRequest*,
+                                                               const RequestPtr<v1::ReleaseLeaseRequest>&,
                                                                v1::ReleaseLeaseResponse*) {
   return FinishNow(context, MethodNotSupported("ReleaseLease"));
 }
 
 grpc::ServerUnaryReactor* ModelLoaderServiceImpl::ListLeases(grpc::CallbackServerContext* context,
-                                                             const v1::ListLeasesRequest*, v1::ListLeasesResponse*) {
+                                                             const RequestPtr<v1::ListLeasesRequest>&, v1::ListLeasesResponse*) {
   return FinishNow(context, MethodNotSupported("ListLeases"));
 }
 

@@ -59,7 +59,7 @@ class UploadDocumentCall : public grpc::ServerReadReactor<grpc::ByteBuffer>, pub
 
   absl::Status TakeChunk() {
     v1::UploadDocumentRequest chunk;
-    KEYLOAD_RETURN_IF_ERROR(ParseRequest(bytes_, chunk));
+    KEYLOAD_ASSIGN_OR_RETURN(const HeapCharge charge, ParseRequestInto(bytes_, rpc_.service->request_memory(), chunk));
     KEYLOAD_RETURN_IF_ERROR(CheckKnownFields(chunk));
     if (!kind_) kind_ = chunk.kind();
     return (*upload_)->Append(chunk.data());

@@ -12,18 +12,9 @@ namespace keyload {
 namespace {
 
 constexpr size_t kMinUploadBuffer = 64 << 10;
-
-// `value` with the charge for its memory, which lasts as long as it is used.
-template <typename Value>
-std::shared_ptr<const Value> Charged(std::shared_ptr<const Value> value, HeapCharge charge) {
-  struct Held {
-    HeapCharge charge;
-    std::shared_ptr<const Value> value;
-  };
-  const Value* const held = value.get();
-  auto owner = std::make_shared<Held>(Held{.charge = std::move(charge), .value = std::move(value)});
-  return std::shared_ptr<const Value>(std::move(owner), held);
-}
+constexpr std::string_view kUpload = "the upload";
+constexpr std::string_view kManifest = "the manifest";
+constexpr std::string_view kKeyList = "the key list";
 
 }  // namespace
 
@@ -39,9 +30,9 @@ absl::Status DocumentStore::Upload::Append(std::string_view chunk) {
   if (size > bytes_.capacity()) {
     // While it moves, both buffers are there.
     const size_t capacity = std::max({size, 2 * bytes_.capacity(), kMinUploadBuffer});
-    KEYLOAD_RETURN_IF_ERROR(store_.Resize(charge_, bytes_.capacity() + capacity));
+    KEYLOAD_RETURN_IF_ERROR(charge_.Resize(bytes_.capacity() + capacity, kUpload));
     bytes_.reserve(capacity);
-    KEYLOAD_RETURN_IF_ERROR(store_.Resize(charge_, bytes_.capacity()));
+    KEYLOAD_RETURN_IF_ERROR(charge_.Resize(bytes_.capacity(), kUpload));
   }
   bytes_ += chunk;
   return absl::OkStatus();
@@ -60,18 +51,6 @@ absl::Status DocumentStore::CheckSize(uint64_t bytes, std::string_view kind) con
   return MakeError(Reason::kDocumentTooLarge,
                    StrCat("the ", kind, " has over ", options_.max_document_bytes, " bytes, which is the limit"),
                    {{"limit_bytes", StrCat(options_.max_document_bytes)}});
-}
-
-absl::Status DocumentStore::Resize(HeapCharge& charge, uint64_t bytes) {
-  while (!charge.Resize(bytes)) {
-    if (ForgetOne()) continue;
-    return MakeError(
-        Reason::kMemoryExhausted,
-        StrCat("documents may take ", account_->limit_bytes(), " bytes of memory, of which ", account_->used_bytes(),
-               " are used; this one needs ", bytes - charge.bytes(), " more (--document-memory)"),
-        {{"requested_bytes", StrCat(bytes - charge.bytes())}, {"limit_bytes", StrCat(account_->limit_bytes())}});
-  }
-  return absl::OkStatus();
 }
 
 bool DocumentStore::ForgetOne() {
@@ -107,22 +86,28 @@ absl::StatusOr<DocumentStore::Stored> DocumentStore::Add(std::string_view bytes,
 absl::Status DocumentStore::ParseManifest(std::string_view bytes, Document& document) {
   if (document.manifest != nullptr) return absl::OkStatus();
   HeapCharge parsing(account_);
-  KEYLOAD_RETURN_IF_ERROR(Resize(parsing, cost_(bytes)));
+  KEYLOAD_RETURN_IF_ERROR(parsing.Resize(cost_(bytes), kManifest));
   KEYLOAD_ASSIGN_OR_RETURN(std::shared_ptr<const Manifest> manifest, parse_(bytes));
-  HeapCharge charge(account_);
-  KEYLOAD_RETURN_IF_ERROR(Resize(charge, MemoryBytes(*manifest)));
-  document.manifest = Charged(std::move(manifest), std::move(charge));
+  KEYLOAD_ASSIGN_OR_RETURN(document.manifest, Count(std::move(manifest)));
   return absl::OkStatus();
+}
+
+absl::StatusOr<std::shared_ptr<const Manifest>> DocumentStore::Count(std::shared_ptr<const Manifest> manifest) const {
+  HeapCharge charge(account_);
+  if (const uint64_t bytes = MemoryBytes(*manifest); bytes > RequestHeap::kUncounted) {
+    KEYLOAD_RETURN_IF_ERROR(charge.Resize(bytes, kManifest));
+  }
+  return WithCharge(std::move(manifest), std::move(charge));
 }
 
 absl::Status DocumentStore::ParseKeyList(std::string_view bytes, Document& document) {
   if (document.key_list != nullptr) return absl::OkStatus();
   HeapCharge parsing(account_);
-  KEYLOAD_RETURN_IF_ERROR(Resize(parsing, KeyList::ParseBytes(bytes)));
+  KEYLOAD_RETURN_IF_ERROR(parsing.Resize(KeyList::ParseBytes(bytes), kKeyList));
   KEYLOAD_ASSIGN_OR_RETURN(KeyList keys, KeyList::Parse(bytes, options_.max_list_keys));
   // What stays is less than what parsing took.
-  [[maybe_unused]] const bool smaller = parsing.Resize(std::min(keys.memory_bytes(), parsing.bytes()));
-  document.key_list = Charged<KeyList>(std::make_shared<const KeyList>(std::move(keys)), std::move(parsing));
+  KEYLOAD_RETURN_IF_ERROR(parsing.Resize(std::min(keys.memory_bytes(), parsing.bytes()), kKeyList));
+  document.key_list = WithCharge<KeyList>(std::make_shared<const KeyList>(std::move(keys)), std::move(parsing));
   return absl::OkStatus();
 }
 

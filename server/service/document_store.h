@@ -10,10 +10,10 @@
 
 #include "absl/container/flat_hash_map.h"
 #include "absl/status/statusor.h"
+#include "server/base/heap_account.h"
 #include "server/base/mutex.h"
 #include "server/keys/key_list.h"
 #include "server/keys/manifest.h"
-#include "server/service/heap_account.h"
 
 namespace keyload {
 
@@ -24,13 +24,14 @@ using ManifestCost = std::function<uint64_t(std::string_view bytes)>;
 
 // Large inputs that clients upload once and name by digest afterwards. All memory for them is counted before it is
 // taken: what is being received, what parsing takes, and the documents themselves as long as anybody uses one, a loaded
-// model its manifest for example. When there is no room, the least recently used documents that nobody uses go.
-// Requests share a document and never copy it. Thread-safe.
+// model its manifest for example. It is the memory for all that requests bring, and for what work on them makes; when
+// there is no room, the least recently used documents that nobody uses go. Requests share a document and never copy it.
+// Outlives every request. Thread-safe.
 class DocumentStore {
  public:
   struct Options {
     uint64_t max_document_bytes = 256ull << 20;
-    uint64_t max_total_bytes = 1ull << 30;  // of memory, not of what was sent
+    uint64_t max_total_bytes = 1ull << 30;  // of memory, not of what was sent; for all that requests bring and make
     size_t max_list_keys = 10'000'000;      // of one key list
     size_t max_uploads = 8;                 // at a time
   };
@@ -39,7 +40,9 @@ class DocumentStore {
       : options_(options),
         parse_(std::move(parse)),
         cost_(std::move(cost)),
-        account_(std::make_shared<HeapAccount>(options.max_total_bytes)) {}
+        account_(std::make_shared<HeapAccount>(options.max_total_bytes)) {
+    account_->set_reclaim([this] { return ForgetOne(); });
+  }
 
   struct Stored {
     std::string digest;                        // "sha256:<hex>"
@@ -75,8 +78,12 @@ class DocumentStore {
   absl::StatusOr<std::shared_ptr<const Manifest>> FindManifest(std::string_view digest);
   absl::StatusOr<std::shared_ptr<const KeyList>> FindKeyList(std::string_view digest);
 
+  // `manifest`, which came another way than by an upload, counted as long as anybody uses it. MEMORY_EXHAUSTED.
+  absl::StatusOr<std::shared_ptr<const Manifest>> Count(std::shared_ptr<const Manifest> manifest) const;
+
   const Options& options() const { return options_; }
-  // What all documents and uploads take now.
+  const std::shared_ptr<HeapAccount>& account() const { return account_; }
+  // What all documents, uploads and other requests take now.
   uint64_t used_bytes() const { return account_->used_bytes(); }
 
  private:
@@ -94,8 +101,6 @@ class DocumentStore {
   absl::Status ParseKeyList(std::string_view bytes, Document& document);
   absl::StatusOr<Document> Find(std::string_view digest);
   absl::Status CheckSize(uint64_t bytes, std::string_view kind) const;
-  // Makes `charge` as large as `bytes`, for which documents may have to go. MEMORY_EXHAUSTED.
-  absl::Status Resize(HeapCharge& charge, uint64_t bytes);
   // Forgets the least recently used document that nobody uses; false: there is none.
   bool ForgetOne();
 

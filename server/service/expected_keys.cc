@@ -33,13 +33,15 @@ std::string WarningFrom(const absl::Status& status) {
 absl::StatusOr<std::shared_ptr<const Manifest>> FindManifest(const ExpectedSpec& expected, const KeySources& sources,
                                                              const RequestContext& context) {
   DocumentStore& documents = sources.documents;
-  if (expected.manifest != nullptr) return expected.manifest;
+  if (expected.manifest != nullptr) return documents.Count(expected.manifest);
   if (!expected.manifest_digest.empty()) return documents.FindManifest(expected.manifest_digest);
   if (expected.manifest_path.empty()) return nullptr;
-  const auto read = [roots = sources.roots, path = expected.manifest_path,
+  const auto read = [roots = sources.roots, path = expected.manifest_path, context,
                      most = documents.options().max_document_bytes]() -> absl::StatusOr<std::string> {
     KEYLOAD_ASSIGN_OR_RETURN(const OpenedPath file, roots->Open(path));
     if (file.is_directory) return MakeError(Reason::kBadRequest, StrCat(path, " is a directory, not a manifest"));
+    KEYLOAD_ASSIGN_OR_RETURN(const FileIdentity identity, IdentifyFile(file.fd.get(), path));
+    KEYLOAD_RETURN_IF_ERROR(context.TakeHeap(std::min<uint64_t>(identity.size, most), path));
     return ReadWholeFile(file.fd.get(), file.resolved, most);
   };
   KEYLOAD_ASSIGN_OR_RETURN(const std::string bytes, sources.Touch(expected.manifest_path, context, read));
@@ -82,6 +84,7 @@ absl::StatusOr<ExpectedKeys> FindExpectedKeys(const LoadSpec& spec, const Checkp
     KEYLOAD_RETURN_IF_ERROR(directory->CheckEntry(std::string(kConfigFile), file->identity));
     KEYLOAD_RETURN_IF_ERROR(index.CheckEntries());
   }
+  if (manifest.ok()) manifest = sources.documents.Count(*std::move(manifest));
   if (manifest.ok()) return ExpectedKeys{.manifest = *std::move(manifest), .from = ExpectedFrom::kConfig};
   // One that no template knows is for another program; one that is broken, or contradicts its template, is for nobody.
   if (demanded || ErrorReason(manifest.status()) != Reason::kConfigNotSupported) return manifest.status();

@@ -55,7 +55,7 @@ LoadQueue::LoadQueue(const Options& options)
       ends_(std::make_unique<Executor>(
           Executor::Options{.name = "load-end", .threads = 1, .queue_limit = std::numeric_limits<size_t>::max()})),
       executor_(
-          std::make_unique<Executor>(Executor::Options{.name = "load", .threads = threads_, .queue_limit = threads_})) {
+          std::make_unique<Executor>(Executor::Options{.name = "load", .threads = threads_ + 1, .queue_limit = threads_ + 1})) {
   if (devices_ != nullptr) {
     for (const std::unique_ptr<Device>& device : devices_->devices()) {
       device->account().AddListener([signal = signal_] { signal->Raise(); });
@@ -193,18 +193,33 @@ void LoadQueue::SortReady() {
 }
 
 std::unique_ptr<LoadQueue::Entry> LoadQueue::TakeFirst() {
-  if (ready_.empty() || running_ > threads_) return nullptr;  // more may run after one has waited for a mount
+  if (ready_.empty() || running_ > threads_ + 1) return nullptr;  // more may run after one has waited for a mount
   SortReady();
-  std::unique_ptr<Entry> entry = std::move(ready_.front());
-  ready_.pop_front();
+  const auto first = running_ > threads_ ? FirstToSpare() : ready_.begin();
+  if (first == ready_.end()) return nullptr;
+  std::unique_ptr<Entry> entry = std::move(*first);
+  ready_.erase(first);
   ++entry->share->running;
   entry->share->turn = ++last_turn_;
   moved_ = true;
   return entry;
 }
 
+LoadQueue::Entries::iterator LoadQueue::FirstToSpare() {
+  size_t callers = 0;
+  for (const auto& [name, known] : shares_) {
+    const std::shared_ptr<Share> share = known.lock();
+    callers += share != nullptr && share->running > 0;
+  }
+  if (callers != 1) return ready_.end();
+  return std::find_if(ready_.begin(), ready_.end(), [](const auto& entry) { return entry->share->running == 0; });
+}
+
 void LoadQueue::Dispatch() {
-  while (running_ < threads_ && ready_.size() > starting_) {
+  const auto may_spare = [this]() ABSL_NO_THREAD_SAFETY_ANALYSIS {
+    return running_ == threads_ && starting_ == 0 && FirstToSpare() != ready_.end();
+  };
+  while ((running_ < threads_ && ready_.size() > starting_) || may_spare()) {
     // There is room: a thread counts as running until it takes nothing more. What throws is tried again later.
     const absl::Status started = NoThrow([this] { return executor_->Submit({.run = [this] { Work(); }}); });
     if (!started.ok()) return;

@@ -28,13 +28,13 @@ namespace keyload {
 
 // The threads of loads, and what waits for them: in one bounded queue for a thread, or for memory of a device without a
 // thread. Larger priorities go first. Among equal ones callers take turns (Caller::share): a caller of whose tasks none
-// runs goes before one of whose tasks one runs, and the tasks of one caller run in the order in which they came. So one
-// caller alone uses all threads, and another one waits for one task of it at most. What is cancelled or too late leaves
-// the queue at once. Thread-safe.
+// runs goes before one of whose tasks one runs, and the tasks of one caller run in the order in which they came. One caller
+// alone uses all threads, and then one more thread is there for another one, which so never waits for the first. What is
+// cancelled or too late leaves the queue at once. Thread-safe.
 class LoadQueue {
  public:
   struct Options {
-    size_t threads = 1;
+    size_t threads = 1;  // and one to spare, as above
     // What waits, for threads and for memory together, beyond what runs. A caller of whose tasks less than an eighth of
     // this waits may add one up to twice the limit, so that nobody fills the queue for others.
     size_t limit = 64;
@@ -122,6 +122,8 @@ class LoadQueue {
   // Sorts ready_ as it will run.
   void SortReady() ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
   std::unique_ptr<Entry> TakeFirst() ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
+  // The first task for the thread to spare: of a caller of whose tasks none runs, while all that run are of one other.
+  Entries::iterator FirstToSpare() ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
   void Dispatch() ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
   // A thread: what waits, until nothing does.
   void Work();

@@ -73,6 +73,7 @@ struct LoadSpec {
   std::string digest;          // equal for requests that one load answers; empty: it equals no other
   std::string request;         // as the contract writes it, without what identifies it
   bool is_kept = false;        // of a run before: what a restart needs is on the disk already
+  std::shared_ptr<const void> charge;  // for the memory of the request; null: small, or not counted
 };
 
 }  // namespace keyload

@@ -1,7 +1,5 @@
 #include "server/service/loader_service.h"
 
-#include <malloc.h>
-
 #include <algorithm>
 #include <utility>
 
@@ -134,7 +132,6 @@ absl::Status LoaderService::Unload(std::string_view model, ModelRegistry::OnUnlo
         if (unloaded.was_loaded) {
           metrics->Unloaded(unloaded.freed_bytes);
           Log(LogLevel::kInfo, "unload", {{"model", model}, {"freed_bytes", unloaded.freed_bytes}}, caller.get());
-          malloc_trim(0);  // the headers, keys and plan of a large model are hundreds of MiB
         }
         done(unloaded);
       },
@@ -214,19 +211,21 @@ std::vector<std::pair<std::string, uint64_t>> LoaderService::LimitValues() const
           {"key_list_keys", deps_.documents->options().max_list_keys},
           {"uploads", deps_.documents->options().max_uploads},
           {"document_bytes", deps_.documents->options().max_document_bytes},
-          {"documents_total_bytes", deps_.documents->options().max_total_bytes},
+          {"request_memory_bytes", deps_.documents->options().max_total_bytes},
           {"name_limit", kMaxNameLimit}};
 }
 
 absl::Status LoaderService::PlanAndReserve(Job& job) {
-  KEYLOAD_RETURN_IF_ERROR(job.load->context().Check());
+  RequestContext context = job.load->context();
+  context.heap = std::make_shared<RequestHeap>(request_memory());  // for as long as the planning takes
+  KEYLOAD_RETURN_IF_ERROR(context.Check());
   if (deps_.state != nullptr) {
     KEYLOAD_ASSIGN_OR_RETURN(job.spec, WithDocuments(std::move(job.spec), *deps_.documents));
   }
-  KEYLOAD_ASSIGN_OR_RETURN(job.keys, PrepareKeys(job.spec, Sources(), job.load->context(), job.clock,
+  KEYLOAD_ASSIGN_OR_RETURN(job.keys, PrepareKeys(job.spec, Sources(), context, job.clock,
                                                  job.extends == nullptr ? nullptr : job.extends->content().keys.get()));
   if (job.extends != nullptr) KEYLOAD_RETURN_IF_ERROR(CheckSameKeys(*job.extends, *job.keys.keys));
-  return PlaceAndReserve(job);
+  return PlaceAndReserve(job, context);
 }
 
 absl::StatusOr<LoadReport> LoaderService::LoadPlanned(Job& job, absl::Status status) {
@@ -267,17 +266,17 @@ bool LoaderService::MayWaitForMemory(const Job& job, const absl::Status& refused
   return true;
 }
 
-absl::Status LoaderService::PlaceAndReserve(Job& job) {
+absl::Status LoaderService::PlaceAndReserve(Job& job, const RequestContext& context) {
   const PreparedKeys& keys = job.keys;
   PreparedPlan& plan = job.plan;
   std::vector<PlacementDevice> devices = SnapshotDevices(*deps_.transfer.devices);
   for (int attempt = 1;; ++attempt) {
-    KEYLOAD_RETURN_IF_ERROR(job.load->context().Check());
+    KEYLOAD_RETURN_IF_ERROR(context.Check());
     const DeviceSet& node = *deps_.transfer.devices;
     absl::StatusOr<PreparedPlan> prepared =
         job.extends == nullptr
-            ? PreparePlan(job.spec, keys, devices, node, job.load->context(), job.clock)
-            : PrepareExtension(job.spec, keys, *job.extends, devices, node, job.load->context(), job.clock);
+            ? PreparePlan(job.spec, keys, devices, node, context, job.clock)
+            : PrepareExtension(job.spec, keys, *job.extends, devices, node, context, job.clock);
     if (!prepared.ok()) return prepared.status();
     plan = *std::move(prepared);
     plan.report.load = job.load->identity().load;

@@ -113,6 +113,8 @@ class LoaderService {
   ModelRegistry& registry() { return *deps_.registry; }
   LoadQueue& loads() { return *deps_.loads; }
   DocumentStore& documents() { return *deps_.documents; }
+  // For all that requests bring, and that work on them makes.
+  const std::shared_ptr<HeapAccount>& request_memory() const { return deps_.documents->account(); }
   const DeviceMapTable& device_maps() const { return device_maps_; }
   // As the table's, and kept over a restart. Block on files.
   absl::StatusOr<NamedDeviceMap> SetDeviceMap(NamedDeviceMap map, const Caller* caller = nullptr);
@@ -168,7 +170,7 @@ class LoaderService {
   void Publish(Job& job, ResidentModel::Content content);
   // Fills in the job's keys, plan and reservations.
   absl::Status PlanAndReserve(Job& job);
-  absl::Status PlaceAndReserve(Job& job);
+  absl::Status PlaceAndReserve(Job& job, const RequestContext& context);
   void TellPlan(Job& job);
   bool MayWaitForMemory(const Job& job, const absl::Status& refused) const;
   // The rest, after PlanAndReserve, or the waiting for memory, ended with `status`.

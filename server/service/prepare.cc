@@ -1,5 +1,6 @@
 #include "server/service/prepare.h"
 
+#include <algorithm>
 #include <utility>
 
 #include "server/base/error.h"
@@ -14,6 +15,12 @@ bool MayMap(const Shard& shard) {
   const absl::StatusOr<FileSystemKind> kind = FileSystemOf(shard.fd->get(), shard.file);
   return kind.ok() && *kind == FileSystemKind::kLocal;
 }
+
+// Of all tables that planning makes for a key, roughly: of the keys, of the placement and of the plan. What stays with a
+// loaded model is less than a third.
+constexpr uint64_t kPlanningBytesPerKey = 600;
+constexpr uint64_t kPlanBytesPerKey = 100;
+constexpr std::string_view kKeyTables = "planning its keys";
 
 struct OpenedCheckpoint {
   std::shared_ptr<const CheckpointIndex> index;
@@ -68,12 +75,22 @@ absl::StatusOr<PreparedKeys> PrepareKeys(const LoadSpec& spec, const KeySources&
                            .expected_from = expected.from,
                            .warning = std::move(expected.warning),
                            .may_map = std::move(opened.may_map)};
+  const uint64_t keys = std::max(index->tensors().size() + index->index_only_keys().size(),
+                                 expected.manifest == nullptr ? 0 : expected.manifest->tensors.size());
+  KEYLOAD_RETURN_IF_ERROR(context.TakeHeap(keys * kPlanningBytesPerKey, kKeyTables));
   KEYLOAD_ASSIGN_OR_RETURN(prepared.keys, Reconcile({.index = index,
                                                      .manifest = expected.manifest,
                                                      .rules = spec.rules,
                                                      .selection = &selection,
                                                      .widened = widened,
                                                      .context = &context}));
+  // A small model costs nothing, as in a request, so that it can be loaded while others use everything up.
+  const uint64_t kept = MemoryBytes(*prepared.keys) + keys * kPlanBytesPerKey;
+  if (kept > RequestHeap::kUncounted) {
+    HeapCharge charge(sources.documents.account());
+    KEYLOAD_RETURN_IF_ERROR(charge.Resize(kept, kKeyTables));
+    prepared.keys = WithCharge(std::move(prepared.keys), std::move(charge));
+  }
   return prepared;
 }
 

@@ -1,7 +1,5 @@
 // How a request becomes a load: it joins one that answers it, or claims the model's name and is queued.
 
-#include <malloc.h>
-
 #include <utility>
 
 #include "absl/time/clock.h"
@@ -139,7 +137,9 @@ void LoaderService::AnswerWithModel(Request request) {
       {.caller = asked->caller == nullptr ? std::string() : asked->caller->share(),
        .run =
            [this, asked] {
-             const RequestContext context = {.deadline = asked->deadline, .caller = asked->caller};
+             const RequestContext context = {.deadline = asked->deadline,
+                                             .caller = asked->caller,
+                                             .heap = std::make_shared<RequestHeap>(request_memory())};
              absl::StatusOr<LoadReport> report = NoThrow([&] { return Reuse(asked->spec, context); });
              const Reason reason = ErrorReason(report.status());
              // It went meanwhile, or is being loaded again.
@@ -179,7 +179,6 @@ void LoaderService::RunJob(const std::shared_ptr<Job>& job, LoadQueue::Turn turn
   job->number = turn.number;
   if (job->load->status().progress) job->load->Progress({.phase = "open"});  // it waits in the queue no more
   WaitOrFinish(job, NoThrow([&] { return PlanAndReserve(*job); }));
-  malloc_trim(0);  // planning takes several times what a model keeps
 }
 
 void LoaderService::WaitOrFinish(const std::shared_ptr<Job>& job, absl::Status planned) {

@@ -284,11 +284,11 @@ def lazy_loads_of_91_991_keys(node):
 
 @attack("COMPLETE", "BAD_REQUEST", "CHECKPOINT_NOT_FOUND", memory=True, keeps_mib=64)
 def request_ids_by_the_thousand(node):
-    """4,000 refused loads with request ids, each with a path of 30,000 bytes, which the history would keep"""
+    """2,000 refused loads with request ids, each with a path of 30,000 bytes, which the history would keep"""
 
     def act(client, i):
         return [client.load(wire.spec(f"{node.models}/" + "p/" * 15_000 + f"{i}-{j}", model=f"a-{i}-{j}",
                                       request_id=f"{i}-{j}"))
-                for j in range(500)]
+                for j in range(250)]
 
     return lambda: sum(node.each(8, act), [])

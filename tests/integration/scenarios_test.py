@@ -42,7 +42,7 @@ class LimitsTest(daemon.DaemonTest):
     """Scenarios for a daemon that is nearly full, and may open two folders in which the kernel refuses to be read."""
 
     flags = ("--simulate-gpus", "1x16MiB@4MiB", "--concurrent-loads", "1", "--load-queue", "1",
-             "--document-memory", "4MiB", "--header-memory", "1MiB",
+             "--request-memory", "4MiB", "--header-memory", "1MiB",
              "--model-root", "/sys/class/net/lo", "--model-root", "/proc/sys/vm")
 
     def test_every_scenario_passes(self):

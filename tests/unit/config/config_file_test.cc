@@ -123,7 +123,6 @@ TEST(ApplyConfigFile, TheSampleIsValidAndStatesTheDefaults) {
   const Config defaults;
   EXPECT_EQ(config->listen, defaults.listen);
   EXPECT_EQ(config->scratch_bytes, defaults.scratch_bytes);
-  EXPECT_EQ(config->document_bytes, defaults.document_bytes);
   EXPECT_EQ(config->send_bytes, defaults.send_bytes);
   EXPECT_EQ(config->max_connections, defaults.max_connections);
   EXPECT_EQ(config->max_connections_per_peer, defaults.max_connections_per_peer);

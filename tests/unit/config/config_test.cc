@@ -217,9 +217,9 @@ TEST(ParseConfig, WhoMayCall) {
 }
 
 TEST(ParseConfig, ReadsTheBoundsForPeers) {
-  const Config config = *Parse({"--document-memory", "2MiB", "--send-memory", "3MiB", "--max-connections", "4",
+  const Config config = *Parse({"--request-memory", "2MiB", "--send-memory", "3MiB", "--max-connections", "4",
                                 "--max-connections-per-peer", "5", "--max-calls", "6", "--max-calls-per-peer", "7"});
-  EXPECT_EQ(config.document_bytes, 2u << 20);
+  EXPECT_EQ(config.request_memory_bytes, 2u << 20);
   EXPECT_EQ(config.send_bytes, 3u << 20);
   EXPECT_EQ(config.max_connections, 4u);
   EXPECT_EQ(config.max_connections_per_peer, 5u);

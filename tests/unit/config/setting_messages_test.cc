@@ -56,7 +56,7 @@ const WrongSetting kWrongSettings[] = {
      "--simulate-gpus: \"1GiB@1GiB\" is not a size such as 20GiB, 512MB or 4096"},
     {{"--simulate-gpus", "1024x9000000TiB"},
      "--simulate-gpus: \"1024x9000000TiB\" is more memory than 64 bits can count"},
-    {{"--document-memory", "1023KiB"}, "--document-memory: at least 1MiB is needed, not \"1023KiB\""},
+    {{"--request-memory", "1023KiB"}, "--request-memory: at least 1MiB is needed, not \"1023KiB\""},
     {{"--send-memory", "0"}, "--send-memory: at least 1MiB is needed, not \"0\""},
     {{"--max-connections", "0"}, "--max-connections: expected a whole number from 1 to 1000000, not \"0\""},
     {{"--max-calls-per-peer", "x"}, "--max-calls-per-peer: expected a whole number from 1 to 1000000, not \"x\""},

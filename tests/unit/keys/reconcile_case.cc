@@ -16,10 +16,10 @@ std::shared_ptr<const CheckpointIndex> MakeIndex(const std::vector<StoredKey>& k
   content.shards.resize(2);
   content.shards[0].file = "a.safetensors";
   content.shards[1].file = "b.safetensors";
-  NameArena arena;
+  NameArena arena(nullptr);
   for (const StoredKey& key : keys) {
     const uint64_t bytes = ComputeTensorSize(key.dtype, key.shape).bytes;
-    headers.tensors.push_back({.name = arena.Add(key.name),
+    headers.tensors.push_back({.name = *arena.Add(key.name),
                                .shape = key.shape,
                                .offset = 0,
                                .bytes = bytes,

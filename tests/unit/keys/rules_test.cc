@@ -137,7 +137,7 @@ absl::StatusOr<std::string> Apply(const std::vector<Rename>& first, const std::v
   PatternBudget budget;
   auto rules = RenameRules::Compile(first, second, budget);
   if (!rules.ok()) return rules.status();
-  NameArena arena;
+  NameArena arena(nullptr);
   auto renamed = rules->Apply(name, arena);
   if (!renamed.ok()) return renamed.status();
   return std::string(*renamed);
@@ -161,7 +161,7 @@ TEST(RenameRules, LeaveANameThatNoRuleMatches) {
   const std::vector<Rename> renames = {{"x", "y"}, {"b", "b"}};
   const auto rules = RenameRules::Compile(renames, {}, budget);
   ASSERT_TRUE(rules.ok());
-  NameArena arena;
+  NameArena arena(nullptr);
   const std::string name = "ab";
   EXPECT_EQ(rules->Apply(name, arena)->data(), name.data());
   EXPECT_EQ(arena.bytes(), 0u) << "no copy, for a rename to the same text neither";
@@ -185,10 +185,10 @@ TEST(RenameRules, RefuseToMakeANameGrowWithoutBound) {
 }
 
 TEST(NameArena, KeepsEarlierNamesWhereTheyAre) {
-  NameArena arena;
-  const std::string_view first = arena.Add("first");
-  const std::string_view large = arena.Add(std::string(200'000, 'x'));
-  for (int i = 0; i < 100'000; ++i) arena.Add("another name");
+  NameArena arena(nullptr);
+  const std::string_view first = *arena.Add("first");
+  const std::string_view large = *arena.Add(std::string(200'000, 'x'));
+  for (int i = 0; i < 100'000; ++i) ASSERT_TRUE(arena.Add("another name").ok());
   EXPECT_EQ(first, "first");
   EXPECT_EQ(large.size(), 200'000u);
   EXPECT_GT(arena.Release().size(), 2u);

@@ -35,7 +35,7 @@ TEST(RpcLimits, AreTold) {
                            "concurrent_loads",
                            "uploads",
                            "document_bytes",
-                           "documents_total_bytes",
+                           "request_memory_bytes",
                            "name_limit",
                            "key_list_keys",
                            "checkpoint_keys",

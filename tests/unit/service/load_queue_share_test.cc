@@ -78,16 +78,25 @@ TEST_F(LoadQueueShareTest, OneCallerAloneUsesAllThreads) {
 
 TEST_F(LoadQueueShareTest, ACallerWithNothingRunningGoesBeforeOneThatHas) {
   Hold("a");
-  Hold("a");
+  Hold("c");
   for (const char* task : {"a1", "a2"}) ASSERT_TRUE(Submit("a", task).ok());
   ASSERT_TRUE(Submit("b", "b1").ok());
   Release();
-  EXPECT_EQ(WaitFor(3), (std::vector<std::string>{"b1", "a1", "a2"}));
+  EXPECT_EQ(WaitFor(3).front(), "b1");
+}
+
+TEST_F(LoadQueueShareTest, ACallerThatHasAllThreadsHoldsUpNoOther) {
+  Hold("a");
+  Hold("a");
+  for (const char* task : {"a1", "a2"}) ASSERT_TRUE(Submit("a", task).ok());
+  for (const char* task : {"b1", "b2"}) ASSERT_TRUE(Submit("b", task).ok());
+  EXPECT_EQ(WaitFor(2), (std::vector<std::string>{"b1", "b2"}));
+  EXPECT_EQ(queue_.queued(), 2u) << "the thread to spare is for others than a";
 }
 
 TEST_F(LoadQueueShareTest, CallersThatWaitTakeTurns) {
   Hold("x");
-  Hold("x");
+  Hold("y");
   for (const char* task : {"a1", "a2", "a3"}) ASSERT_TRUE(Submit("a", task).ok());
   for (const char* task : {"b1", "b2"}) ASSERT_TRUE(Submit("b", task).ok());
   Release();
@@ -96,7 +105,7 @@ TEST_F(LoadQueueShareTest, CallersThatWaitTakeTurns) {
 
 TEST_F(LoadQueueShareTest, ACallerThatFilledTheQueueLeavesRoomForOthers) {
   Hold("a");
-  Hold("a");
+  Hold("d");
   for (int i = 0; i < 8; ++i) ASSERT_TRUE(Submit("a", "a").ok());
   EXPECT_EQ(ErrorReason(Submit("a", "a")), Reason::kLoadQueueFull);
   EXPECT_EQ(ErrorReason(queue_.CheckRoom(Of("a").share())), Reason::kLoadQueueFull);
