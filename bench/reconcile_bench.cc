@@ -18,7 +18,7 @@ std::shared_ptr<const CheckpointIndex> Index(const std::vector<std::string>& nam
   content.shards.resize(1);
   NameArena arena(nullptr);
   for (size_t i = 0; i < count; ++i) {
-    headers.tensors.push_back({.name = arena.Add(names[i]), .shape = {2048, 7168}, .bytes = 2048 * 7168 * 4});
+    headers.tensors.push_back({.name = *arena.Add(names[i]), .shape = {2048, 7168}, .bytes = 2048 * 7168 * 4});
   }
   headers.name_blocks = arena.Release();
   content.headers = std::make_shared<const CheckpointHeaders>(std::move(headers));

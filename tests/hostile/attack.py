@@ -42,6 +42,7 @@ class Attack:
     memory: bool             # breaks memory: run under both kinds of limit
     keeps_mib: int           # what the daemon may rightly keep afterwards, beside REMAINDER_MIB
     peak_mib: int
+    beyond: str              # why the daemon cannot withstand it; empty: it must
 
     @property
     def what(self):
@@ -54,10 +55,11 @@ ATTACKS = []
 ALWAYS = {"MEMORY_EXHAUSTED", "LOAD_QUEUE_FULL", "DEADLINE_EXCEEDED"}
 
 
-def attack(*answers, memory=False, keeps_mib=0, peak_mib=PEAK_GROWTH_MIB):
+def attack(*answers, memory=False, keeps_mib=0, peak_mib=PEAK_GROWTH_MIB, beyond=""):
     def register(act):
         group = act.__module__.removeprefix("attacks_")
-        ATTACKS.append(Attack(act.__name__, group, act, frozenset(answers) | ALWAYS, memory, keeps_mib, peak_mib))
+        ATTACKS.append(Attack(act.__name__, group, act, frozenset(answers) | ALWAYS, memory, keeps_mib, peak_mib,
+                              beyond))
         return act
 
     return register
