@@ -167,5 +167,27 @@ TEST(ParseManifest, RefusesOneWithoutTensors) {
   for (const char* bytes : {"", "{}"}) EXPECT_EQ(ErrorReason(ParseManifest(bytes).status()), Reason::kManifestInvalid);
 }
 
+TEST(ParseManifest, JsonThatIsNestedWithoutEndIsRefused) {
+  const absl::Status status = ParseManifest("{\"tensors\":" + std::string(1'000'000, '[')).status();
+  EXPECT_EQ(ErrorReason(status), Reason::kManifestInvalid);
+  EXPECT_NE(status.message().find("levels"), absl::string_view::npos) << status;
+}
+
+TEST(ParseManifest, BracketsWithinStringsAreNoLevels) {
+  const std::string name = "a" + std::string(100, '[') + "\\\"{";
+  const auto manifest = ParseManifest(R"({"tensors":[{"name":")" + name + R"(","dtype":"F32","shape":["1"]}]})");
+  ASSERT_TRUE(manifest.ok()) << manifest.status();
+  EXPECT_EQ((*manifest)->tensors[0].name, "a" + std::string(100, '[') + "\"{");
+}
+
+TEST(ManifestParseBytes, JsonIsCountedByItsObjectsAndValues) {
+  const std::string object = R"({"name":"layers.0.weight","dtype":"F32","shape":["1","2"]},)";
+  std::string many = "{\"tensors\":[";
+  for (int i = 0; i < 1000; ++i) many += object;
+  const uint64_t bytes = ManifestParseBytes(many);
+  EXPECT_GT(bytes, 1000 * (sizeof(v1::TensorSpec) + object.size()));
+  EXPECT_LT(bytes, 30 * many.size()) << "a text of mostly strings does not become a hundred times as much";
+}
+
 }  // namespace
 }  // namespace keyload

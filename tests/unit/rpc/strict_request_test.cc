@@ -51,6 +51,48 @@ TEST(CheckKnownFields, ARequestOfKnownFieldsPasses) {
   EXPECT_TRUE(CheckKnownFields(request).ok());
 }
 
+grpc::ByteBuffer BytesOf(const google::protobuf::Message& message) {
+  const grpc::Slice slice(message.SerializeAsString());
+  return {&slice, 1};
+}
+
+v1::PlanLoadRequest RequestOfKeys(int count) {
+  v1::PlanLoadRequest request;
+  for (int i = 0; i < count; ++i) request.mutable_spec()->mutable_select()->add_keys("k");
+  return request;
+}
+
+TEST(ParseRequest, ALargeRequestIsCountedAsLongAsItIsUsed) {
+  const auto account = std::make_shared<HeapAccount>(64 << 20);
+  grpc::ByteBuffer bytes = BytesOf(RequestOfKeys(10'000));
+  absl::StatusOr<RequestPtr<v1::PlanLoadRequest>> request = ParseRequest<v1::PlanLoadRequest>(bytes, account);
+  ASSERT_TRUE(request.ok()) << request.status();
+  EXPECT_EQ((*request)->spec().select().keys_size(), 10'000);
+  EXPECT_GT(account->used_bytes(), 10'000 * sizeof(std::string));
+  EXPECT_EQ(bytes.Length(), 0u);
+  request->reset();
+  EXPECT_EQ(account->used_bytes(), 0u);
+}
+
+TEST(ParseRequest, ALargeRequestThatHasNoRoomIsRefusedBeforeItIsParsed) {
+  const auto account = std::make_shared<HeapAccount>(1 << 20);
+  grpc::ByteBuffer bytes = BytesOf(RequestOfKeys(10'000));
+  EXPECT_EQ(ErrorReason(ParseRequest<v1::PlanLoadRequest>(bytes, account).status()), Reason::kMemoryExhausted);
+}
+
+TEST(ParseRequest, ASmallRequestNeedsNoRoom) {
+  const auto account = std::make_shared<HeapAccount>(0);
+  grpc::ByteBuffer bytes = BytesOf(RequestOfKeys(10));
+  EXPECT_TRUE(ParseRequest<v1::PlanLoadRequest>(bytes, account).ok());
+}
+
+TEST(ParseRequest, BytesThatAreNoMessageAreABadRequest) {
+  const grpc::Slice slice("\x0a\x80");
+  grpc::ByteBuffer bytes(&slice, 1);
+  const auto account = std::make_shared<HeapAccount>(1 << 20);
+  EXPECT_EQ(ErrorReason(ParseRequest<v1::PlanLoadRequest>(bytes, account).status()), Reason::kBadRequest);
+}
+
 TEST(CheckKnownFields, AManifestWithAnUnknownFieldIsRefused) {
   v1::ModelManifest manifest;
   manifest.add_tensors()->set_name("a");

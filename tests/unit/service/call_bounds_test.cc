@@ -7,6 +7,7 @@
 #include <vector>
 
 #include "server/base/error.h"
+#include "server/base/heap_account.h"
 #include "server/service/materialize.h"
 #include "server/service/model_keys.h"
 #include "tests/unit/service/loader_node.h"
@@ -78,6 +79,45 @@ TEST_F(CallBoundsTest, ASelectionOfManyGlobsEndsWhenItsCallerIsGone) {
   EXPECT_EQ(ErrorReason(SelectTensors(*model, *selection, 0, &cancelled).status()), Reason::kLoadCancelled);
   KeyCursor cursor(model, *std::move(selection), KeyCursor::Of::kAll);
   EXPECT_EQ(ErrorReason(cursor.Next(1000, cancelled).status()), Reason::kLoadCancelled);
+}
+
+// A node whose requests may take 2 MiB, and a checkpoint of 20,000 keys.
+class RequestMemoryTest : public testing::Test {
+ protected:
+  RequestMemoryTest() : node_({.request_memory = 2 << 20}) {
+    std::vector<TestTensor> tensors;
+    for (int i = 0; i < 20'000; ++i) {
+      tensors.push_back({.name = "m" + std::to_string(i) + ".w", .dtype = DType::kU8, .shape = {0}, .data = ""});
+    }
+    WriteSafetensors(node_.dir() + "/model.safetensors", tensors);
+  }
+  LoaderNode node_;
+};
+
+TEST_F(RequestMemoryTest, APlanOfMoreKeysThanThereIsMemoryForIsRefusedAndLeavesNothing) {
+  RequestContext context;
+  context.heap = std::make_shared<RequestHeap>(node_.service().request_memory());
+  EXPECT_EQ(ErrorReason(node_.service().Plan(node_.Spec(), context).status()), Reason::kMemoryExhausted);
+  context.heap.reset();
+  EXPECT_EQ(node_.service().request_memory()->used_bytes(), 0u);
+}
+
+TEST_F(RequestMemoryTest, ALoadIsRefusedTheSameWay) {
+  EXPECT_EQ(ErrorReason(node_.Load(node_.Spec()).status()), Reason::kMemoryExhausted);
+  EXPECT_EQ(node_.service().request_memory()->used_bytes(), 0u);
+}
+
+TEST(RequestMemory, TheTablesOfALoadedModelAreCountedUntilItIsUnloaded) {
+  LoaderNode node;
+  std::vector<TestTensor> tensors;
+  for (int i = 0; i < 5'000; ++i) {
+    tensors.push_back({.name = "m" + std::to_string(i) + ".w", .dtype = DType::kU8, .shape = {0}, .data = ""});
+  }
+  WriteSafetensors(node.dir() + "/model.safetensors", tensors);
+  ASSERT_TRUE(node.Load(node.Spec()).ok());
+  EXPECT_GT(node.service().request_memory()->used_bytes(), 5'000 * sizeof(ModelKey));
+  ASSERT_TRUE(node.Unload("m").ok());
+  EXPECT_EQ(node.service().request_memory()->used_bytes(), 0u);
 }
 
 }  // namespace

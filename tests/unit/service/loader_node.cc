@@ -91,7 +91,7 @@ LoaderNode::LoaderNode(const Options& options)
     : gpu_(MakeGpu(options)),
       devices_(Devices(gpu_)),
       held_(options.hold_bytes, [] { return uint64_t{1} << 40; }),
-      documents_({.max_document_bytes = options.max_document_bytes, .max_total_bytes = 4 * options.max_document_bytes},
+      documents_({.max_document_bytes = options.max_document_bytes, .max_total_bytes = options.request_memory},
                  ParseLines),
       roots_(*ModelRoots::Create({dir_.path()})),
       io_(std::make_unique<Executor>(Executor::Options{.name = "io", .threads = 2, .queue_limit = 64})),

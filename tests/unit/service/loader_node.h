@@ -58,6 +58,7 @@ class LoaderNode {
     size_t load_threads = 1;
     size_t load_queue = 8;
     uint64_t max_document_bytes = 1 << 20;
+    uint64_t request_memory = 64 << 20;
     uint64_t hold_bytes = 0;  // of page cache
   };
   LoaderNode() : LoaderNode(Options()) {}
