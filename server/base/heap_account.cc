@@ -8,19 +8,20 @@
 namespace keyload {
 namespace {
 
-absl::Status NoRoom(std::string_view what, uint64_t bytes, std::string_view why) {
+absl::Status NoRoom(std::string_view what, uint64_t bytes, uint64_t limit, std::string_view why) {
   return MakeError(Reason::kMemoryExhausted,
                    StrCat(what, " needs ", bytes, " bytes more: ", why,
                           "; try again when other requests have ended, ask for less at a time, or allow more"),
-                   {{"requested_bytes", StrCat(bytes)}});
+                   {{"requested_bytes", StrCat(bytes)}, {"limit_bytes", StrCat(limit)}});
 }
 
 }  // namespace
 
-bool HeapAccount::Take(uint64_t bytes) {
+bool HeapAccount::Take(uint64_t bytes, uint64_t charged) {
+  const uint64_t most = limit_bytes_ + (charged <= kSmallCharge ? limit_bytes_ / 4 : 0);
   for (;;) {
     uint64_t used = used_bytes_;
-    while (bytes <= limit_bytes_ && used <= limit_bytes_ - bytes) {
+    while (bytes <= most && used <= most - bytes) {
       if (used_bytes_.compare_exchange_weak(used, used + bytes)) return true;
     }
     if (reclaim_ == nullptr || !reclaim_()) return false;
@@ -28,8 +29,8 @@ bool HeapAccount::Take(uint64_t bytes) {
 }
 
 absl::Status HeapCharge::Resize(uint64_t bytes, std::string_view what) {
-  if (bytes > bytes_ && !account_->Take(bytes - bytes_)) {
-    return NoRoom(what, bytes - bytes_,
+  if (bytes > bytes_ && !account_->Take(bytes - bytes_, bytes)) {
+    return NoRoom(what, bytes - bytes_, account_->limit_bytes(),
                   StrCat(account_->used_bytes(), " of the ", account_->limit_bytes(),
                          " bytes that requests may have are used (--request-memory)"));
   }
@@ -40,14 +41,11 @@ absl::Status HeapCharge::Resize(uint64_t bytes, std::string_view what) {
 
 absl::Status RequestHeap::Take(uint64_t bytes, std::string_view what) {
   MutexLock lock(mutex_);
-  const uint64_t wanted = taken_ + std::min(bytes, UINT64_MAX - taken_);
-  const uint64_t counted = wanted - std::min(wanted, kUncounted);
-  if (counted > most_) {
-    return NoRoom(what, bytes, StrCat("one request may take ", most_, " bytes, half of --request-memory"));
+  const uint64_t wanted = charge_.bytes() + std::min(bytes, UINT64_MAX - charge_.bytes());
+  if (wanted > std::max(most_, HeapAccount::kSmallCharge)) {
+    return NoRoom(what, bytes, most_, StrCat("one request may take ", most_, " bytes, half of --request-memory"));
   }
-  if (absl::Status status = charge_.Resize(counted, what); !status.ok()) return status;
-  taken_ = wanted;
-  return absl::OkStatus();
+  return charge_.Resize(wanted, what);
 }
 
 }  // namespace keyload

@@ -13,9 +13,12 @@
 namespace keyload {
 
 // Heap that some part of the daemon may use: counted before it is taken, since a control group that runs out kills and
-// throws nothing. Charges may outlive everything but each other. Thread-safe, but for set_reclaim.
+// throws nothing. Small charges may go over the limit by a quarter of it, so that small requests are served while large
+// ones use everything up. Charges may outlive everything but each other. Thread-safe, but for set_reclaim.
 class HeapAccount {
  public:
+  static constexpr uint64_t kSmallCharge = 256 << 10;
+
   explicit HeapAccount(uint64_t limit_bytes) : limit_bytes_(limit_bytes) {}
 
   // `reclaim` is asked when room lacks, and returns whether it gave something back. Call before the account is used.
@@ -26,7 +29,8 @@ class HeapAccount {
 
  private:
   friend class HeapCharge;
-  bool Take(uint64_t bytes);
+  // `bytes` more for a charge that is `charged` then.
+  bool Take(uint64_t bytes, uint64_t charged);
   void Give(uint64_t bytes) { used_bytes_ -= bytes; }
 
   const uint64_t limit_bytes_;
@@ -74,9 +78,6 @@ std::shared_ptr<const Value> WithCharge(std::shared_ptr<const Value> value, Heap
 // The heap that the work on one request takes, for tables that grow with what the request or its files bring. Thread-safe.
 class RequestHeap {
  public:
-  // The first bytes of a request are not counted, so that small ones are served while large ones use everything up.
-  static constexpr uint64_t kUncounted = 256 << 10;
-
   explicit RequestHeap(std::shared_ptr<HeapAccount> account)
       : most_(account->limit_bytes() / 2), charge_(std::move(account)) {}
 
@@ -87,7 +88,6 @@ class RequestHeap {
  private:
   const uint64_t most_;
   Mutex mutex_;
-  uint64_t taken_ ABSL_GUARDED_BY(mutex_) = 0;
   HeapCharge charge_ ABSL_GUARDED_BY(mutex_);
 };
 

@@ -18,8 +18,7 @@ using google::protobuf::FieldDescriptor;
 using google::protobuf::Message;
 using google::protobuf::Reflection;
 
-constexpr uint64_t kCopies = 4;                  // the message, two of what it is converted to, and tables of its names
-constexpr uint64_t kUncountedBytes = 16 << 10;  // small requests are served while large ones use everything up
+constexpr uint64_t kTablesOfRequest = 4;  // the message, two of what it is converted to, and tables of its names
 
 absl::Status UnknownField(const Descriptor& message, int number) {
   return MakeError(Reason::kFieldNotSupported,
@@ -57,9 +56,7 @@ absl::StatusOr<HeapCharge> ParseRequestInto(grpc::ByteBuffer& bytes, const std::
   bytes.Clear();
   const std::string_view text(reinterpret_cast<const char*>(wire.begin()), wire.size());
   HeapCharge charge(account);
-  if (const uint64_t needed = kCopies * ParsedBytes(text, *request.GetDescriptor()); needed > kUncountedBytes) {
-    KEYLOAD_RETURN_IF_ERROR(charge.Resize(needed, "the request"));
-  }
+  KEYLOAD_RETURN_IF_ERROR(charge.Resize(kTablesOfRequest * ParsedBytes(text, *request.GetDescriptor()), "the request"));
   if (whole && request.ParseFromArray(text.data(), static_cast<int>(text.size()))) return charge;
   return MakeError(Reason::kBadRequest, StrCat("the request is no valid ", request.GetDescriptor()->full_name(),
                                                ": its bytes are cut or broken, or a string is not UTF-8"));

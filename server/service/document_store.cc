@@ -94,9 +94,7 @@ absl::Status DocumentStore::ParseManifest(std::string_view bytes, Document& docu
 
 absl::StatusOr<std::shared_ptr<const Manifest>> DocumentStore::Count(std::shared_ptr<const Manifest> manifest) const {
   HeapCharge charge(account_);
-  if (const uint64_t bytes = MemoryBytes(*manifest); bytes > RequestHeap::kUncounted) {
-    KEYLOAD_RETURN_IF_ERROR(charge.Resize(bytes, kManifest));
-  }
+  KEYLOAD_RETURN_IF_ERROR(charge.Resize(MemoryBytes(*manifest), kManifest));
   return WithCharge(std::move(manifest), std::move(charge));
 }
 

@@ -108,7 +108,7 @@ absl::Status LoadQueue::RoomToWait(const std::string& share) const {
 }
 
 absl::Status LoadQueue::RoomForTask(const std::string& share) const {
-  return running_ == threads_ ? RoomToWait(share) : absl::OkStatus();
+  return running_ >= threads_ ? RoomToWait(share) : absl::OkStatus();
 }
 
 absl::Status LoadQueue::CheckRoom(const std::string& share) const {

@@ -84,13 +84,9 @@ absl::StatusOr<PreparedKeys> PrepareKeys(const LoadSpec& spec, const KeySources&
                                                      .selection = &selection,
                                                      .widened = widened,
                                                      .context = &context}));
-  // A small model costs nothing, as in a request, so that it can be loaded while others use everything up.
-  const uint64_t kept = MemoryBytes(*prepared.keys) + keys * kPlanBytesPerKey;
-  if (kept > RequestHeap::kUncounted) {
-    HeapCharge charge(sources.documents.account());
-    KEYLOAD_RETURN_IF_ERROR(charge.Resize(kept, kKeyTables));
-    prepared.keys = WithCharge(std::move(prepared.keys), std::move(charge));
-  }
+  HeapCharge charge(sources.documents.account());
+  KEYLOAD_RETURN_IF_ERROR(charge.Resize(MemoryBytes(*prepared.keys) + keys * kPlanBytesPerKey, kKeyTables));
+  prepared.keys = WithCharge(std::move(prepared.keys), std::move(charge));
   return prepared;
 }
 

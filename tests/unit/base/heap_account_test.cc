@@ -14,14 +14,14 @@ namespace {
 constexpr uint64_t kMiB = 1 << 20;
 
 TEST(HeapCharge, BeyondTheLimitIsRefusedAndLeavesTheChargeAsItWas) {
-  const auto account = std::make_shared<HeapAccount>(10);
+  const auto account = std::make_shared<HeapAccount>(2 * kMiB);
   HeapCharge charge(account);
-  ASSERT_TRUE(charge.Resize(6, "one").ok());
-  const absl::Status refused = charge.Resize(11, "one");
+  ASSERT_TRUE(charge.Resize(kMiB, "one").ok());
+  const absl::Status refused = charge.Resize(2 * kMiB + 5, "one");
   EXPECT_EQ(ErrorReason(refused), Reason::kMemoryExhausted);
-  EXPECT_NE(refused.message().find("one needs 5 bytes more"), absl::string_view::npos) << refused;
-  EXPECT_EQ(charge.bytes(), 6u);
-  EXPECT_EQ(account->used_bytes(), 6u);
+  EXPECT_NE(refused.message().find("one needs 1048581 bytes more"), absl::string_view::npos) << refused;
+  EXPECT_EQ(charge.bytes(), kMiB);
+  EXPECT_EQ(account->used_bytes(), kMiB);
 }
 
 TEST(HeapCharge, GivesBackWhenItGoes) {
@@ -48,7 +48,7 @@ TEST(HeapCharge, WhereRoomLacksTheOwnerIsAskedUntilItHasNothing) {
   HeapCharge charge(account);
   EXPECT_TRUE(charge.Resize(10, "one").ok());
   EXPECT_EQ(asked, 1);
-  EXPECT_FALSE(charge.Resize(11, "one").ok());
+  EXPECT_FALSE(charge.Resize(13, "one").ok());
   EXPECT_EQ(asked, 2);
 }
 
@@ -69,7 +69,7 @@ TEST(RequestHeap, SmallRequestIsServedWhileTheAccountIsFull) {
   HeapCharge all(account);
   ASSERT_TRUE(all.Resize(kMiB, "all").ok());
   RequestHeap heap(account);
-  EXPECT_TRUE(heap.Take(RequestHeap::kUncounted, "small").ok());
+  EXPECT_TRUE(heap.Take(HeapAccount::kSmallCharge, "small").ok());
   EXPECT_EQ(ErrorReason(heap.Take(1, "more")), Reason::kMemoryExhausted);
 }
 
@@ -79,7 +79,7 @@ TEST(RequestHeap, OneRequestGetsHalfOfTheAccount) {
   EXPECT_TRUE(heap.Take(2 * kMiB, "tables").ok());
   EXPECT_EQ(ErrorReason(heap.Take(kMiB, "tables")), Reason::kMemoryExhausted);
   EXPECT_EQ(ErrorReason(heap.Take(UINT64_MAX, "tables")), Reason::kMemoryExhausted);
-  EXPECT_EQ(account->used_bytes(), 2 * kMiB - RequestHeap::kUncounted);
+  EXPECT_EQ(account->used_bytes(), 2 * kMiB);
 }
 
 TEST(RequestContext, CountsNothingWithoutAHeap) { EXPECT_TRUE(RequestContext().TakeHeap(UINT64_MAX, "all").ok()); }

@@ -14,7 +14,7 @@ constexpr size_t kMostBytes = 4096;
 
 class ErrorSize : public testing::Test {
  protected:
-  ErrorSize() : server_({.load_threads = 2, .max_document_bytes = 16ull << 20}) {
+  ErrorSize() : server_({.load_threads = 2, .max_document_bytes = 16ull << 20, .request_memory = 512ull << 20}) {
     server_.WriteSmall();
     std::string manifest;
     for (int i = 0; i < kMissing; ++i)

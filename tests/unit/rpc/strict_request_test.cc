@@ -80,8 +80,10 @@ TEST(ParseRequest, ALargeRequestThatHasNoRoomIsRefusedBeforeItIsParsed) {
   EXPECT_EQ(ErrorReason(ParseRequest<v1::PlanLoadRequest>(bytes, account).status()), Reason::kMemoryExhausted);
 }
 
-TEST(ParseRequest, ASmallRequestNeedsNoRoom) {
-  const auto account = std::make_shared<HeapAccount>(0);
+TEST(ParseRequest, ASmallRequestIsParsedWhileLargeOnesUseEverythingUp) {
+  const auto account = std::make_shared<HeapAccount>(1 << 20);
+  HeapCharge all(account);
+  ASSERT_TRUE(all.Resize(1 << 20, "all").ok());
   grpc::ByteBuffer bytes = BytesOf(RequestOfKeys(10));
   EXPECT_TRUE(ParseRequest<v1::PlanLoadRequest>(bytes, account).ok());
 }

@@ -115,6 +115,13 @@ TEST_F(LoadQueueShareTest, ACallerThatFilledTheQueueLeavesRoomForOthers) {
   EXPECT_TRUE(Submit("c", "c1").ok());
 }
 
+TEST_F(LoadQueueShareTest, TheQueueHasItsLimitWhileTheThreadToSpareIsTaken) {
+  for (const char* caller : {"a", "a", "b"}) Hold(caller);
+  for (int i = 0; i < 8; ++i) ASSERT_TRUE(Submit("a", "a").ok());
+  EXPECT_EQ(ErrorReason(Submit("a", "a")), Reason::kLoadQueueFull);
+  Release(3);
+}
+
 TEST_F(LoadQueueShareTest, ATaskThatThrowsFailsAloneAndItsThreadGoesOn) {
   absl::Status failed;
   ASSERT_TRUE(queue_
