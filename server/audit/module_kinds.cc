@@ -60,16 +60,17 @@ class ModuleRules {
     uint32_t child = 0;
   };
 
-  // Each key's module and the one above it: what lacks further up lacks in a list.
+  // Each key's module and those above it, each once.
   absl::Status CollectModules() {
     for (const StoredTensor& tensor : tensors_) {
       KEYLOAD_RETURN_IF_ERROR(check_.Check());
-      const std::string_view module = ParentOf(tensor.name);
-      if (module.empty() || tensor.name.size() > kMaxAuditedNameBytes) continue;
-      const size_t known = modules_.size();
-      AddEdge(module, LastComponent(tensor.name));
-      const std::string_view above = ParentOf(module);
-      if (modules_.size() > known && above.size() < module.size()) AddEdge(above, LastComponent(module));
+      if (!IsAuditable(tensor.name)) continue;
+      bool is_new = true;
+      for (std::string_view name = tensor.name; is_new && name.find('.') != std::string_view::npos;) {
+        const std::string_view module = ParentOf(name);
+        is_new = AddEdge(module, LastComponent(name));
+        name = module;
+      }
     }
     KEYLOAD_RETURN_IF_ERROR(context_.Check());
     std::sort(edges_.begin(), edges_.end(), [](const Edge& a, const Edge& b) {
@@ -78,12 +79,14 @@ class ModuleRules {
     return context_.Check();
   }
 
-  void AddEdge(std::string_view module, std::string_view child) {
+  // Whether the module is new.
+  bool AddEdge(std::string_view module, std::string_view child) {
     const auto [at, is_new_module] = module_ids_.try_emplace(ToAbsl(module), static_cast<uint32_t>(modules_.size()));
     if (is_new_module) modules_.push_back(module);
     const auto [child_at, is_new_child] = child_ids_.try_emplace(ToAbsl(child), static_cast<uint32_t>(children_.size()));
     if (is_new_child) children_.push_back(child);
     edges_.push_back({.module = at->second, .child = child_at->second});
+    return is_new_module;
   }
 
   absl::Status CollectKinds() {

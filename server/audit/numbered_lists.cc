@@ -41,15 +41,20 @@ class Ids {
   std::vector<std::string_view>& texts_;
 };
 
+}  // namespace
+
 bool IsAuditable(std::string_view name) {
   return name.size() <= kMaxAuditedNameBytes &&
          static_cast<size_t>(std::count(name.begin(), name.end(), '.')) < kMaxAuditedComponents;
 }
 
-}  // namespace
-
-uint64_t NumberedLists::MemoryBytes(size_t tensors) {
-  return tensors * kMaxListsOfName * (sizeof(Entry) + kBytesOfId) + (tensors + 1) * sizeof(size_t);
+uint64_t NumberedLists::MemoryBytes(std::span<const StoredTensor> tensors) {
+  // A component may be a number in a list, and is a child of a module: an entry or an edge, and a name with its id.
+  uint64_t components = 0;
+  for (const StoredTensor& tensor : tensors) {
+    if (IsAuditable(tensor.name)) components += 1 + std::count(tensor.name.begin(), tensor.name.end(), '.');
+  }
+  return components * (sizeof(Entry) + 2 * kBytesOfId);
 }
 
 absl::StatusOr<NumberedLists> NumberedLists::Collect(std::span<const StoredTensor> tensors,

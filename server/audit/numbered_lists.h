@@ -15,6 +15,7 @@ namespace keyload {
 // The rules below look at names of a usual length only, so that what a name costs is bounded.
 inline constexpr size_t kMaxAuditedNameBytes = 512;
 inline constexpr size_t kMaxAuditedComponents = 24;
+bool IsAuditable(std::string_view name);
 
 // What model code numbers: "model.layers" with its members 0 to 31, "model.layers.3.mlp.experts" with its experts. Each
 // member has what stands behind its number, "self_attn.q_proj.weight", which is what makes members comparable. Borrows
@@ -38,8 +39,8 @@ class NumberedLists {
     bool composed = false;        // most members have modules below them, and not just tensors
   };
 
-  // Heap that Collect takes for so many tensors, at most.
-  static uint64_t MemoryBytes(size_t tensors);
+  // Heap that the rules take for these tensors, about.
+  static uint64_t MemoryBytes(std::span<const StoredTensor> tensors);
   // The context's errors.
   static absl::StatusOr<NumberedLists> Collect(std::span<const StoredTensor> tensors, const RequestContext& context);
 
