@@ -80,7 +80,7 @@ class ConversionsTest(daemon.DaemonTest):
         return self.succeed("load", "m", "--from", self.source, "--manifest", self.manifest, *more)
 
     def plan(self):
-        return self.succeed("plan", "m", "--from", self.source, "--manifest", self.manifest)
+        return self.succeed("plan", "m", "--from", self.source, "--manifest", self.manifest, "--report-only")
 
     def assert_reads(self, keys):
         out = self.directory / "read.safetensors"

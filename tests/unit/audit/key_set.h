@@ -2,6 +2,7 @@
 
 #include <deque>
 #include <functional>
+#include <memory>
 #include <string>
 #include <utility>
 #include <vector>
@@ -16,8 +17,8 @@ namespace keyload {
 class KeySet {
  public:
   KeySet& Add(std::string name, Shape shape = {4, 4}) {
-    names_.push_back(std::move(name));
-    tensors_.push_back({.name = names_.back(), .shape = std::move(shape)});
+    names_->push_back(std::move(name));
+    tensors_.push_back({.name = names_->back(), .shape = std::move(shape)});
     return *this;
   }
   // Layers as most models have them, without what `lacks` says is not there.
@@ -39,7 +40,8 @@ class KeySet {
   }
 
  private:
-  std::deque<std::string> names_;  // which stay where they are
+  // Which stay where they are, also for copies.
+  std::shared_ptr<std::deque<std::string>> names_ = std::make_shared<std::deque<std::string>>();
   std::vector<StoredTensor> tensors_;
 };
 
