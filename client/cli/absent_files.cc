@@ -66,7 +66,8 @@ fs::path IndexIn(const fs::path& directory, const std::string& weights) {
 std::vector<std::string> AbsentFiles(const std::string& directory, const std::string& weights) {
   std::error_code error;
   const fs::path index = IndexIn(directory, weights);
-  if (index.empty() || !fs::is_regular_file(index, error) || fs::file_size(index, error) > kMaxIndexFileBytes) return {};
+  if (index.empty() || !fs::is_regular_file(index, error) || fs::file_size(index, error) > kMaxIndexFileBytes)
+    return {};
   std::ifstream file(index, std::ios::binary);
   ShardNames shards;
   if (!Json::sax_parse(file, &shards)) return {};

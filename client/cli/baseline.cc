@@ -47,7 +47,8 @@ void Baseline::Add(const Json& report) {
   AddNames(report, "missingKeys", missing_);
   AddNames(report, "unexpectedKeys", unexpected_);
   ForEach(report, "mismatchedKeys", [&](const Json& key) {
-    if (key.is_object() && key.contains("key") && key["key"].is_string()) mismatched_.insert(key["key"].get<std::string>());
+    if (key.is_object() && key.contains("key") && key["key"].is_string())
+      mismatched_.insert(key["key"].get<std::string>());
   });
   ForEach(report, "findings", [&](const Json& finding) {
     if (!finding.is_object() || !finding.contains("rule") || !finding["rule"].is_string()) return;

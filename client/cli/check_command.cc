@@ -51,8 +51,8 @@ class Gate {
     if (!context_.json && checked.size() > 1) PrintText(SummaryText(checked));
     if (options_.annotations) std::fputs(AnnotationsText(checked).c_str(), stderr);
     if (options_.junit.empty()) return code;
-    const absl::Status written = ReplaceFile(
-        options_.junit, [&](int fd) { return WriteAll(fd, JunitText(checked), options_.junit); });
+    const absl::Status written =
+        ReplaceFile(options_.junit, [&](int fd) { return WriteAll(fd, JunitText(checked), options_.junit); });
     if (written.ok()) return code;
     std::fprintf(stderr, "keyload: --junit: %s\n", std::string(written.message()).c_str());
     return Worse(code, kExitFailed);
@@ -153,7 +153,8 @@ void AddCheckCommand(CLI::App& app, Action& chosen) {
   command->add_option("--junit", options->junit, "Write the findings as JUnit's XML")
       ->type_name("FILE.xml")
       ->check([](const std::string& path) { return std::string(CheckWritable(path).message()); });
-  command->add_flag("--annotations", options->annotations, "Print the findings as GitHub's annotations on standard error");
+  command->add_flag("--annotations", options->annotations,
+                    "Print the findings as GitHub's annotations on standard error");
   command->callback([&chosen, options] {
     chosen = [options](const CommandContext& context) { return RunCheck(context, *options); };
   });

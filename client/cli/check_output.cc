@@ -101,11 +101,11 @@ std::string Suite(const CheckedSource& source) {
   } else {
     cases = CasesOf(source);
   }
-  const auto failures = std::count_if(cases.begin(), cases.end(), [](const std::string& text) {
-    return text.find("<failure") != std::string::npos;
-  });
-  return absl::StrFormat("  <testsuite name=\"keyload check %s\" tests=\"%d\" failures=\"%d\" errors=\"%d\">\n%s  </testsuite>\n",
-                         Xml(source.path), cases.size(), failures, error ? 1 : 0, absl::StrJoin(cases, ""));
+  const auto failures = std::count_if(
+      cases.begin(), cases.end(), [](const std::string& text) { return text.find("<failure") != std::string::npos; });
+  return absl::StrFormat(
+      "  <testsuite name=\"keyload check %s\" tests=\"%d\" failures=\"%d\" errors=\"%d\">\n%s  </testsuite>\n",
+      Xml(source.path), cases.size(), failures, error ? 1 : 0, absl::StrJoin(cases, ""));
 }
 
 std::string Escaped(const std::string& text, bool property) {

@@ -27,7 +27,8 @@ std::string NamesText(const std::string& heading, uint64_t count, const Names& n
   std::string out = absl::StrFormat("\n%s (%d)\n", heading, count);
   const int shown = std::min<int>(names.size(), kNamesShown);
   for (int i = 0; i < shown; ++i) out += "  " + names[i] + "\n";
-  if (count > static_cast<uint64_t>(shown)) out += absl::StrFormat("  and %d more: --json prints them\n", count - shown);
+  if (count > static_cast<uint64_t>(shown))
+    out += absl::StrFormat("  and %d more: --json prints them\n", count - shown);
   return out;
 }
 
@@ -36,12 +37,12 @@ std::string DiffText(const DiffOptions& options, const v1::LoadReport& report) {
   const v1::KeyCounts& keys = report.keys();
   std::vector<std::string> shapes;
   for (const v1::MismatchedKey& key : report.mismatched_keys()) {
-    shapes.push_back(absl::StrFormat("%s: %s and %s", key.key(), ShapeText(key.expected_shape()),
-                                     ShapeText(key.found_shape())));
+    shapes.push_back(
+        absl::StrFormat("%s: %s and %s", key.key(), ShapeText(key.expected_shape()), ShapeText(key.found_shape())));
   }
-  std::string out = absl::StrFormat(
-      "A %s\nB %s\nkeys    %d in both, %d only in A, %d only in B, %d of another shape\n", options.first, options.second,
-      keys.expected() - keys.missing(), keys.missing(), keys.unexpected(), keys.mismatched());
+  std::string out = absl::StrFormat("A %s\nB %s\nkeys    %d in both, %d only in A, %d only in B, %d of another shape\n",
+                                    options.first, options.second, keys.expected() - keys.missing(), keys.missing(),
+                                    keys.unexpected(), keys.mismatched());
   out += NamesText("only in A", keys.missing(), report.missing_keys());
   out += NamesText("only in B", keys.unexpected(), report.unexpected_keys());
   out += NamesText("of another shape, in A and in B", keys.mismatched(), shapes);
@@ -86,8 +87,7 @@ int RunDiff(const CommandContext& context, const DiffOptions& options) {
   auto report = Compare(own, options);
   if (!report.ok()) return Fail(own, report.status());
   const v1::KeyCounts& keys = report->keys();
-  const bool differs =
-      keys.missing() + keys.unexpected() + keys.mismatched() > 0 || !report->findings().empty();
+  const bool differs = keys.missing() + keys.unexpected() + keys.mismatched() > 0 || !report->findings().empty();
   context.json ? PrintJson(DiffJson(options, *report, differs)) : PrintText(DiffText(options, *report));
   return differs ? kExitNotComplete : kExitDone;
 }
@@ -99,9 +99,8 @@ void AddDiffCommand(CLI::App& app, Action& chosen) {
   CLI::App* command = app.add_subcommand("diff", "Compare the keys, shapes and dtypes of two checkpoints");
   command->add_option("A", options->first, "Directory or file of weights")->required();
   command->add_option("B", options->second, "Directory or file of weights")->required();
-  command->callback([&chosen, options] {
-    chosen = [options](const CommandContext& context) { return RunDiff(context, *options); };
-  });
+  command->callback(
+      [&chosen, options] { chosen = [options](const CommandContext& context) { return RunDiff(context, *options); }; });
 }
 
 }  // namespace keyload::cli

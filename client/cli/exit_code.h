@@ -11,10 +11,10 @@ namespace keyload::cli {
 enum ExitCode : int {
   kExitDone = 0,             // nothing is missing, or the command did what it says
   kExitNotComplete = 1,      // keys are missing, of another shape or over a limit; of diff: there are differences
-  kExitUsage = 2,        // the command line or a file that it names is wrong; nothing was asked of the server
-  kExitUnreachable = 3,  // no server answers
-  kExitRefused = 4,      // not authorised, path not allowed
-  kExitCancelled = 5,    // cancelled or timed out
+  kExitUsage = 2,            // the command line or a file that it names is wrong; nothing was asked of the server
+  kExitUnreachable = 3,      // no server answers
+  kExitRefused = 4,          // not authorised, path not allowed
+  kExitCancelled = 5,        // cancelled or timed out
   kExitFailed = 6,           // anything else
   kExitNothingCompared = 7,  // `check` had nothing to compare the keys with
 };

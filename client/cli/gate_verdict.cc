@@ -64,10 +64,13 @@ GateVerdict Judge(const Report& report, const GateRules& rules) {
   const std::string too_many = TooMany(verdict.counts, rules);
   if (!too_many.empty() || report.outcome() == Report::OUTCOME_REJECTED) {
     verdict.code = kExitNotComplete;
+    const GateCounts& counts = verdict.counts;
+    const bool lacks = counts.missing + counts.mismatched + counts.lacking > 0;
     verdict.sentence = absl::StrFormat(
-        "not complete: %s%s. A model with these keys does not have all its weights: fetch or convert the checkpoint "
-        "again, or allow it with --max-missing, --max-mismatched, --max-unexpected or --baseline",
-        too_many, known);
+        "not complete: %s%s. %s, or allow it with %s or --baseline", too_many, known,
+        lacks ? "A model with these keys does not have all its weights: fetch or convert the checkpoint again"
+              : "The model does not use these keys: take the checkpoint of this model",
+        lacks ? counts.mismatched > 0 ? "--max-missing, --max-mismatched" : "--max-missing" : "--max-unexpected");
   } else if (rules.compares && ComparedWithNothing(report) && !rules.own_keys_asked) {
     verdict.code = kExitNothingCompared;
     verdict.sentence =
@@ -76,6 +79,10 @@ GateVerdict Judge(const Report& report, const GateRules& rules) {
   } else {
     verdict.code = kExitDone;
     verdict.sentence = absl::StrFormat("complete%s", known);
+    if (rules.compares && ComparedWithNothing(report)) {
+      verdict.sentence = absl::StrFormat("as asked, compared with nothing: the files are sound%s%s",
+                                         verdict.counts.lacking > 0 ? ", but see the warnings" : "", known);
+    }
   }
   if (rules.report_only && !(rules.loads && report.outcome() == Report::OUTCOME_REJECTED)) {
     if (verdict.code != kExitDone) verdict.sentence += " (--report-only: the exit code is 0)";

@@ -11,12 +11,12 @@ namespace keyload::cli {
 
 // What a report is measured by. docs/decisions/0021-exit-codes.md has the reasons.
 struct GateRules {
-  v1::Limits limits{};            // unset: no key may be missing or mismatched, any may be unexpected
+  v1::Limits limits{};              // unset: no key may be missing or mismatched, any may be unexpected
   bool no_weights_allowed = false;  // --allow-no-weights: then keys may be missing unless a limit says how many
-  bool report_only = false;       // say all of it, and end with 0
-  bool loads = false;             // what is rejected is not loaded, and no wish for a report makes that a success
-  bool compares = false;          // `check`: to have compared with nothing is no answer
-  bool own_keys_asked = false;    // --expected checkpoint: to compare with nothing is what was asked
+  bool report_only = false;         // say all of it, and end with 0
+  bool loads = false;               // what is rejected is not loaded, and no wish for a report makes that a success
+  bool compares = false;            // `check`: to have compared with nothing is no answer
+  bool own_keys_asked = false;      // --expected checkpoint: to compare with nothing is what was asked
   const Baseline* known = nullptr;  // findings that do not count; null: all do
 };
 

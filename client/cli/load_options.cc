@@ -60,7 +60,8 @@ absl::Status BuildExpected(const LoadOptions& options, const std::filesystem::pa
     input.spec.mutable_expected()->set_from(from);
   }
   if (!options.like.empty()) {
-    if (!options.manifest.empty()) return UsageError("--like and --manifest both say which keys are expected: give one");
+    if (!options.manifest.empty())
+      return UsageError("--like and --manifest both say which keys are expected: give one");
     input.spec.mutable_expected()->mutable_like()->set_path((directory / options.like).string());
   }
   if (options.manifest.empty()) return absl::OkStatus();

@@ -16,7 +16,8 @@ namespace {
 using Names = std::span<const std::string_view>;
 
 constexpr std::string_view kLayerCounts[] = {"num_hidden_layers", "n_layer", "n_layers", "num_layers"};
-constexpr std::string_view kExpertCounts[] = {"num_experts", "num_local_experts", "n_routed_experts", "moe_num_experts"};
+constexpr std::string_view kExpertCounts[] = {"num_experts", "num_local_experts", "n_routed_experts",
+                                              "moe_num_experts"};
 constexpr std::string_view kLayerLists[] = {"layers", "layer", "h", "blocks", "block"};
 constexpr std::string_view kExpertLists[] = {"experts"};
 constexpr std::string_view kPartsOfConfig[] = {"text_config", "language_config", "llm_config"};
@@ -98,11 +99,11 @@ void CompareVocabulary(const NumberedLists& lists, const ConfigValue& config, ui
   finding.rule = "vocabulary";
   finding.count = 1;
   finding.lacks = true;
-  finding.message =
-      with_rows == 0
-          ? StrCat("config.json says vocab_size ", size, ", and no matrix has so many rows: the embedding seems to lack")
-          : StrCat("config.json says tie_word_embeddings false, and only ", Shortened(only), " has the ", size,
-                   " rows of vocab_size: the embedding or the head seems to lack");
+  finding.message = with_rows == 0
+                        ? StrCat("config.json says vocab_size ", size,
+                                 ", and no matrix has so many rows: the embedding seems to lack")
+                        : StrCat("config.json says tie_word_embeddings false, and only ", Shortened(only), " has the ",
+                                 size, " rows of vocab_size: the embedding or the head seems to lack");
 }
 
 }  // namespace

@@ -70,9 +70,10 @@ class NameRules {
     }
     if (!lacking_.empty()) {
       findings.push_back(lacking_.Find("alike", [](uint64_t count, std::string_view names) {
-        return StrCat(count, count == 1 ? " key seems to lack, as its like have it: "
-                                        : " keys seem to lack, as their like have them: ",
-                      names);
+        return StrCat(
+            count,
+            count == 1 ? " key seems to lack, as its like have it: " : " keys seem to lack, as their like have them: ",
+            names);
       }));
     }
     return findings;

@@ -28,8 +28,7 @@ void LackingNames::Add(std::string name) {
   }
 }
 
-Finding LackingNames::Find(std::string_view rule,
-                           absl::FunctionRef<std::string(uint64_t, std::string_view)> message) {
+Finding LackingNames::Find(std::string_view rule, absl::FunctionRef<std::string(uint64_t, std::string_view)> message) {
   std::sort(names_.begin(), names_.end(), NaturalLess);
   names_.erase(std::unique(names_.begin(), names_.end()), names_.end());
   // A module comes right before what is below it: the keys are told, the module that lacks as a whole is not.

@@ -18,8 +18,8 @@ namespace {
 
 using Children = std::vector<uint32_t>;
 
-constexpr size_t kLikeModules = 3;    // that must have what one lacks
-constexpr size_t kKindsOfName = 8;    // that are compared with, of one name
+constexpr size_t kLikeModules = 3;  // that must have what one lacks
+constexpr size_t kKindsOfName = 8;  // that are compared with, of one name
 constexpr std::string_view kBias = "bias";
 
 std::string_view LastComponent(std::string_view name) { return name.substr(name.rfind('.') + 1); }
@@ -73,9 +73,8 @@ class ModuleRules {
       }
     }
     KEYLOAD_RETURN_IF_ERROR(context_.Check());
-    std::sort(edges_.begin(), edges_.end(), [](const Edge& a, const Edge& b) {
-      return std::tie(a.module, a.child) < std::tie(b.module, b.child);
-    });
+    std::sort(edges_.begin(), edges_.end(),
+              [](const Edge& a, const Edge& b) { return std::tie(a.module, a.child) < std::tie(b.module, b.child); });
     return context_.Check();
   }
 
@@ -83,7 +82,8 @@ class ModuleRules {
   bool AddEdge(std::string_view module, std::string_view child) {
     const auto [at, is_new_module] = module_ids_.try_emplace(ToAbsl(module), static_cast<uint32_t>(modules_.size()));
     if (is_new_module) modules_.push_back(module);
-    const auto [child_at, is_new_child] = child_ids_.try_emplace(ToAbsl(child), static_cast<uint32_t>(children_.size()));
+    const auto [child_at, is_new_child] =
+        child_ids_.try_emplace(ToAbsl(child), static_cast<uint32_t>(children_.size()));
     if (is_new_child) children_.push_back(child);
     edges_.push_back({.module = at->second, .child = child_at->second});
     return is_new_module;

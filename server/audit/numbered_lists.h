@@ -34,7 +34,7 @@ class NumberedLists {
     std::span<const Entry> entries;  // by rest
   };
   struct List {
-    std::string_view name;  // "model.layers"; empty: the numbers come first
+    std::string_view name;        // "model.layers"; empty: the numbers come first
     std::vector<Member> members;  // by number, at least one
     bool composed = false;        // most members have modules below them, and not just tensors
   };

@@ -71,8 +71,7 @@ LoadSpec::PageCache PageCacheFrom(v1::PageCache mode) {
 }
 
 CheckpointSource SourceFrom(const v1::Source& message) {
-  return {
-      .path = message.path(), .weights = message.weights(), .allow_no_weights = message.allow_no_weights()};
+  return {.path = message.path(), .weights = message.weights(), .allow_no_weights = message.allow_no_weights()};
 }
 
 KeyRules RulesFrom(const v1::KeyRules& message) {

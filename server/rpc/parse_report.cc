@@ -101,10 +101,9 @@ absl::StatusOr<LoadReport> FromProto(const v1::LoadReport& message) {
                                                     Outcome::kRejected, Outcome::kCancelled, Outcome::kFailed},
                                                    message.outcome()));
   if (message.has_error()) report.error = FromProto(message.error());
-  KEYLOAD_ASSIGN_OR_RETURN(
-      report.expected_from,
-      Inverse({ExpectedFrom::kCheckpoint, ExpectedFrom::kConfig, ExpectedFrom::kManifest, ExpectedFrom::kLike},
-              message.expected_from()));
+  KEYLOAD_ASSIGN_OR_RETURN(report.expected_from, Inverse({ExpectedFrom::kCheckpoint, ExpectedFrom::kConfig,
+                                                          ExpectedFrom::kManifest, ExpectedFrom::kLike},
+                                                         message.expected_from()));
   report.keys = FromProto(message.keys());
   report.missing_keys.assign(message.missing_keys().begin(), message.missing_keys().end());
   report.unexpected_keys.assign(message.unexpected_keys().begin(), message.unexpected_keys().end());

@@ -71,8 +71,7 @@ absl::StatusOr<std::vector<Finding>> AuditKeys(const LoadSpec& spec, const Check
   if (std::optional<Finding> bytes = AuditTotalSize(spec, index, sources, context, charge))
     findings.push_back(*std::move(bytes));
   KEYLOAD_RETURN_IF_ERROR(context.Check());
-  const absl::StatusOr<std::string> json =
-      ReadBeside("config.json", kMaxConfigBytes, spec, index, sources, context);
+  const absl::StatusOr<std::string> json = ReadBeside("config.json", kMaxConfigBytes, spec, index, sources, context);
   KEYLOAD_RETURN_IF_ERROR(context.Check());
   if (!json.ok()) return findings;
   const absl::StatusOr<ConfigValue> config = ParseConfigJson(*json, "config.json");

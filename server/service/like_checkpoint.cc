@@ -16,10 +16,11 @@ namespace keyload {
 absl::StatusOr<std::shared_ptr<const Manifest>> ManifestOf(const CheckpointIndex& like, const RequestContext& context) {
   const std::vector<StoredTensor>& tensors = like.tensors();
   if (tensors.size() > kMaxExpectedKeys) {
-    return MakeError(Reason::kBadRequest,
-                     StrCat(like.resolved(), " has ", tensors.size(), " keys; another checkpoint is compared with up to ",
-                            kMaxExpectedKeys, ": name a manifest instead"),
-                     {{"path", like.resolved()}});
+    return MakeError(
+        Reason::kBadRequest,
+        StrCat(like.resolved(), " has ", tensors.size(), " keys; another checkpoint is compared with up to ",
+               kMaxExpectedKeys, ": name a manifest instead"),
+        {{"path", like.resolved()}});
   }
   auto manifest = std::make_shared<Manifest>();
   manifest->tensors.reserve(tensors.size());

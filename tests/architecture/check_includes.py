@@ -32,8 +32,8 @@ ALLOWED = {
     "store": {"base", "device", "io", "keys", "plan", "report"},
     "lifecycle": {"base", "report", "store"},
     "load": {"base", "device", "io", "plan", "report", "store", "tensor"},
-    "service": {"audit", "base", "checkpoint", "device", "expected", "io", "keys", "lifecycle", "load", "metrics", "placement", "plan",
-                "report", "state", "store", "tensor"},
+    "service": {"audit", "base", "checkpoint", "device", "expected", "io", "keys", "lifecycle", "load", "metrics", "placement",
+                "plan", "report", "state", "store", "tensor"},
     "rpc": {"access", "base", "keys", "lifecycle", "metrics", "placement", "report", "service"},
 }
 # Headers that only these places may include.

@@ -66,7 +66,7 @@ class GateRunTest(unittest.TestCase):
         manifest = self.manifest(model())
         for arguments, code, first, last in (
                 ((), 7, f'nothing: {whole}/config.json: no template for model_type "no_such_type"', "nothing compared"),
-                (("--expected", "checkpoint"), 0, "nothing: the checkpoint's own keys were asked for", "complete"),
+                (("--expected", "checkpoint"), 0, "nothing: the checkpoint's own keys were asked for", "as asked"),
                 (("--manifest", manifest), 0, "the manifest", "complete"),
                 (("--like", base), 0, f"the keys of {base}", "complete")):
             with self.subTest(arguments=arguments):
@@ -152,7 +152,8 @@ class GateRunTest(unittest.TestCase):
         self.assertEqual([key["key"] for key in report["mismatchedKeys"]], ["model.layers.0.q.weight"])
         halved = self.write("halved", model(dtype="BF16"))
         report = self.check(halved, "--like", base)
-        self.assertEqual([(finding["rule"], finding["count"]) for finding in report["findings"]], [("dtype", len(model()))])
+        self.assertEqual([(finding["rule"], finding["count"]) for finding in report["findings"]],
+                         [("dtype", len(model()))])
 
     def test_like_needs_a_checkpoint(self):
         base = self.write("base", model())

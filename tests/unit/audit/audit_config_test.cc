@@ -78,7 +78,8 @@ TEST(AuditConfig, TheTextModelOfALargerOneCounts) {
 }
 
 TEST(AuditConfig, SizesOfOtherArchitecturesMeanOtherThings) {
-  EXPECT_THAT(Audit(Model(5), R"({"architectures": ["NewForImageClassification"], "num_hidden_layers": 7})"), IsEmpty());
+  EXPECT_THAT(Audit(Model(5), R"({"architectures": ["NewForImageClassification"], "num_hidden_layers": 7})"),
+              IsEmpty());
   EXPECT_THAT(Audit(Model(5), R"({"num_hidden_layers": 7})"), IsEmpty());
   EXPECT_THAT(Audit(Model(5), R"({"architectures": "x", "num_hidden_layers": "seven"})"), IsEmpty());
 }

@@ -22,8 +22,9 @@ class KeySet {
     return *this;
   }
   // Layers as most models have them, without what `lacks` says is not there.
-  KeySet& AddLayers(const std::string& list, int count,
-                    const std::function<bool(const std::string&)>& lacks = [](const std::string&) { return false; }) {
+  KeySet& AddLayers(
+      const std::string& list, int count,
+      const std::function<bool(const std::string&)>& lacks = [](const std::string&) { return false; }) {
     for (int layer = 0; layer < count; ++layer) {
       for (const char* rest : {"attn.q.weight", "attn.k.weight", "attn.v.weight", "mlp.up.weight", "mlp.up.bias",
                                "mlp.down.weight", "mlp.down.bias", "norm.weight"}) {

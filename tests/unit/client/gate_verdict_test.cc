@@ -161,14 +161,17 @@ TEST(Baseline, WhatIsNoReportIsAUsageError) {
   for (const char* text : {"", "[]", "{}", "{\"missingKeys\"", "null"}) {
     EXPECT_EQ(ExitCodeFor(Baseline::Read(folder.Write("b.json", text)).status()), kExitUsage) << text;
   }
-  EXPECT_TRUE(Baseline::Read(folder.Write("b.json", R"({"missingKeys": [1, {}], "mismatchedKeys": [3], "findings": [4]})")).ok());
+  EXPECT_TRUE(
+      Baseline::Read(folder.Write("b.json", R"({"missingKeys": [1, {}], "mismatchedKeys": [3], "findings": [4]})"))
+          .ok());
 }
 
 TEST(AbsentFiles, AreThoseThatTheIndexNames) {
   TemporaryFolder folder;
   folder.Write("model-1.safetensors", "x");
-  folder.Write("model.safetensors.index.json",
-               R"({"metadata": {"weight_map": {"x": "none"}}, "weight_map": {"a": "model-1.safetensors", "b": "model-2.safetensors",
+  folder.Write(
+      "model.safetensors.index.json",
+      R"({"metadata": {"weight_map": {"x": "none"}}, "weight_map": {"a": "model-1.safetensors", "b": "model-2.safetensors",
                    "c": "model-2.safetensors", "d": "../up.safetensors", "e": "/etc/x", "f": {"g": "deep"}}})");
   EXPECT_THAT(AbsentFiles(folder.Path("."), ""), ElementsAre("model-2.safetensors"));
 }
@@ -192,7 +195,8 @@ CheckedSource Checked(v1::LoadReport report) {
 TEST(CheckOutput, JunitCountsAndEscapes) {
   v1::LoadReport report = WithMissing({"layer<1>&\x01"});
   const std::string text = JunitText({Checked(std::move(report)), Checked(Planned())});
-  EXPECT_THAT(text, HasSubstr("<testsuite name=\"keyload check models/&lt;a&gt;\" tests=\"5\" failures=\"1\" errors=\"0\">"));
+  EXPECT_THAT(text,
+              HasSubstr("<testsuite name=\"keyload check models/&lt;a&gt;\" tests=\"5\" failures=\"1\" errors=\"0\">"));
   EXPECT_THAT(text, HasSubstr("<failure message=\"1 keys are missing\">layer&lt;1&gt;&amp;\\x01</failure>"));
   EXPECT_THAT(text, HasSubstr("failures=\"0\""));
 }
@@ -202,7 +206,8 @@ TEST(CheckOutput, JunitSaysWhatCouldNotBeRead) {
   source.path = "m";
   source.report = absl::NotFoundError("it is not there");
   source.absent_files = {"model-2.safetensors"};
-  EXPECT_THAT(JunitText({source}), HasSubstr("<error message=\"NOT_FOUND: it is not there\">model-2.safetensors</error>"));
+  EXPECT_THAT(JunitText({source}),
+              HasSubstr("<error message=\"NOT_FOUND: it is not there\">model-2.safetensors</error>"));
 }
 
 TEST(CheckOutput, AnnotationsKeepToOneLine) {
