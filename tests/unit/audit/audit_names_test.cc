@@ -98,7 +98,7 @@ TEST(AuditNames, AFirstLayerWithoutANormIsAKindOfModel) {
 TEST(AuditNames, StagesOfOtherSizesAreNotAlike) {
   KeySet keys;
   for (uint64_t stage = 0; stage < 4; ++stage) {
-    keys.Add(absl::StrCat("stages.", stage, ".block.weight"), {8 << stage, 8})
+    keys.Add(absl::StrCat("stages.", stage, ".block.weight"), {uint64_t{8} << stage, 8})
         .Add(absl::StrCat("stages.", stage, ".norm.weight"));
     if (stage < 3) keys.Add(absl::StrCat("stages.", stage, ".downsample.weight"));
   }
