@@ -45,7 +45,7 @@ echo "DIR is $model"
 show devices
 show plan minilm --from "$model" --device-map auto
 show load minilm --from "$model" --device-map auto
-show load minilm-mlm --from "$model" --manifest "$manifest" --device-map auto
+show load minilm-mlm --from "$model" --manifest "$manifest" --device-map auto --report-only
 show show minilm-mlm
 show keys minilm-mlm --state missing
 show list
@@ -56,7 +56,7 @@ show devices
 
 # The same two loads again, as programs see them.
 keyload --json load minilm --from "$model" --device-map auto >"$work/minilm.json"
-keyload --json load minilm-mlm --from "$model" --manifest "$manifest" --device-map auto >"$work/mlm.json"
+keyload --json load minilm-mlm --from "$model" --manifest "$manifest" --device-map auto --report-only >"$work/mlm.json"
 keyload --json unload minilm >/dev/null
 keyload --json unload minilm-mlm >/dev/null
 keyload --json devices >"$work/free.json"

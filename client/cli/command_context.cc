@@ -82,7 +82,7 @@ void PrintJson(const Json& document) { WriteToOutput(Dump(document)); }
 void PrintText(const std::string& text) { WriteToOutput(WithoutControls(text)); }
 
 int FinishWithReport(const CommandContext& context, const absl::StatusOr<v1::LoadReport>& report,
-                     const std::string& trace) {
+                     const std::string& trace, std::optional<ExitCode> given) {
   if (!report.ok()) {
     if (!trace.empty()) WarnOfTrace(absl::StrFormat("there is no report, %s was not written", trace));
     return Fail(context, report.status());
@@ -92,7 +92,7 @@ int FinishWithReport(const CommandContext& context, const absl::StatusOr<v1::Loa
   } else {
     PrintText(ReportText(*report, context.style));
   }
-  const int code = ExitCodeFor(*report);
+  const ExitCode code = given.value_or(ExitCodeFor(*report));
   if (trace.empty()) return code;
   const absl::Status written = WriteTraceFile(trace, *report);
   if (written.ok()) return code;

@@ -3,6 +3,7 @@
 #include <cstdio>
 #include <functional>
 #include <memory>
+#include <optional>
 #include <stop_token>
 #include <string>
 #include <string_view>
@@ -11,6 +12,7 @@
 #include "absl/status/statusor.h"
 #include "absl/time/time.h"
 #include "client/cli/connection_options.h"
+#include "client/cli/exit_code.h"
 #include "client/cli/json_output.h"
 #include "client/cli/report_text.h"
 #include "keyload/client.h"
@@ -45,9 +47,9 @@ void PrintText(const std::string& text);
 
 // The report and its exit code; the report as a trace too, if `trace` names a file. One that cannot be written is said
 // on standard error, and is the exit code where there would be none. Without a report, Fail; that there is no trace is
-// said too.
+// said too. `code`: what a report ends with, else ExitCodeFor.
 int FinishWithReport(const CommandContext& context, const absl::StatusOr<v1::LoadReport>& report,
-                     const std::string& trace = "");
+                     const std::string& trace = "", std::optional<ExitCode> code = std::nullopt);
 
 // "5m", "1.5s", or a bare number of seconds; UsageError on anything else and on what is not above 0.
 absl::StatusOr<absl::Duration> ParseTimeout(const std::string& text, std::string_view flag = "--timeout");

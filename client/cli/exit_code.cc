@@ -48,7 +48,7 @@ ExitCode ExitCodeFor(const v1::LoadReport& report) {
     case v1::LoadReport::OUTCOME_INCOMPLETE:
       return kExitDone;
     case v1::LoadReport::OUTCOME_REJECTED:
-      return kExitRejected;
+      return kExitNotComplete;
     case v1::LoadReport::OUTCOME_CANCELLED:
       return kExitCancelled;
     default:

@@ -19,7 +19,9 @@ void AddKeyOptions(CLI::App& app, LoadOptions& options) {
   app.add_option("--manifest", options.manifest, "Expected keys: a ModelManifest, JSON or binary, sent to the server")
       ->type_name("FILE");
   app.add_option("--expected", options.expected, "Where the expected keys come from")
-      ->type_name("checkpoint|config|manifest");
+      ->type_name("checkpoint|config|manifest|like");
+  app.add_option("--like", options.like, "Expected keys: those of another checkpoint, as a fine-tune has its base's")
+      ->type_name("DIR");
   AddSelectionOptions(app, options.select);
   app.add_option("--base-prefix", options.base_prefix, "Prefix of the base model in the model's keys")->type_name("P");
   app.add_option("--rename", options.renames, "RE2 rename of checkpoint keys, in order")
@@ -46,13 +48,21 @@ void AddStorageOptions(CLI::App& app, LoadOptions& options) {
   drop->excludes(warm)->excludes(hold);
 }
 
-absl::Status BuildExpected(const LoadOptions& options, LoadInput& input) {
+absl::Status BuildExpected(const LoadOptions& options, const std::filesystem::path& directory, LoadInput& input) {
   if (!options.expected.empty()) {
     KEYLOAD_ASSIGN_OR_RETURN(auto from, ParseEnumWord<v1::ExpectedKeys::From>(options.expected, "--expected"));
     if (from == v1::ExpectedKeys::FROM_MANIFEST && options.manifest.empty()) {
       return UsageError("--expected manifest needs --manifest FILE");
     }
+    if (from == v1::ExpectedKeys::FROM_LIKE && options.like.empty()) {
+      return UsageError("--expected like needs --like DIR");
+    }
     input.spec.mutable_expected()->set_from(from);
+  }
+  if (!options.like.empty()) {
+    if (!options.manifest.empty())
+      return UsageError("--like and --manifest both say which keys are expected: give one");
+    input.spec.mutable_expected()->mutable_like()->set_path((directory / options.like).string());
   }
   if (options.manifest.empty()) return absl::OkStatus();
   KEYLOAD_ASSIGN_OR_RETURN(input.manifest, ReadManifestFile(options.manifest));
@@ -105,6 +115,7 @@ absl::StatusOr<google::protobuf::Duration> ParseWait(const std::string& text) {
 void AddLoadOptions(CLI::App& app, LoadOptions& options) {
   AddKeyOptions(app, options);
   AddLimitOptions(app, options.limits);
+  AddReportOnlyOption(app, options.report_only);
   AddStorageOptions(app, options);
   AddDeviceMapOptions(app, options.device_map);
   app.add_option("--dtype", options.dtype, "Convert floating tensors to this safetensors dtype")->type_name("T");
@@ -120,6 +131,10 @@ void AddLoadOptions(CLI::App& app, LoadOptions& options) {
   app.add_option("--wait-memory", options.wait_memory,
                  "Wait that long for device memory that others use, as in 90s or 5m")
       ->type_name("D");
+}
+
+void AddReportOnlyOption(CLI::App& app, bool& report_only) {
+  app.add_flag("--report-only", report_only, "End with 0 whatever the report says about keys");
 }
 
 void AddTraceOption(CLI::App& app, std::string& trace) {
@@ -140,7 +155,7 @@ absl::StatusOr<LoadInput> BuildLoadInput(const LoadOptions& options, const std::
   spec.mutable_source()->set_path((directory / options.from).string());  // an absolute path replaces the directory
   spec.mutable_source()->set_weights(options.weights);
   spec.mutable_source()->set_allow_no_weights(options.allow_no_weights);
-  KEYLOAD_RETURN_IF_ERROR(BuildExpected(options, input));
+  KEYLOAD_RETURN_IF_ERROR(BuildExpected(options, directory, input));
   KEYLOAD_ASSIGN_OR_RETURN(input.selection, BuildSelection(options.select));
   KEYLOAD_RETURN_IF_ERROR(BuildRules(options, spec));
   KEYLOAD_ASSIGN_OR_RETURN(*spec.mutable_device_map(), BuildDeviceMapSpec(options.device_map));

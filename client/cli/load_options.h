@@ -20,9 +20,11 @@ struct LoadOptions {
   std::string from;
   std::string manifest;  // file of the caller's
   std::string expected;
+  std::string like;  // directory of another checkpoint
   DeviceMapOptions device_map;
   SelectionOptions select;
   LimitOptions limits;
+  bool report_only = false;
   bool lazy = false;
   bool copy = false;
   std::string reserve;
@@ -53,6 +55,9 @@ struct LoadInput {
 
 // Adds the flags to `app`; `options` must outlive its parsing. Not the model and the path, which differ by command.
 void AddLoadOptions(CLI::App& app, LoadOptions& options);
+
+// Adds --report-only, with which keys that are missing or of another shape are no reason to end with 1.
+void AddReportOnlyOption(CLI::App& app, bool& report_only);
 
 // Adds --trace, the file that FinishWithReport writes. One that could not be written is a usage error, so that nobody
 // waits for a load to hear of it.

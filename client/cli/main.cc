@@ -43,6 +43,8 @@ int Main(int argc, char** argv) {
   Action chosen;
   AddGlobals(app, globals);
   AddLoadCommands(app, chosen);
+  AddCheckCommand(app, chosen);
+  AddDiffCommand(app, chosen);
   AddModelCommands(app, chosen);
   AddServerCommands(app, chosen);
   AddMapCommands(app, chosen);

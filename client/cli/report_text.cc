@@ -155,6 +155,7 @@ std::string ReportText(const v1::LoadReport& report, const TextStyle& style) {
   out += absl::StrFormat("        expected keys from the %s\n",
                          report.expected_from() == v1::ExpectedKeys::FROM_MANIFEST ? "manifest"
                          : report.expected_from() == v1::ExpectedKeys::FROM_CONFIG ? "config"
+                         : report.expected_from() == v1::ExpectedKeys::FROM_LIKE   ? "other checkpoint"
                                                                                    : "checkpoint");
   out += absl::StrFormat("bytes   %s\n", BytesLine(report.bytes()));
   out += absl::StrFormat("time    %s\n", SecondsText(Seconds(report.total_duration())));

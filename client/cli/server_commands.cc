@@ -6,6 +6,7 @@
 #include "client/cli/commands.h"
 #include "client/cli/device_text.h"
 #include "client/cli/exit_code.h"
+#include "client/cli/gate_verdict.h"
 #include "client/cli/load_options.h"
 #include "client/cli/model_text.h"
 #include "client/cli/progress_bar.h"
@@ -16,6 +17,7 @@ namespace {
 struct ServerOptions {
   std::string argument;  // the name that the command is about
   std::string trace;
+  bool report_only = false;
 };
 
 using ServerRun = int (*)(const CommandContext&, Client&, const ServerOptions&);
@@ -78,7 +80,10 @@ int RunWait(const CommandContext& context, Client& client, const ServerOptions& 
   auto status = client.WatchLoad(options.argument, callbacks, context.Options());
   bar.Clear();
   if (!status.ok()) return FinishWithReport(context, status.status(), options.trace);
-  if (status->has_report()) return FinishWithReport(context, status->report(), options.trace);
+  if (status->has_report()) {
+    const GateRules rules = {.report_only = options.report_only, .loads = true};
+    return FinishWithReport(context, status->report(), options.trace, Judge(status->report(), rules).code);
+  }
   const v1::LoadError& error = status->error();
   const absl::Status failed = WithErrorInfo(
       absl::Status(static_cast<absl::StatusCode>(error.code()), error.message()),
@@ -132,6 +137,7 @@ void AddServerCommands(CLI::App& app, Action& chosen) {
   AddedServerCommand wait = AddServerCommand(app, chosen, "wait", "Wait for a load and print its report", RunWait);
   wait.command->add_option("LOAD", wait.options->argument, "Name of the load")->required();
   AddTraceOption(*wait.command, wait.options->trace);
+  AddReportOnlyOption(*wait.command, wait.options->report_only);
   AddedServerCommand leases = AddServerCommand(app, chosen, "leases", "The leases on a model, or on all", RunLeases);
   leases.command->add_option("MODEL", leases.options->argument, "Only leases on this model");
 }

@@ -6,6 +6,7 @@
 
 #include "absl/status/status.h"
 #include "absl/time/time.h"
+#include "server/audit/finding.h"
 #include "server/base/request_context.h"
 #include "server/keys/reconcile.h"
 #include "server/placement/placement.h"
@@ -15,7 +16,7 @@ namespace keyload {
 enum class Outcome { kPlanned, kComplete, kIncomplete, kRejected, kCancelled, kFailed };
 std::string_view OutcomeName(Outcome outcome);  // "COMPLETE"
 
-enum class ExpectedFrom { kCheckpoint, kConfig, kManifest };
+enum class ExpectedFrom { kCheckpoint, kConfig, kManifest, kLike };
 
 struct Phase {
   std::string name;
@@ -83,6 +84,8 @@ struct LoadReport {
   ByteCounts bytes;
   std::vector<ShardUse> shards;
   std::vector<std::string> warnings;
+  std::string compared_with;  // for people; "nothing: " and why where the checkpoint's own keys are expected
+  std::vector<Finding> findings;
   absl::Time start_time;
 };
 

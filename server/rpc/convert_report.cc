@@ -121,6 +121,16 @@ v1::ModelState ToProto(ModelState state) {
   return v1::MODEL_STATE_UNSPECIFIED;
 }
 
+v1::Finding ToProto(const Finding& finding) {
+  v1::Finding message;
+  message.set_rule(std::string(finding.rule));
+  message.set_message(ToUtf8(finding.message));
+  message.set_count(finding.count);
+  for (const std::string& name : finding.names) message.add_names(ToUtf8(name));
+  message.set_lacks(finding.lacks);
+  return message;
+}
+
 uint64_t EntryBytes(const std::string& entry) { return entry.size(); }
 uint64_t EntryBytes(const google::protobuf::Message& entry) { return entry.ByteSizeLong(); }
 
@@ -176,6 +186,8 @@ v1::ExpectedKeys::From ToProto(ExpectedFrom from) {
       return v1::ExpectedKeys::FROM_CONFIG;
     case ExpectedFrom::kManifest:
       return v1::ExpectedKeys::FROM_MANIFEST;
+    case ExpectedFrom::kLike:
+      return v1::ExpectedKeys::FROM_LIKE;
   }
   return v1::ExpectedKeys::FROM_UNSPECIFIED;
 }
@@ -214,6 +226,8 @@ v1::LoadReport ToProto(const LoadReport& report) {
   *message.mutable_bytes() = ToProto(report.bytes);
   FillMessages(report.shards, message.mutable_shards());
   for (const std::string& warning : report.warnings) message.add_warnings(ToUtf8(warning));
+  message.set_compared_with(ToUtf8(report.compared_with));
+  FillMessages(report.findings, message.mutable_findings());
   *message.mutable_start_time() = ToProto(report.start_time);
   CutReport(message, kMaxReportBytes);
   return message;

@@ -50,6 +50,8 @@ ExpectedSpec::From ExpectedSource(v1::ExpectedKeys::From from) {
       return ExpectedSpec::From::kConfig;
     case v1::ExpectedKeys::FROM_MANIFEST:
       return ExpectedSpec::From::kManifest;
+    case v1::ExpectedKeys::FROM_LIKE:
+      return ExpectedSpec::From::kLike;
     default:
       return ExpectedSpec::From::kDefault;
   }
@@ -66,6 +68,10 @@ LoadSpec::PageCache PageCacheFrom(v1::PageCache mode) {
     default:
       return LoadSpec::PageCache::kKeep;
   }
+}
+
+CheckpointSource SourceFrom(const v1::Source& message) {
+  return {.path = message.path(), .weights = message.weights(), .allow_no_weights = message.allow_no_weights()};
 }
 
 KeyRules RulesFrom(const v1::KeyRules& message) {
@@ -150,9 +156,7 @@ absl::StatusOr<LoadSpec> FromProto(const v1::LoadSpec& request, const DeviceMapT
   KEYLOAD_RETURN_IF_ERROR(RefuseUnsupported(message));
   LoadSpec spec;
   spec.model = message.model();
-  spec.source = {.path = message.source().path(),
-                 .weights = message.source().weights(),
-                 .allow_no_weights = message.source().allow_no_weights()};
+  spec.source = SourceFrom(message.source());
   spec.select = FromProto(message.select());
   spec.key_list_digest = message.select().key_list_digest();
   spec.expected.from = ExpectedSource(message.expected().from());
@@ -161,6 +165,7 @@ absl::StatusOr<LoadSpec> FromProto(const v1::LoadSpec& request, const DeviceMapT
   if (message.expected().has_manifest()) {
     KEYLOAD_ASSIGN_OR_RETURN(spec.expected.manifest, FromProto(message.expected().manifest()));
   }
+  if (message.expected().has_like()) spec.expected.like = SourceFrom(message.expected().like());
   spec.rules = RulesFrom(message.rules());
   spec.device_map = FromProto(message.device_map());
   spec.no_split_classes.assign(message.device_map().no_split_classes().begin(),

@@ -71,6 +71,14 @@ ShardUse FromProto(const v1::ShardUse& message) {
           .duration = FromProto(message.duration())};
 }
 
+Finding FromProto(const v1::Finding& message) {
+  return {.rule = message.rule(),
+          .message = message.message(),
+          .count = message.count(),
+          .names = {message.names().begin(), message.names().end()},
+          .lacks = message.lacks()};
+}
+
 Phase FromProto(const v1::Phase& message) {
   return {.name = message.name(), .start = FromProto(message.start()), .duration = FromProto(message.duration())};
 }
@@ -93,9 +101,9 @@ absl::StatusOr<LoadReport> FromProto(const v1::LoadReport& message) {
                                                     Outcome::kRejected, Outcome::kCancelled, Outcome::kFailed},
                                                    message.outcome()));
   if (message.has_error()) report.error = FromProto(message.error());
-  KEYLOAD_ASSIGN_OR_RETURN(
-      report.expected_from,
-      Inverse({ExpectedFrom::kCheckpoint, ExpectedFrom::kConfig, ExpectedFrom::kManifest}, message.expected_from()));
+  KEYLOAD_ASSIGN_OR_RETURN(report.expected_from, Inverse({ExpectedFrom::kCheckpoint, ExpectedFrom::kConfig,
+                                                          ExpectedFrom::kManifest, ExpectedFrom::kLike},
+                                                         message.expected_from()));
   report.keys = FromProto(message.keys());
   report.missing_keys.assign(message.missing_keys().begin(), message.missing_keys().end());
   report.unexpected_keys.assign(message.unexpected_keys().begin(), message.unexpected_keys().end());
@@ -117,6 +125,8 @@ absl::StatusOr<LoadReport> FromProto(const v1::LoadReport& message) {
                   .peak_scratch = message.bytes().peak_scratch()};
   for (const v1::ShardUse& shard : message.shards()) report.shards.push_back(FromProto(shard));
   report.warnings.assign(message.warnings().begin(), message.warnings().end());
+  report.compared_with = message.compared_with();
+  for (const v1::Finding& finding : message.findings()) report.findings.push_back(FromProto(finding));
   report.start_time = absl::FromUnixNanos(TimeUtil::TimestampToNanoseconds(message.start_time()));
   return report;
 }

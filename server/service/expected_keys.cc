@@ -6,6 +6,7 @@
 #include "server/base/error.h"
 #include "server/base/strings.h"
 #include "server/base/whole_file.h"
+#include "server/checkpoint/json_checks.h"
 #include "server/expected/config_value.h"
 
 namespace keyload {
@@ -20,6 +21,14 @@ bool AreModelWeights(const CheckpointIndex& index) {
   if (!index.index_file().empty()) return IsModelFile(index.index_file());
   return std::all_of(index.shards().begin(), index.shards().end(),
                      [](const Shard& shard) { return IsModelFile(shard.file); });
+}
+
+// No keys but the checkpoint's own, and why.
+ExpectedKeys OwnKeys(std::string_view why, std::string warning = "") {
+  return {.manifest = nullptr,
+          .from = ExpectedFrom::kCheckpoint,
+          .warning = std::move(warning),
+          .compared_with = StrCat("nothing: ", why)};
 }
 
 // Why there are no keys from config.json although a request leaves it open; empty: nothing to say.
@@ -53,8 +62,9 @@ absl::StatusOr<ExpectedKeys> FindExpectedKeys(const LoadSpec& spec, const Checkp
                                               const KeySources& sources, const RequestContext& context,
                                               PhaseClock& clock) {
   const bool demanded = spec.expected.from == ExpectedSpec::From::kConfig;
-  if (spec.expected.from == ExpectedSpec::From::kCheckpoint || (!demanded && !AreModelWeights(index)))
-    return ExpectedKeys();
+  if (spec.expected.from == ExpectedSpec::From::kCheckpoint) return OwnKeys("the checkpoint's own keys were asked for");
+  if (!demanded && !AreModelWeights(index))
+    return OwnKeys("config.json describes model.safetensors and its shards, and these weights have another name");
   const std::string path = StrCat(spec.source.path, "/", kConfigFile);
   const std::shared_ptr<const CheckpointDirectory> directory = index.source_directory();
   struct ConfigFile {
@@ -72,7 +82,8 @@ absl::StatusOr<ExpectedKeys> FindExpectedKeys(const LoadSpec& spec, const Checkp
   if (!file.ok()) {
     const bool absent = ErrorReason(file.status()) == Reason::kCheckpointNotFound;
     if (demanded) return absent ? Annotate(file.status(), "expected keys from config.json") : file.status();
-    return ExpectedKeys{.manifest = nullptr, .warning = absent ? "" : WarningFrom(file.status())};
+    return absent ? OwnKeys("there is no config.json beside the weights")
+                  : OwnKeys(ToStd(file.status().message()), WarningFrom(file.status()));
   }
   clock.Enter("expected");
   const absl::StatusOr<std::string>& json = file->json;
@@ -85,10 +96,14 @@ absl::StatusOr<ExpectedKeys> FindExpectedKeys(const LoadSpec& spec, const Checkp
     KEYLOAD_RETURN_IF_ERROR(index.CheckEntries());
   }
   if (manifest.ok()) manifest = sources.documents.Count(*std::move(manifest));
-  if (manifest.ok()) return ExpectedKeys{.manifest = *std::move(manifest), .from = ExpectedFrom::kConfig};
+  if (manifest.ok()) {
+    const std::string compared_with = StrCat("config.json (", Shortened((*manifest)->architecture), ")");
+    return ExpectedKeys{
+        .manifest = *std::move(manifest), .from = ExpectedFrom::kConfig, .warning = "", .compared_with = compared_with};
+  }
   // One that no template knows is for another program; one that is broken, or contradicts its template, is for nobody.
   if (demanded || ErrorReason(manifest.status()) != Reason::kConfigNotSupported) return manifest.status();
-  return ExpectedKeys{.manifest = nullptr, .warning = WarningFrom(manifest.status())};
+  return OwnKeys(ToStd(manifest.status().message()), WarningFrom(manifest.status()));
 }
 
 }  // namespace keyload

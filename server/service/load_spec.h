@@ -17,12 +17,14 @@ namespace keyload {
 
 // Where the expected keys come from. At most one of the manifest fields is set.
 struct ExpectedSpec {
-  // kDefault: the manifest if there is one, else config.json if a template knows it, else the checkpoint
-  enum class From { kDefault, kCheckpoint, kConfig, kManifest };
+  // kDefault: the manifest or the other checkpoint if there is one, else config.json if a template knows it, else the
+  // checkpoint
+  enum class From { kDefault, kCheckpoint, kConfig, kManifest, kLike };
   From from = From::kDefault;
   std::string manifest_digest;
   std::string manifest_path;                 // on the server, in an allowed root
   std::shared_ptr<const Manifest> manifest;  // inline; validated
+  std::optional<CheckpointSource> like;      // another checkpoint, whose keys are expected
 };
 
 // Unset: report only.

@@ -78,6 +78,12 @@ absl::Status LoaderService::Validate(const LoadSpec& spec, bool plan_only) const
     return BadField("spec.expected.from", "is FROM_CHECKPOINT, but a manifest is given");
   if (expected.from == ExpectedSpec::From::kConfig && manifests > 0)
     return BadField("spec.expected.from", "is FROM_CONFIG, but a manifest is given");
+  if (expected.like && manifests > 0) return BadField("spec.expected", "names a manifest and another checkpoint");
+  if (expected.like && expected.like->path.empty()) return BadField("spec.expected.like.path", "is empty");
+  if (expected.from == ExpectedSpec::From::kLike && !expected.like)
+    return BadField("spec.expected.from", "is FROM_LIKE, but no other checkpoint is given");
+  if (expected.like && expected.from != ExpectedSpec::From::kDefault && expected.from != ExpectedSpec::From::kLike)
+    return BadField("spec.expected.from", "is not FROM_LIKE, but another checkpoint is given");
   if (spec.dtype && !IsConvertible(*spec.dtype)) {
     return MakeError(Reason::kDtypeNotSupported,
                      StrCat("spec.dtype ", DTypeName(*spec.dtype), " is none of F64, F32, F16, BF16"),

@@ -74,7 +74,10 @@ LoadReport MakePlanReport(const LoadSpec& spec, const PreparedKeys& prepared, co
   report.model = spec.model;
   report.expected_from = prepared.expected_from;
   report.keys = keys.counts;
+  report.compared_with = prepared.compared_with;
+  report.findings = prepared.findings;
   if (!prepared.warning.empty()) report.warnings.push_back(prepared.warning);
+  for (const Finding& finding : prepared.findings) report.warnings.push_back(finding.message);
   report.warnings.insert(report.warnings.end(), keys.warnings.begin(), keys.warnings.end());
   report.warnings.insert(report.warnings.end(), placement.warnings.begin(), placement.warnings.end());
   AddIndexWarning(*keys.index, report);

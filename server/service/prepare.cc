@@ -4,8 +4,12 @@
 #include <utility>
 
 #include "server/base/error.h"
+#include "server/base/strings.h"
+#include "server/checkpoint/json_checks.h"
 #include "server/io/file_system_kind.h"
+#include "server/service/audit_keys.h"
 #include "server/service/expected_keys.h"
+#include "server/service/like_checkpoint.h"
 #include "server/service/plan_report.h"
 
 namespace keyload {
@@ -40,6 +44,22 @@ absl::StatusOr<OpenedCheckpoint> Open(const CheckpointSource& source, const KeyS
   return sources.Touch(source.path, context, open);
 }
 
+std::string DescribeManifest(const Manifest& manifest) {
+  return manifest.architecture.empty() ? "the manifest"
+                                       : StrCat("the manifest (", Shortened(manifest.architecture), ")");
+}
+
+absl::StatusOr<ExpectedKeys> ExpectLike(const CheckpointSource& like, const KeySources& sources,
+                                        const RequestContext& context) {
+  absl::StatusOr<OpenedCheckpoint> opened = Open(like, sources, context);
+  if (!opened.ok()) return Annotate(opened.status(), "the checkpoint to compare with");
+  KEYLOAD_ASSIGN_OR_RETURN(std::shared_ptr<const Manifest> manifest, ManifestOf(*opened->index, context));
+  return ExpectedKeys{.manifest = std::move(manifest),
+                      .from = ExpectedFrom::kLike,
+                      .warning = "",
+                      .compared_with = StrCat("the keys of ", Shortened(opened->index->resolved()))};
+}
+
 }  // namespace
 
 absl::StatusOr<KeySelectionSpec> WithKeyList(KeySelectionSpec spec, const std::string& key_list_digest,
@@ -61,18 +81,22 @@ absl::StatusOr<PreparedKeys> PrepareKeys(const LoadSpec& spec, const KeySources&
   KEYLOAD_RETURN_IF_ERROR(context.Check());
   ExpectedKeys expected = {.manifest = nullptr, .from = ExpectedFrom::kManifest};
   KEYLOAD_ASSIGN_OR_RETURN(expected.manifest, FindManifest(spec.expected, sources, context));
+  if (expected.manifest != nullptr) expected.compared_with = DescribeManifest(*expected.manifest);
   KEYLOAD_ASSIGN_OR_RETURN(const KeySelection selection,
                            CompileSelection(spec.select, spec.key_list_digest, sources.documents));
   clock.Enter("index");
   KEYLOAD_ASSIGN_OR_RETURN(OpenedCheckpoint opened, Open(spec.source, sources, context));
   const std::shared_ptr<const CheckpointIndex> index = std::move(opened.index);
-  if (expected.manifest == nullptr) {
+  if (spec.expected.like) {
+    KEYLOAD_ASSIGN_OR_RETURN(expected, ExpectLike(*spec.expected.like, sources, context));
+  } else if (expected.manifest == nullptr) {
     KEYLOAD_ASSIGN_OR_RETURN(expected, FindExpectedKeys(spec, *index, sources, context, clock));
   }
   clock.Enter("reconcile");
   KEYLOAD_RETURN_IF_ERROR(context.Check());
   PreparedKeys prepared = {.keys = nullptr,
                            .expected_from = expected.from,
+                           .compared_with = std::move(expected.compared_with),
                            .warning = std::move(expected.warning),
                            .may_map = std::move(opened.may_map)};
   const uint64_t keys = std::max(index->tensors().size() + index->index_only_keys().size(),
@@ -87,6 +111,11 @@ absl::StatusOr<PreparedKeys> PrepareKeys(const LoadSpec& spec, const KeySources&
   HeapCharge charge(sources.documents.account());
   KEYLOAD_RETURN_IF_ERROR(charge.Resize(MemoryBytes(*prepared.keys) + keys * kPlanBytesPerKey, kKeyTables));
   prepared.keys = WithCharge(std::move(prepared.keys), std::move(charge));
+  if (prepared.expected_from == ExpectedFrom::kLike) {
+    KEYLOAD_ASSIGN_OR_RETURN(prepared.findings, CompareDTypes(*prepared.keys, prepared.compared_with, context));
+  } else if (prepared.expected_from == ExpectedFrom::kCheckpoint && selection.selects_all()) {
+    KEYLOAD_ASSIGN_OR_RETURN(prepared.findings, AuditKeys(spec, *index, sources, context));
+  }
   return prepared;
 }
 

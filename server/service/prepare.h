@@ -29,6 +29,8 @@ absl::StatusOr<KeySelection> CompileSelection(const KeySelectionSpec& spec, cons
 struct PreparedKeys {
   std::shared_ptr<const KeyReport> keys;
   ExpectedFrom expected_from = ExpectedFrom::kCheckpoint;
+  std::string compared_with;  // as LoadReport has it
+  std::vector<Finding> findings;
   std::string warning;        // about where the expected keys come from; empty: none
   std::vector<bool> may_map;  // per shard: its file system is one whose files may be mapped
 };

@@ -38,7 +38,8 @@ COMPOSE_PROFILES=test expect 4 PEER_NOT_ALLOWED compose run --rm -T --user 10004
 COMPOSE_PROFILES=test compose down -v
 
 say "profile gate"
-MODEL=tiny expect 0 PLANNED compose run --rm -T gate --strict
+MODEL=tiny expect 7 'nothing compared' compose run --rm -T gate --strict
+MODEL=tiny expect 0 PLANNED compose run --rm -T gate --strict --expected checkpoint
 MODEL=nothing expect 6 CHECKPOINT_NOT_FOUND compose run --rm -T gate --strict
 
 # --- what starts when nobody says otherwise, and Prometheus beside it

@@ -45,4 +45,4 @@ def plan(source, manifest, *options):
     """The result of `keyload --json plan` of `source` with `manifest`, a dict or a path."""
     path = manifest if isinstance(manifest, pathlib.Path) else write_manifest(manifest)
     return shared_daemon().command("--json", "plan", "m", "--from", source, "--manifest", path, "--names", 10000,
-                                   *options)
+                                   "--report-only", *options)

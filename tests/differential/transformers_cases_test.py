@@ -100,7 +100,7 @@ class TransformersCase(unittest.TestCase):
     def report(self, kind, directory, *options, command="plan", code=0):
         path = peers.write_manifest(manifest_of(kind))
         result = peers.shared_daemon().command("--json", command, "m", "--from", directory, "--manifest", path,
-                                               *options)
+                                               *(["--report-only"] if code == 0 else []), *options)
         self.assertEqual(result.code, code, result)
         if command == "load":
             peers.shared_daemon().command("unload", "m")
@@ -169,7 +169,7 @@ class ModelUtilsTest(TransformersCase):
         out = peers.new_directory() / "read.safetensors"
         server = peers.shared_daemon()
         path = peers.write_manifest(manifest_of(WithHead))
-        self.assertEqual(server.command("load", "m", "--from", write(state), "--manifest", path).code, 0)
+        self.assertEqual(server.command("load", "m", "--from", write(state), "--manifest", path, "--report-only").code, 0)
         self.assertEqual(server.command("read", "m", "linear.weight", "--out", out).code, 0)
         server.command("unload", "m")
         (_, stored), = deserialize(out.read_bytes())

@@ -66,7 +66,7 @@ class ExpectedTest(daemon.DaemonTest):
         (templates / "toy.toml").write_text(
             "tree = '''\nblocks: List\n  {0..blocks - 1}: Block\n    w [width, 2]\n'''\n"
             "[config]\nblocks = \"required\"\nwidth = 8\n")
-        report = self.succeed("plan", "m", "--from", source)
+        report = self.succeed("plan", "m", "--from", source, "--report-only")
         self.assertEqual((report["expectedFrom"], report["missingKeys"]), ("CONFIG", ["blocks.1.w"]))
         (templates / "toy.toml").write_text("tree = '''\nblocks.{0..blocks} [1]\n'''\n")
         error = self.refused(6, "TEMPLATE_INVALID", "plan", "m", "--from", source)

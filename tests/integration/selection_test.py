@@ -43,7 +43,7 @@ class SelectionTest(daemon.DaemonTest):
         manifest = self.directory / "manifest.json"
         manifest.write_text(checkpoints.manifest(self.tensors | {"model.layers.3.norm.weight": ("F32", [512])}))
         report = self.succeed("load", "part", "--from", self.source, "--manifest", manifest,
-                              "--include", "model.layers.3.*")
+                              "--include", "model.layers.3.*", "--report-only")
         self.assertEqual((report["outcome"], report["missingKeys"]), ("INCOMPLETE", ["model.layers.3.norm.weight"]))
 
 
@@ -84,7 +84,7 @@ class StrictTest(daemon.DaemonTest):
         self.assert_memory(memory)
 
     def test_a_materialize_is_rejected(self):
-        self.succeed("load", "m", "--from", self.source, *self.pair("--lazy"))
+        self.succeed("load", "m", "--from", self.source, *self.pair("--lazy", "--report-only"))
         self.assert_rejected(self.keyload("materialize", "m", "--strict"))
         self.assertEqual(self.succeed("materialize", "m", "--include", "layers.[1-6].*", "--strict")["keys"]["loaded"], 6)
         self.assertEqual(self.keyload("materialize", "m", "--include", "layers.7.*", "--max-unexpected", 0).code, 1)
@@ -101,7 +101,7 @@ class StrictTest(daemon.DaemonTest):
         self.assertEqual((report["outcome"], report["keys"]["loaded"]), ("INCOMPLETE", 6))
 
     def test_keys_are_listed_by_state(self):
-        self.succeed("load", "m", "--from", self.source, *self.pair("--exclude", "layers.1.*"))
+        self.succeed("load", "m", "--from", self.source, *self.pair("--exclude", "layers.1.*", "--report-only"))
         states = {"missing": {"head.weight"}, "unexpected": {"layers.7.weight"}, "mismatched": {"layers.0.weight"},
                   "not-selected": {"layers.1.weight"}, "resident": {f"layers.{i}.weight" for i in range(2, 7)},
                   "lazy": set(), "ignored": set(), "initialized": set()}
@@ -117,9 +117,21 @@ class StrictTest(daemon.DaemonTest):
         result = self.keyload("load", "m", "--from", self.source, *self.pair("--max-mismatched", 0))
         self.assert_rejected(result)
 
-    def test_without_limits_the_report_tells(self):
-        report = self.succeed("load", "m", "--from", self.source, *self.pair())
-        self.assertEqual(report["outcome"], "INCOMPLETE")
+    def test_without_limits_the_model_is_loaded_and_the_exit_code_tells(self):
+        result = self.keyload("load", "m", "--from", self.source, *self.pair())
+        self.assertEqual((result.code, result.json["outcome"]), (1, "INCOMPLETE"))
+        self.assertEqual(self.keyload("show", "m").code, 0)
+        self.assertEqual(self.keyload("plan", "p", "--from", self.source, *self.pair()).code, 1)
+        self.assertEqual(self.succeed("load", "m", "--from", self.source, *self.pair("--report-only"))["outcome"],
+                         "INCOMPLETE")
+
+    def test_waiting_for_an_incomplete_load_tells_too(self):
+        load = self.succeed("load", "m", "--from", self.source, *self.pair("--detach"))["load"]
+        self.assertEqual(self.keyload("wait", load).code, 1)
+        self.assertEqual(self.succeed("wait", load, "--report-only")["outcome"], "INCOMPLETE")
+
+    def test_a_rejected_load_is_none_though_only_a_report_is_wanted(self):
+        self.assert_rejected(self.keyload("load", "m", "--from", self.source, *self.pair("--strict", "--report-only")))
 
 
 if __name__ == "__main__":
