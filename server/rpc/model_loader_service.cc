@@ -90,7 +90,7 @@ grpc::ServerUnaryReactor* ModelLoaderServiceImpl::ListModels(grpc::CallbackServe
 
 grpc::ServerWriteReactor<v1::WatchModelsResponse>* ModelLoaderServiceImpl::WatchModels(
     grpc::CallbackServerContext* context, const RequestPtr<v1::WatchModelsRequest>& request) {
-  return StartWatchModels(rpc_, context, *request);
+  return StartWatchModels(rpc_, context, request);
 }
 
 grpc::ServerWriteReactor<v1::ListKeysResponse>* ModelLoaderServiceImpl::ListKeys(grpc::CallbackServerContext* context,

@@ -5,6 +5,7 @@
 #include <deque>
 #include <memory>
 #include <string>
+#include <string_view>
 #include <utility>
 
 #include "absl/container/flat_hash_map.h"
@@ -23,14 +24,22 @@ namespace {
 
 class WatchModelsCall : public grpc::ServerWriteReactor<v1::WatchModelsResponse>, public LiveCall {
  public:
-  WatchModelsCall(const RpcContext& rpc, grpc::CallbackServerContext& context, const v1::WatchModelsRequest& request)
+  WatchModelsCall(const RpcContext& rpc, grpc::CallbackServerContext& context,
+                  RequestPtr<v1::WatchModelsRequest> request)
       : context_(context),
         watching_(*rpc.watchers),
-        names_(request.models().begin(), request.models().end()),
+        request_(std::move(request)),
+        names_(request_->models().begin(), request_->models().end()),
         entry_(*rpc.calls, this, PeerOf(*CallerOf(rpc.access, context))) {
     if (rpc.service->draining()) Drain();  // those that were there have been told
     if (watching_.count > kMaxWatchers) {
       End(Annotate(TooManyWaiting(absl::Seconds(1)), StrCat(kMaxWatchers, " calls watch the models already")));
+    }
+    if (request_->models_size() > kMaxWatchedModels) {
+      End(MakeError(Reason::kBadRequest,
+                    StrCat("models has ", request_->models_size(), " names, at most ", kMaxWatchedModels,
+                           " are taken: name fewer, or none to watch all models"),
+                    {{"field", "models"}}));
     }
     subscription_ = rpc.service->registry().Subscribe([this](const ModelRegistry::Change& change) { Note(change); });
     {
@@ -138,8 +147,9 @@ class WatchModelsCall : public grpc::ServerWriteReactor<v1::WatchModelsResponse>
 
   grpc::CallbackServerContext& context_;
   const Watching watching_;
-  const absl::flat_hash_set<std::string> names_;  // empty: all
-  v1::WatchModelsResponse response_;  // the write in flight
+  const RequestPtr<v1::WatchModelsRequest> request_;   // its charge counts as long as the names are used
+  const absl::flat_hash_set<std::string_view> names_;  // of request_; empty: all
+  v1::WatchModelsResponse response_;                   // the write in flight
 
   Mutex mutex_;
   absl::flat_hash_map<std::string, ModelRegistry::Change> changes_ ABSL_GUARDED_BY(mutex_);  // not sent yet
@@ -160,7 +170,7 @@ class WatchModelsCall : public grpc::ServerWriteReactor<v1::WatchModelsResponse>
 
 grpc::ServerWriteReactor<v1::WatchModelsResponse>* StartWatchModels(const RpcContext& rpc,
                                                                     grpc::CallbackServerContext* context,
-                                                                    const v1::WatchModelsRequest& request) {
+                                                                    const RequestPtr<v1::WatchModelsRequest>& request) {
   return new WatchModelsCall(rpc, *context, request);
 }
 

@@ -170,5 +170,19 @@ TEST_F(WatchModels, AClientThatGoesAwayLeavesNothingBehind) {
   Unload("m");
 }
 
+TEST_F(WatchModels, TheNamesAreCountedAsLongAsTheStreamIsOpen) {
+  const HeapAccount& memory = *server_.node().service().request_memory();
+  const uint64_t before = memory.used_bytes();
+  Watch watch(server_, std::vector<std::string>(5000, std::string(50, 'a')));
+  EXPECT_EQ(watch.Next(), "current");
+  EXPECT_GE(memory.used_bytes(), before + 5000 * 50);
+}
+
+TEST_F(WatchModels, TooManyNamesAreRefused) {
+  Watch watch(server_, std::vector<std::string>(10'001, "a"));
+  EXPECT_EQ(watch.Next(), "");
+  EXPECT_EQ(InfoOf(watch.Finish()).reason(), "BAD_REQUEST");
+}
+
 }  // namespace
 }  // namespace keyload
