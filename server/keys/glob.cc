@@ -70,8 +70,8 @@ std::optional<IntegerRange> ParseRange(std::string_view body) {
 
 class GlobParser {
  public:
-  GlobParser(std::string_view glob, uint64_t& alternatives_left)
-      : glob_(glob), alternatives_left_(alternatives_left), last_bracket_(glob.rfind(']')) {}
+  GlobParser(std::string_view glob, GlobBudget& budget)
+      : glob_(glob), budget_(budget), last_bracket_(glob.rfind(']')) {}
 
   absl::StatusOr<std::vector<GlobPiece>> Run() {
     for (size_t i = 0; i < glob_.size();) {
@@ -157,20 +157,23 @@ class GlobParser {
     }
     // The difference of two int64 fits uint64; it is compared before one is added.
     const uint64_t steps = static_cast<uint64_t>(range->high) - static_cast<uint64_t>(range->low);
-    if (steps >= alternatives_left_) return TooManyAlternatives();
-    alternatives_left_ -= steps;
+    if (steps >= budget_.alternatives) return TooManyAlternatives();
+    budget_.alternatives -= steps;
     for (uint64_t step = 0; step <= steps; ++step) {
       Add(step == 0 ? Kind::kOpen : Kind::kNext);
-      const auto value = static_cast<int64_t>(static_cast<uint64_t>(range->low) + step);
-      for (const char digit : absl::StrCat(value)) AddLiteral(static_cast<unsigned char>(digit));
+      const std::string value = absl::StrCat(static_cast<int64_t>(static_cast<uint64_t>(range->low) + step));
+      const uint64_t pieces = value.size() + 1;
+      if (pieces > budget_.range_pieces) return TooManyAlternatives();
+      budget_.range_pieces -= pieces;
+      for (const char digit : value) AddLiteral(static_cast<unsigned char>(digit));
     }
     Add(Kind::kClose);
     return close_[i] + 1;
   }
 
   absl::Status TakeAlternatives(uint64_t count) {
-    if (count > alternatives_left_) return TooManyAlternatives();
-    alternatives_left_ -= count;
+    if (count > budget_.alternatives) return TooManyAlternatives();
+    budget_.alternatives -= count;
     return absl::OkStatus();
   }
 
@@ -181,7 +184,7 @@ class GlobParser {
   }
 
   const std::string_view glob_;
-  uint64_t& alternatives_left_;
+  GlobBudget& budget_;
   const size_t last_bracket_;
   std::vector<size_t> close_;
   size_t depth_ = 0;
@@ -215,8 +218,8 @@ DecodedCharacter DecodeCharacter(std::string_view text) {
   return {.character = character, .length = length};
 }
 
-absl::StatusOr<std::vector<GlobPiece>> ParseGlob(std::string_view glob, uint64_t& alternatives_left) {
-  return GlobParser(glob, alternatives_left).Run();
+absl::StatusOr<std::vector<GlobPiece>> ParseGlob(std::string_view glob, GlobBudget& budget) {
+  return GlobParser(glob, budget).Run();
 }
 
 }  // namespace keyload

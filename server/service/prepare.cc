@@ -50,9 +50,11 @@ absl::StatusOr<KeySelectionSpec> WithKeyList(KeySelectionSpec spec, const std::s
 }
 
 absl::StatusOr<KeySelection> CompileSelection(const KeySelectionSpec& spec, const std::string& key_list_digest,
-                                              DocumentStore& documents) {
+                                              DocumentStore& documents, const RequestContext& context) {
   KEYLOAD_ASSIGN_OR_RETURN(const KeySelectionSpec with_list, WithKeyList(spec, key_list_digest, documents));
-  return KeySelection::Compile(with_list);
+  KEYLOAD_ASSIGN_OR_RETURN(KeySelection selection, KeySelection::Compile(with_list));
+  KEYLOAD_RETURN_IF_ERROR(context.TakeHeap(selection.memory_bytes(), "the globs of the selection"));
+  return selection;
 }
 
 absl::StatusOr<PreparedKeys> PrepareKeys(const LoadSpec& spec, const KeySources& sources, const RequestContext& context,
@@ -62,7 +64,7 @@ absl::StatusOr<PreparedKeys> PrepareKeys(const LoadSpec& spec, const KeySources&
   ExpectedKeys expected = {.manifest = nullptr, .from = ExpectedFrom::kManifest};
   KEYLOAD_ASSIGN_OR_RETURN(expected.manifest, FindManifest(spec.expected, sources, context));
   KEYLOAD_ASSIGN_OR_RETURN(const KeySelection selection,
-                           CompileSelection(spec.select, spec.key_list_digest, sources.documents));
+                           CompileSelection(spec.select, spec.key_list_digest, sources.documents, context));
   clock.Enter("index");
   KEYLOAD_ASSIGN_OR_RETURN(OpenedCheckpoint opened, Open(spec.source, sources, context));
   const std::shared_ptr<const CheckpointIndex> index = std::move(opened.index);

@@ -182,6 +182,19 @@ TEST(KeySelection, CountsAlternativesOverAllPatterns) {
   EXPECT_EQ(ErrorReason(status), Reason::kPatternInvalid);
 }
 
+TEST(KeySelection, RefusesRangesOfLongNumbersAndTakesTheUsualOnes) {
+  const auto status = KeySelection::Compile({.include = {"*{1000000000000000000..1000000000000009998}"}}).status();
+  EXPECT_EQ(ErrorReason(status), Reason::kPatternInvalid);
+  EXPECT_TRUE(KeySelection::Compile({.include = {"*{0..9998}"}}).ok());
+}
+
+TEST(KeySelection, SaysWhatItsGlobsTake) {
+  const auto small = KeySelection::Compile({.include = {"a.*"}});
+  const auto large = KeySelection::Compile({.include = {"*{0..9998}"}});
+  EXPECT_LT(small->memory_bytes(), 10'000);
+  EXPECT_GT(large->memory_bytes(), 500'000) << "a bit for each of 40,000 states and 128 characters";
+}
+
 TEST(KeySelection, RefusesDeepNesting) {
   const auto status = KeySelection::Compile({.include = {std::string(40, '{') + std::string(40, '}')}}).status();
   EXPECT_EQ(ErrorReason(status), Reason::kPatternInvalid);
