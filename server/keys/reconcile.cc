@@ -256,7 +256,7 @@ absl::StatusOr<std::shared_ptr<const KeyReport>> Reconcile(const ReconcileInput&
     const Manifest& manifest = *input.manifest;
     ModelNames names(manifest, input.rules.base_model_prefix.value_or(manifest.base_model_prefix));
     report->keys = KeysOfManifest(manifest);
-    KeyConverter converter(index, rules.conversions, names, arena, *report);
+    KeyConverter converter(index, rules.conversions, names, arena, input.context, *report);
     KEYLOAD_ASSIGN_OR_RETURN(report->unexpected,
                              MapStoredKeys(index, rules.renames, names, arena, converter, check, report->keys));
     KEYLOAD_RETURN_IF_ERROR(converter.Finish(check));
