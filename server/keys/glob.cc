@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <cstddef>
+#include <iterator>
 #include <optional>
 #include <vector>
 
@@ -27,6 +28,20 @@ size_t SetEnd(std::string_view glob, size_t open, size_t last_bracket) {
   return glob.find(']', position);
 }
 
+// Sorts them, and makes one of those that overlap or touch.
+void Merge(std::vector<std::pair<char32_t, char32_t>>& ranges) {
+  std::sort(ranges.begin(), ranges.end());
+  size_t kept = 0;
+  for (const auto& range : ranges) {
+    if (kept > 0 && range.first <= ranges[kept - 1].second + 1) {
+      ranges[kept - 1].second = std::max(ranges[kept - 1].second, range.second);
+    } else {
+      ranges[kept++] = range;
+    }
+  }
+  ranges.resize(kept);
+}
+
 // `body` is what stands between the brackets.
 CharacterSet SetOf(std::string_view body) {
   CharacterSet set;
@@ -43,6 +58,7 @@ CharacterSet SetOf(std::string_view body) {
     }
     if (low.character <= last) set.ranges.emplace_back(low.character, last);  // an empty range is none, as in fnmatch
   }
+  Merge(set.ranges);
   return set;
 }
 
@@ -194,9 +210,9 @@ class GlobParser {
 }  // namespace
 
 bool CharacterSet::Contains(char32_t character) const {
-  const bool listed = std::any_of(ranges.begin(), ranges.end(), [character](const auto& range) {
-    return range.first <= character && character <= range.second;
-  });
+  const auto behind = std::upper_bound(ranges.begin(), ranges.end(), character,
+                                       [](char32_t c, const auto& range) { return c < range.first; });
+  const bool listed = behind != ranges.begin() && character <= std::prev(behind)->second;
   return listed != complement;
 }
 

@@ -11,7 +11,7 @@ namespace keyload {
 
 // A set of characters, as code points.
 struct CharacterSet {
-  std::vector<std::pair<char32_t, char32_t>> ranges;  // from, to
+  std::vector<std::pair<char32_t, char32_t>> ranges;  // from, to; ascending, with gaps between them
   bool complement = false;                            // all characters except those of the ranges
 
   bool Contains(char32_t character) const;

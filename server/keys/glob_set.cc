@@ -103,7 +103,8 @@ class GlobSet::Builder {
     }
     for (uint32_t i = 0; i < states_.size(); ++i) SetState(i);
     AddFollows();
-    set_.steps_per_byte_ = 1 + words + set_.follow_list_.size() + set_.targets_.size() + set_.wide_states_.size();
+    set_.steps_per_byte_ = 1 + words + set_.follow_list_.size() + set_.targets_.size();
+    for (const WideState& wide : set_.wide_states_) set_.steps_per_byte_ += 1 + std::bit_width(wide.set.ranges.size());
     return std::move(set_);
   }
 

@@ -21,6 +21,7 @@ KeyConverter::KeyConverter(const CheckpointIndex& index, const ConversionRules& 
       names_(names),
       arena_(arena),
       context_(context),
+      check_(context),
       report_(report),
       taken_(rules.empty() ? 0 : index.tensors().size()),
       group_of_(rules.conversions().size()) {}
@@ -48,6 +49,7 @@ absl::StatusOr<int32_t> KeyConverter::AddGroup(uint32_t stored, std::string_view
                                                const ConversionRules::Match& match) {
   Group group = {.conversion = match.conversion, .first = stored, .targets = {}, .inputs = {}};
   const Conversion& conversion = rules_.conversions()[match.conversion];
+  KEYLOAD_RETURN_IF_ERROR(check_.Check(conversion.targets.size()));
   const auto take = [this](uint64_t bytes) {
     return context_ == nullptr ? absl::OkStatus() : context_->TakeHeap(bytes, "conversions");
   };

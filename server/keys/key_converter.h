@@ -63,6 +63,7 @@ class KeyConverter {
   ModelNames& names_;
   NameArena& arena_;
   const RequestContext* const context_;
+  PeriodicCheck check_;
   KeyReport& report_;
   std::vector<Group> groups_;
   std::vector<Taken> taken_;                                              // per stored key

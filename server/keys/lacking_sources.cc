@@ -55,7 +55,8 @@ class Sources {
     if (!numbers_.empty()) Range(count, from, to);
     for (size_t i = 0; i < inputs_.size(); ++i) {
       if (inputs_[i].empty()) {
-        Add(several_[i] ? std::max<uint64_t>(to - from, 1) : 1, StrCat("all of '", Shortened(conversion_.sources[i]), "'"));
+        Add(several_[i] ? std::max<uint64_t>(to - from, 1) : 1,
+            StrCat("all of '", Shortened(conversion_.sources[i]), "'"));
       } else if (several_[i] && !numbers_.empty()) {
         AddHoles(i, from, to);
       }

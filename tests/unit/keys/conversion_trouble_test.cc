@@ -121,17 +121,17 @@ TEST(LackingSources, OnlyTheFirstKeysAreExplained) {
 TEST(Conversions, WhatTheyCollectIsCounted) {
   std::vector<StoredKey> stored;
   Manifest manifest;
-  for (int layer = 0; layer < 100; ++layer) {
-    for (const StoredKey& key : StoredExperts({0}, layer)) stored.push_back(key);
-    manifest.tensors.push_back(Parameter(absl::StrCat("model.layers.", layer, ".mlp.experts.down_proj"), {1, 2, 3}));
+  for (int layer = 0; layer < 4000; ++layer) {
+    stored.emplace_back(absl::StrCat("model.layers.", layer, ".mlp.experts.0.gate_proj.weight"), Shape{3, 2});
+    manifest.tensors.push_back(Parameter(absl::StrCat("model.layers.", layer, ".mlp.experts.gate_up_proj"), {1, 6, 2}));
   }
   manifest.conversions = ExpertConversions();
-  for (int i = 0; i < 1000; ++i) manifest.conversions[1].sources.push_back(absl::StrCat("no.such.", i));
+  for (int i = 0; i < 100; ++i) manifest.conversions[0].sources.push_back(absl::StrCat("no.such.", i));
   RequestContext context;
-  context.heap = std::make_shared<RequestHeap>(std::make_shared<HeapAccount>(3 << 20));
-  const absl::Status status =
-      ReconcileCase{.stored = stored, .manifest = manifest, .context = &context}.Run().status();
+  context.heap = std::make_shared<RequestHeap>(std::make_shared<HeapAccount>(24 << 20));
+  const absl::Status status = ReconcileCase{.stored = stored, .manifest = manifest, .context = &context}.Run().status();
   EXPECT_EQ(ErrorReason(status), Reason::kMemoryExhausted) << status;
+  EXPECT_THAT(std::string(status.message()), HasSubstr("conversions"));
 }
 
 TEST(LackingSources, TheSameNumberTwiceIsNoOrder) {

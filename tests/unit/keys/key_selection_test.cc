@@ -158,6 +158,15 @@ TEST(KeySelection, KnowsItsNamesAfterAMove) {
   EXPECT_EQ(moved.name_count(), 2u);
 }
 
+TEST(KeySelection, RangesOfASetMayOverlapAndComeInAnyOrder) {
+  EXPECT_TRUE(Matches("[\xC3\xB0-\xC3\xB5" "a-f\xC3\xA0-\xC3\xB2" "c-k]", "\xC3\xB4"));
+  EXPECT_TRUE(Matches("[\xC3\xB0-\xC3\xB5" "a-f\xC3\xA0-\xC3\xB2" "c-k]", "\xC3\xA1"));
+  EXPECT_TRUE(Matches("[x-za-fc-k]", "j"));
+  EXPECT_FALSE(Matches("[x-za-fc-k]", "l"));
+  EXPECT_FALSE(Matches("[!x-za-fc-k]", "d"));
+  EXPECT_FALSE(Matches("[\xC3\xA0-\xC3\xA2\xC3\xB0]", "\xC3\xA3"));
+}
+
 TEST(KeySelection, RefusesTooManyPatterns) {
   const KeySelectionSpec spec{.include = std::vector<std::string>(600, "a"),
                               .exclude = std::vector<std::string>(401, "b")};
