@@ -141,15 +141,17 @@ absl::StatusOr<PreparedPlan> PrepareExtension(const LoadSpec& spec, const Prepar
   result.added = BuildLoadPlan(*prepared.keys, part_input, part, PlanOptionsOf(spec, prepared));
   result.plan = Join(*model.content().plan, *result.added);
   KEYLOAD_ASSIGN_OR_RETURN(result.placement, JoinPlacements(input, model, part_input, part, context));
-  LoadReport part_report = MakePlanReport(spec, prepared, part_input, part, *result.added, devices, node);
+  KEYLOAD_ASSIGN_OR_RETURN(LoadReport part_report,
+                           MakePlanReport(spec, prepared, part_input, part, *result.added, devices, node, context));
   result.added_devices = part_report.devices;
   // What the model holds is not needed again.
   const std::vector<DeviceUse> before = model.LiveDevices();
   for (const DeviceUse& use : before) {
     for (PlacementDevice& device : devices) device.free_bytes += device.name == use.device ? use.reserved_bytes : 0;
   }
-  result.report = JoinReports(MakePlanReport(spec, prepared, input, result.placement, *result.plan, devices, node),
-                              std::move(part_report), before);
+  KEYLOAD_ASSIGN_OR_RETURN(LoadReport whole, MakePlanReport(spec, prepared, input, result.placement, *result.plan,
+                                                            devices, node, context));
+  result.report = JoinReports(std::move(whole), std::move(part_report), before);
   result.placed_keys = std::move(input.keys);
   return result;
 }

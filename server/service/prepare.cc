@@ -119,7 +119,8 @@ absl::StatusOr<PreparedPlan> PreparePlan(const LoadSpec& spec, const PreparedKey
   result.plan = BuildLoadPlan(*prepared.keys, input, result.placement, PlanOptionsOf(spec, prepared));
   KEYLOAD_RETURN_IF_ERROR(context.Check());
   result.added = result.plan;
-  result.report = MakePlanReport(spec, prepared, input, result.placement, *result.plan, devices, node);
+  KEYLOAD_ASSIGN_OR_RETURN(
+      result.report, MakePlanReport(spec, prepared, input, result.placement, *result.plan, devices, node, context));
   result.added_devices = result.report.devices;
   result.placed_keys = std::move(input.keys);
   return result;
