@@ -147,7 +147,7 @@ grpc::ServerUnaryReactor* ModelLoaderServiceImpl::GetServerInfo(grpc::CallbackSe
     stuck.set_operations(mount.operations);
     *stuck.mutable_longest() = TimeUtil::NanosecondsToDuration(absl::ToInt64Nanoseconds(mount.longest));
   }
-  return FinishNow(context, absl::OkStatus());
+  return UnaryCall::Finished(rpc_, context, response, absl::OkStatus());
 }
 
 }  // namespace keyload
