@@ -6,9 +6,9 @@
 
 #include <algorithm>
 #include <cerrno>
-#include <cstring>
 
 #include "server/base/error.h"
+#include "server/base/peer_host.h"
 
 namespace keyload {
 
@@ -35,20 +35,13 @@ std::string ReadPeerHost(int fd) {
   sockaddr_storage name = {};
   socklen_t bytes = sizeof(name);
   if (getpeername(fd, reinterpret_cast<sockaddr*>(&name), &bytes) != 0) return "";
-  char text[INET6_ADDRSTRLEN] = {};
   if (name.ss_family == AF_INET) {
+    char text[INET_ADDRSTRLEN] = {};
     inet_ntop(AF_INET, &reinterpret_cast<const sockaddr_in*>(&name)->sin_addr, text, sizeof(text));
     return text;
   }
   if (name.ss_family != AF_INET6) return "";
-  in6_addr address = reinterpret_cast<const sockaddr_in6*>(&name)->sin6_addr;
-  if (IN6_IS_ADDR_V4MAPPED(&address)) {
-    inet_ntop(AF_INET, address.s6_addr + 12, text, sizeof(text));
-    return text;
-  }
-  memset(address.s6_addr + 8, 0, 8);
-  inet_ntop(AF_INET6, &address, text, sizeof(text));
-  return std::string(text) + "/64";
+  return HostOfAddress(reinterpret_cast<const sockaddr_in6*>(&name)->sin6_addr);
 }
 
 bool PeerRules::Allows(const PeerProcess& peer) const {

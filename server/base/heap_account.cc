@@ -8,10 +8,13 @@
 namespace keyload {
 namespace {
 
-absl::Status NoRoom(std::string_view what, uint64_t bytes, uint64_t limit, std::string_view why) {
+absl::Status NoRoom(std::string_view what, uint64_t bytes, uint64_t used, uint64_t limit) {
   return MakeError(Reason::kMemoryExhausted,
-                   StrCat(what, " needs ", bytes, " bytes more: ", why,
-                          "; try again when other requests have ended, ask for less at a time, or allow more"),
+                   StrCat(what, " needs ", bytes,
+                          " bytes more: requests, documents and the tables of loaded models use ", used, " of the ",
+                          limit,
+                          " bytes that they may have together (--request-memory); try again when other requests have "
+                          "ended, unload models, ask for less at a time, or allow more"),
                    {{"requested_bytes", StrCat(bytes)}, {"limit_bytes", StrCat(limit)}});
 }
 
@@ -28,11 +31,18 @@ bool HeapAccount::Take(uint64_t bytes, uint64_t charged) {
   }
 }
 
+absl::Status HeapAccount::CheckForOne(uint64_t bytes, std::string_view what) const {
+  const uint64_t most = std::max(limit_bytes_ / 2, kSmallCharge);
+  if (bytes <= most) return absl::OkStatus();
+  return MakeError(Reason::kMemoryExhausted,
+                   StrCat("with ", what, " this request takes ", bytes, " bytes; one request may have ", most,
+                          ", half of --request-memory: ask for less at a time, or allow more"),
+                   {{"requested_bytes", StrCat(bytes)}, {"limit_bytes", StrCat(most)}});
+}
+
 absl::Status HeapCharge::Resize(uint64_t bytes, std::string_view what) {
   if (bytes > bytes_ && !account_->Take(bytes - bytes_, bytes)) {
-    return NoRoom(what, bytes - bytes_, account_->limit_bytes(),
-                  StrCat(account_->used_bytes(), " of the ", account_->limit_bytes(),
-                         " bytes that requests may have are used (--request-memory)"));
+    return NoRoom(what, bytes - bytes_, account_->used_bytes(), account_->limit_bytes());
   }
   if (bytes < bytes_) account_->Give(bytes_ - bytes);
   bytes_ = bytes;
@@ -42,9 +52,7 @@ absl::Status HeapCharge::Resize(uint64_t bytes, std::string_view what) {
 absl::Status RequestHeap::Take(uint64_t bytes, std::string_view what) {
   MutexLock lock(mutex_);
   const uint64_t wanted = charge_.bytes() + std::min(bytes, UINT64_MAX - charge_.bytes());
-  if (wanted > std::max(most_, HeapAccount::kSmallCharge)) {
-    return NoRoom(what, bytes, most_, StrCat("one request may take ", most_, " bytes, half of --request-memory"));
-  }
+  KEYLOAD_RETURN_IF_ERROR(account_.CheckForOne(wanted, what));
   return charge_.Resize(wanted, what);
 }
 

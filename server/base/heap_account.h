@@ -25,6 +25,9 @@ class HeapAccount {
   void set_reclaim(std::function<bool()> reclaim) { reclaim_ = std::move(reclaim); }
 
   uint64_t limit_bytes() const { return limit_bytes_; }
+  // OK if one request may have `bytes`: half of the account, so that it cannot keep all others out. MEMORY_EXHAUSTED
+  // names `what`.
+  absl::Status CheckForOne(uint64_t bytes, std::string_view what) const;
   uint64_t used_bytes() const { return used_bytes_; }
 
  private:
@@ -79,14 +82,14 @@ std::shared_ptr<const Value> WithCharge(std::shared_ptr<const Value> value, Heap
 class RequestHeap {
  public:
   explicit RequestHeap(std::shared_ptr<HeapAccount> account)
-      : most_(account->limit_bytes() / 2), charge_(std::move(account)) {}
+      : account_(*account), charge_(std::move(account)) {}
 
-  // Call before the heap is taken; it counts until the request is over. MEMORY_EXHAUSTED names `what`; one request may
-  // take half of the account, so that it cannot keep all others out.
+  // Call before the heap is taken; it counts until the request is over. See
+  // HeapAccount::CheckForOne and HeapCharge::Resize.
   absl::Status Take(uint64_t bytes, std::string_view what);
 
  private:
-  const uint64_t most_;
+  const HeapAccount& account_;  // of charge_
   Mutex mutex_;
   HeapCharge charge_ ABSL_GUARDED_BY(mutex_);
 };

@@ -1,6 +1,7 @@
 #include "server/base/request_context.h"
 
 #include "server/base/error.h"
+#include "server/base/peer_host.h"
 
 namespace keyload {
 
@@ -9,10 +10,7 @@ void SharedDeadline::Extend(Deadline deadline) {
   for (auto now = time_.load(); now < later && !time_.compare_exchange_weak(now, later);) continue;
 }
 
-std::string Caller::share() const {
-  if (peer.starts_with("unix")) return name + "@unix";
-  return name + "@" + peer.substr(0, peer.rfind(':'));  // without the port
-}
+std::string Caller::share() const { return name + "@" + HostOfPeer(peer); }
 
 absl::Status RequestContext::Check() const {
   // First, because a caller that gives up at its deadline cancels too.

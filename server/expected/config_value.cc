@@ -6,6 +6,7 @@
 
 #include "absl/strings/ascii.h"
 #include "server/base/error.h"
+#include "server/base/json_marks.h"
 #include "server/base/strings.h"
 #include "server/checkpoint/json_checks.h"
 
@@ -133,6 +134,13 @@ const ConfigValue* ConfigValue::Find(std::string_view name) const {
       std::lower_bound(members->begin(), members->end(), name,
                        [](const auto& member, std::string_view wanted) { return member.first < wanted; });
   return found != members->end() && found->first == name ? &found->second : nullptr;
+}
+
+uint64_t ConfigParseBytes(std::string_view text) {
+  // The text, the one in other words, and simdjson's copy, strings, marks and tape of that.
+  constexpr uint64_t kPerByte = 16;
+  constexpr uint64_t kPerValue = 3 * sizeof(ConfigValue::Object::value_type);  // lists grow by doubling
+  return kPerByte * text.size() + kPerValue * CountJsonMarks(text).values;
 }
 
 absl::StatusOr<ConfigValue> ParseConfigJson(std::string_view text, std::string_view file) {

@@ -39,6 +39,9 @@ struct ConfigValue {
 // The largest config.json that is read.
 inline constexpr uint64_t kMaxConfigBytes = uint64_t{4} << 20;
 
+// The memory that ParseConfigJson takes at most for `text`, its result included.
+uint64_t ConfigParseBytes(std::string_view text);
+
 // JSON as Python's json module writes it: NaN (taken for null), Infinity and whole numbers of any length (reals) too.
 // CONFIG_INVALID: not JSON, not an object, nested deeper than 64, a name twice in one object, a number that no real
 // number is near. `file` is for the message.

@@ -54,6 +54,7 @@ absl::StatusOr<ConversionRules> ConversionRules::Compile(std::span<const Convers
   std::string alternation;
   for (const Conversion& conversion : conversions) {
     Rule rule;
+    budget.TakeTargets(conversion.targets.size());
     for (const std::string& target : conversion.targets) {
       rule.groups = std::max(rule.groups, 1 + re2::RE2::MaxSubmatch(target));
     }
@@ -64,6 +65,7 @@ absl::StatusOr<ConversionRules> ConversionRules::Compile(std::span<const Convers
         KEYLOAD_RETURN_IF_ERROR(CheckTarget(*pattern, conversion.sources[i], target));
       }
       StrAppend(&alternation, alternation.empty() ? "" : "|", GroupPattern(text));
+      budget.Keep(*pattern);
       rule.sources.push_back({.pattern = std::move(pattern), .number = i});
     }
     std::stable_sort(rule.sources.begin(), rule.sources.end(), [&](const Source& a, const Source& b) {
@@ -71,7 +73,7 @@ absl::StatusOr<ConversionRules> ConversionRules::Compile(std::span<const Convers
     });
     rules.rules_.push_back(std::move(rule));
   }
-  KEYLOAD_ASSIGN_OR_RETURN(rules.any_, PatternSet::FromAlternation(kConversionsField, alternation));
+  KEYLOAD_ASSIGN_OR_RETURN(rules.any_, PatternSet::FromAlternation(kConversionsField, alternation, budget));
   return rules;
 }
 

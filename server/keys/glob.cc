@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <cstddef>
+#include <iterator>
 #include <optional>
 #include <vector>
 
@@ -27,6 +28,20 @@ size_t SetEnd(std::string_view glob, size_t open, size_t last_bracket) {
   return glob.find(']', position);
 }
 
+// Sorts them, and makes one of those that overlap or touch.
+void Merge(std::vector<std::pair<char32_t, char32_t>>& ranges) {
+  std::sort(ranges.begin(), ranges.end());
+  size_t kept = 0;
+  for (const auto& range : ranges) {
+    if (kept > 0 && range.first <= ranges[kept - 1].second + 1) {
+      ranges[kept - 1].second = std::max(ranges[kept - 1].second, range.second);
+    } else {
+      ranges[kept++] = range;
+    }
+  }
+  ranges.resize(kept);
+}
+
 // `body` is what stands between the brackets.
 CharacterSet SetOf(std::string_view body) {
   CharacterSet set;
@@ -43,6 +58,7 @@ CharacterSet SetOf(std::string_view body) {
     }
     if (low.character <= last) set.ranges.emplace_back(low.character, last);  // an empty range is none, as in fnmatch
   }
+  Merge(set.ranges);
   return set;
 }
 
@@ -70,8 +86,8 @@ std::optional<IntegerRange> ParseRange(std::string_view body) {
 
 class GlobParser {
  public:
-  GlobParser(std::string_view glob, uint64_t& alternatives_left)
-      : glob_(glob), alternatives_left_(alternatives_left), last_bracket_(glob.rfind(']')) {}
+  GlobParser(std::string_view glob, GlobBudget& budget)
+      : glob_(glob), budget_(budget), last_bracket_(glob.rfind(']')) {}
 
   absl::StatusOr<std::vector<GlobPiece>> Run() {
     for (size_t i = 0; i < glob_.size();) {
@@ -157,20 +173,23 @@ class GlobParser {
     }
     // The difference of two int64 fits uint64; it is compared before one is added.
     const uint64_t steps = static_cast<uint64_t>(range->high) - static_cast<uint64_t>(range->low);
-    if (steps >= alternatives_left_) return TooManyAlternatives();
-    alternatives_left_ -= steps;
+    if (steps >= budget_.alternatives) return TooManyAlternatives();
+    budget_.alternatives -= steps;
     for (uint64_t step = 0; step <= steps; ++step) {
       Add(step == 0 ? Kind::kOpen : Kind::kNext);
-      const auto value = static_cast<int64_t>(static_cast<uint64_t>(range->low) + step);
-      for (const char digit : absl::StrCat(value)) AddLiteral(static_cast<unsigned char>(digit));
+      const std::string value = absl::StrCat(static_cast<int64_t>(static_cast<uint64_t>(range->low) + step));
+      const uint64_t pieces = value.size() + 1;
+      if (pieces > budget_.range_pieces) return TooManyAlternatives();
+      budget_.range_pieces -= pieces;
+      for (const char digit : value) AddLiteral(static_cast<unsigned char>(digit));
     }
     Add(Kind::kClose);
     return close_[i] + 1;
   }
 
   absl::Status TakeAlternatives(uint64_t count) {
-    if (count > alternatives_left_) return TooManyAlternatives();
-    alternatives_left_ -= count;
+    if (count > budget_.alternatives) return TooManyAlternatives();
+    budget_.alternatives -= count;
     return absl::OkStatus();
   }
 
@@ -181,7 +200,7 @@ class GlobParser {
   }
 
   const std::string_view glob_;
-  uint64_t& alternatives_left_;
+  GlobBudget& budget_;
   const size_t last_bracket_;
   std::vector<size_t> close_;
   size_t depth_ = 0;
@@ -191,9 +210,9 @@ class GlobParser {
 }  // namespace
 
 bool CharacterSet::Contains(char32_t character) const {
-  const bool listed = std::any_of(ranges.begin(), ranges.end(), [character](const auto& range) {
-    return range.first <= character && character <= range.second;
-  });
+  const auto behind = std::upper_bound(ranges.begin(), ranges.end(), character,
+                                       [](char32_t c, const auto& range) { return c < range.first; });
+  const bool listed = behind != ranges.begin() && character <= std::prev(behind)->second;
   return listed != complement;
 }
 
@@ -215,8 +234,8 @@ DecodedCharacter DecodeCharacter(std::string_view text) {
   return {.character = character, .length = length};
 }
 
-absl::StatusOr<std::vector<GlobPiece>> ParseGlob(std::string_view glob, uint64_t& alternatives_left) {
-  return GlobParser(glob, alternatives_left).Run();
+absl::StatusOr<std::vector<GlobPiece>> ParseGlob(std::string_view glob, GlobBudget& budget) {
+  return GlobParser(glob, budget).Run();
 }
 
 }  // namespace keyload

@@ -103,7 +103,8 @@ class GlobSet::Builder {
     }
     for (uint32_t i = 0; i < states_.size(); ++i) SetState(i);
     AddFollows();
-    set_.steps_per_byte_ = 1 + words + set_.follow_list_.size() + set_.targets_.size() + set_.wide_states_.size();
+    set_.steps_per_byte_ = 1 + words + set_.follow_list_.size() + set_.targets_.size();
+    for (const WideState& wide : set_.wide_states_) set_.steps_per_byte_ += 1 + std::bit_width(wide.set.ranges.size());
     return std::move(set_);
   }
 
@@ -228,13 +229,30 @@ class GlobSet::Builder {
   bool star_ = false;                                 // before the next state
 };
 
-absl::StatusOr<GlobSet> GlobSet::Compile(std::span<const std::string> globs, uint64_t& alternatives_left) {
+absl::StatusOr<GlobSet> GlobSet::Compile(std::span<const std::string> globs, GlobBudget& budget) {
   Builder builder;
   for (const std::string& glob : globs) {
-    KEYLOAD_ASSIGN_OR_RETURN(const std::vector<GlobPiece> pieces, ParseGlob(glob, alternatives_left));
+    KEYLOAD_ASSIGN_OR_RETURN(const std::vector<GlobPiece> pieces, ParseGlob(glob, budget));
     builder.Add(pieces);
   }
   return std::move(builder).Finish();
+}
+
+uint64_t GlobSet::Trie::memory_bytes() const {
+  uint64_t bytes = nodes_.capacity() * sizeof(Node) + children_.capacity() * (sizeof(uint64_t) + sizeof(uint32_t) + 5);
+  for (const Node& node : nodes_) bytes += node.states.capacity() * sizeof(uint32_t);
+  return bytes;
+}
+
+uint64_t GlobSet::memory_bytes() const {
+  uint64_t bytes = prefixes_.memory_bytes() + suffixes_.memory_bytes() + wide_states_.capacity() * sizeof(WideState) +
+                   first_follow_.capacity() * sizeof(uint32_t) + follow_list_.capacity() * sizeof(Follow) +
+                   targets_.capacity() * sizeof(Bits);
+  for (const std::vector<uint64_t>* row : {&takes_, &takes_wide_, &stays_, &accepts_, &accepts_always_, &follows_}) {
+    bytes += row->capacity() * sizeof(uint64_t);
+  }
+  for (const WideState& wide : wide_states_) bytes += wide.set.ranges.capacity() * sizeof(wide.set.ranges[0]);
+  return bytes;
 }
 
 // The automaton on its way through one name.

@@ -23,13 +23,15 @@ namespace keyload {
 class GlobSet {
  public:
   // PATTERN_INVALID names the glob; see ParseGlob.
-  static absl::StatusOr<GlobSet> Compile(std::span<const std::string> globs, uint64_t& alternatives_left);
+  static absl::StatusOr<GlobSet> Compile(std::span<const std::string> globs, GlobBudget& budget);
 
   GlobSet() = default;  // matches nothing
   bool empty() const { return empty_; }
   bool Matches(std::string_view name) const;
   // The most words of 64 states that one byte of a name can cost.
   uint64_t steps_per_byte() const { return steps_per_byte_; }
+  // What it takes of the heap. Linear in the globs.
+  uint64_t memory_bytes() const;
 
  private:
   class Builder;
@@ -69,6 +71,7 @@ class GlobSet {
     Node& operator[](uint32_t node) { return nodes_[node]; }
     const Node& operator[](uint32_t node) const { return nodes_[node]; }
     bool empty() const { return nodes_.size() == 1; }
+    uint64_t memory_bytes() const;
 
    private:
     static uint64_t Edge(uint32_t node, char byte) { return uint64_t{node} << 8 | static_cast<unsigned char>(byte); }

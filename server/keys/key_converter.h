@@ -20,11 +20,12 @@ namespace keyload {
 // Use: Take every stored key, then Finish, and Explain once the states of the keys are known.
 class KeyConverter {
  public:
+  // What it collects counts as the heap of `context`; null: nowhere.
   KeyConverter(const CheckpointIndex& index, const ConversionRules& rules, ModelNames& names, NameArena& arena,
-               KeyReport& report);
+               const RequestContext* context, KeyReport& report);
 
   // Whether a conversion takes the stored key, which has `name` after the renames: one is found in it, and all that it
-  // makes are persistent keys of the model. KEY_CONFLICT.
+  // makes are persistent keys of the model. KEY_CONFLICT; MEMORY_EXHAUSTED.
   absl::StatusOr<bool> Take(uint32_t stored, std::string_view name);
   // What Take(name) or Wants(name) may cost, for PeriodicCheck.
   uint64_t CostOf(std::string_view name) const { return rules_.empty() ? 0 : rules_.CostOf(name); }
@@ -44,7 +45,7 @@ class KeyConverter {
     uint32_t first = 0;                         // the first stored key taken
     std::vector<uint32_t> targets;              // indices into KeyReport::keys; empty: not all are keys
     std::vector<std::vector<uint32_t>> inputs;  // per source: stored keys, in natural order
-    std::string trouble;                        // what Explain says of it
+    bool in_trouble = false;                    // its keys lack some of it, or it does not fit together
   };
   struct Taken {
     int32_t group = -1;
@@ -52,12 +53,17 @@ class KeyConverter {
   };
 
   absl::StatusOr<int32_t> AddGroup(uint32_t stored, std::string_view name, const ConversionRules::Match& match);
+  std::vector<Shape> ShapesOf(const Group& group) const;
   absl::Status MakeKeys(Group& group);
+  // Why its keys cannot be made: found again for the few groups that are explained.
+  std::string TroubleOf(const Group& group) const;
 
   const CheckpointIndex& index_;
   const ConversionRules& rules_;
   ModelNames& names_;
   NameArena& arena_;
+  const RequestContext* const context_;
+  PeriodicCheck check_;
   KeyReport& report_;
   std::vector<Group> groups_;
   std::vector<Taken> taken_;                                              // per stored key

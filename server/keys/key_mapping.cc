@@ -24,7 +24,7 @@ ModelKey StoredAsExpected(const CheckpointIndex& index, const NamedTensor& named
 
 // What the index file names and no shard has, without names that a stored key has after the renames.
 absl::Status AppendIndexOnly(const CheckpointIndex& index, const RenameRules& renames, NameArena& arena,
-                             PeriodicCheck& check, std::vector<NamedTensor>& entries) {
+                             SearchWork& work, PeriodicCheck& check, std::vector<NamedTensor>& entries) {
   if (renames.empty()) {
     for (const std::string& name : index.index_only_keys()) entries.push_back({.name = name});
     return absl::OkStatus();
@@ -33,7 +33,7 @@ absl::Status AppendIndexOnly(const CheckpointIndex& index, const RenameRules& re
   for (const NamedTensor& entry : entries) taken.insert(entry.name);
   for (const std::string& name : index.index_only_keys()) {
     KEYLOAD_RETURN_IF_ERROR(check.Check(renames.CostOf(name)));
-    KEYLOAD_ASSIGN_OR_RETURN(const std::string_view renamed, renames.Apply(name, arena));
+    KEYLOAD_ASSIGN_OR_RETURN(const std::string_view renamed, renames.Apply(name, arena, work));
     if (taken.insert(renamed).second) entries.push_back({.name = renamed});
   }
   return absl::OkStatus();
@@ -78,13 +78,14 @@ absl::Status KeyConflict(const CheckpointIndex& index, std::string_view model_ke
 }
 
 absl::StatusOr<std::vector<UnexpectedKey>> MapStoredKeys(const CheckpointIndex& index, const RenameRules& renames,
-                                                         ModelNames& names, NameArena& arena, KeyConverter& converter,
-                                                         PeriodicCheck& check, std::vector<ModelKey>& keys) {
+                                                         ModelNames& names, NameArena& arena, SearchWork& work,
+                                                         KeyConverter& converter, PeriodicCheck& check,
+                                                         std::vector<ModelKey>& keys) {
   std::vector<UnexpectedKey> unexpected;
   for (int64_t stored = 0; stored < static_cast<int64_t>(index.tensors().size()); ++stored) {
     const std::string_view original = index.tensors()[stored].name;
     KEYLOAD_RETURN_IF_ERROR(check.Check(renames.CostOf(original) + converter.CostOf(original)));
-    KEYLOAD_ASSIGN_OR_RETURN(const std::string_view renamed, renames.Apply(original, arena));
+    KEYLOAD_ASSIGN_OR_RETURN(const std::string_view renamed, renames.Apply(original, arena, work));
     KEYLOAD_ASSIGN_OR_RETURN(const bool taken, converter.Take(static_cast<uint32_t>(stored), renamed));
     if (taken) continue;
     int64_t target = names.FindWithPrefix(renamed);
@@ -107,21 +108,21 @@ namespace {
 
 // The names after `renames`, in natural order.
 absl::StatusOr<std::vector<NamedTensor>> RenamedTensors(const CheckpointIndex& index, const RenameRules& renames,
-                                                        NameArena& arena, PeriodicCheck& check) {
+                                                        NameArena& arena, SearchWork& work, PeriodicCheck& check) {
   std::vector<NamedTensor> entries;
   entries.reserve(index.tensors().size() + index.index_only_keys().size());
   absl::flat_hash_map<std::string_view, int64_t> stored_as;
   if (!renames.empty()) stored_as.reserve(index.tensors().size());
   for (int64_t stored = 0; stored < static_cast<int64_t>(index.tensors().size()); ++stored) {
     KEYLOAD_RETURN_IF_ERROR(check.Check(renames.CostOf(index.tensors()[stored].name)));
-    KEYLOAD_ASSIGN_OR_RETURN(const std::string_view name, renames.Apply(index.tensors()[stored].name, arena));
+    KEYLOAD_ASSIGN_OR_RETURN(const std::string_view name, renames.Apply(index.tensors()[stored].name, arena, work));
     if (!renames.empty()) {  // names are unique until something renames them
       const auto [entry, inserted] = stored_as.emplace(name, stored);
       if (!inserted) return KeyConflict(index, name, entry->second, stored);
     }
     entries.push_back({.name = name, .stored = stored});
   }
-  KEYLOAD_RETURN_IF_ERROR(AppendIndexOnly(index, renames, arena, check, entries));
+  KEYLOAD_RETURN_IF_ERROR(AppendIndexOnly(index, renames, arena, work, check, entries));
 
   std::vector<std::string_view> names;
   names.reserve(entries.size());
@@ -135,16 +136,17 @@ absl::StatusOr<std::vector<NamedTensor>> RenamedTensors(const CheckpointIndex& i
 }  // namespace
 
 absl::StatusOr<std::vector<ModelKey>> KeysOfCheckpoint(const CheckpointIndex& index, const RenameRules& renames,
-                                                       NameArena& arena, PeriodicCheck& check) {
+                                                       NameArena& arena, SearchWork& work, PeriodicCheck& check) {
   std::vector<ModelKey> keys;
   if (renames.empty() && index.index_only_keys().empty()) {
     keys.reserve(index.tensors().size());
     for (const uint32_t stored : index.headers().NaturalOrder()) {
+      KEYLOAD_RETURN_IF_ERROR(check.Check());
       keys.push_back(StoredAsExpected(index, {.name = index.tensors()[stored].name, .stored = stored}));
     }
     return keys;
   }
-  KEYLOAD_ASSIGN_OR_RETURN(const std::vector<NamedTensor> entries, RenamedTensors(index, renames, arena, check));
+  KEYLOAD_ASSIGN_OR_RETURN(const std::vector<NamedTensor> entries, RenamedTensors(index, renames, arena, work, check));
   keys.reserve(entries.size());
   for (const NamedTensor& entry : entries) keys.push_back(StoredAsExpected(index, entry));
   return keys;

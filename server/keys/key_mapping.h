@@ -42,12 +42,13 @@ class KeyConverter;
 // and the prefix rule and that `converter` does not take, and returns what no expected key takes: in stored order, with
 // `ignored` set where it is a non-persistent buffer. KEY_CONFLICT; PATTERN_INVALID from the renames; what `check` says.
 absl::StatusOr<std::vector<UnexpectedKey>> MapStoredKeys(const CheckpointIndex& index, const RenameRules& renames,
-                                                         ModelNames& names, NameArena& arena, KeyConverter& converter,
-                                                         PeriodicCheck& check, std::vector<ModelKey>& keys);
+                                                         ModelNames& names, NameArena& arena, SearchWork& work,
+                                                         KeyConverter& converter, PeriodicCheck& check,
+                                                         std::vector<ModelKey>& keys);
 
 // What the checkpoint itself has, as expected keys in natural order; those that only the index file names have no
 // stored tensor. KEY_CONFLICT; PATTERN_INVALID from the renames; what `check` says.
 absl::StatusOr<std::vector<ModelKey>> KeysOfCheckpoint(const CheckpointIndex& index, const RenameRules& renames,
-                                                       NameArena& arena, PeriodicCheck& check);
+                                                       NameArena& arena, SearchWork& work, PeriodicCheck& check);
 
 }  // namespace keyload

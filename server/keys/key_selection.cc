@@ -11,7 +11,6 @@ namespace keyload {
 namespace {
 
 constexpr size_t kMaxPatternBytes = 64 * 1024;
-constexpr uint64_t kMaxAlternatives = 10'000;
 constexpr uint64_t kGlobStepsPerUnit = 1000;  // of PeriodicCheck
 
 absl::Status CheckLimits(const KeySelectionSpec& spec) {
@@ -31,10 +30,10 @@ absl::Status CheckLimits(const KeySelectionSpec& spec) {
 
 absl::StatusOr<KeySelection> KeySelection::Compile(const KeySelectionSpec& spec) {
   KEYLOAD_RETURN_IF_ERROR(CheckLimits(spec));
-  uint64_t alternatives_left = kMaxAlternatives;
+  GlobBudget budget;
   KeySelection selection;
-  KEYLOAD_ASSIGN_OR_RETURN(selection.include_, GlobSet::Compile(spec.include, alternatives_left));
-  KEYLOAD_ASSIGN_OR_RETURN(selection.exclude_, GlobSet::Compile(spec.exclude, alternatives_left));
+  KEYLOAD_ASSIGN_OR_RETURN(selection.include_, GlobSet::Compile(spec.include, budget));
+  KEYLOAD_ASSIGN_OR_RETURN(selection.exclude_, GlobSet::Compile(spec.exclude, budget));
   selection.names_ = spec.keys;
   selection.list_ = spec.list;
   selection.named_.insert(selection.names_.begin(), selection.names_.end());

@@ -50,6 +50,8 @@ class KeySelection {
   absl::Status CheckWork(uint64_t name_bytes) const;
   // What Selects(key) may cost, for PeriodicCheck.
   uint64_t CostOf(std::string_view key) const;
+  // What the globs take of the heap; the names are counted where they come from.
+  uint64_t memory_bytes() const { return include_.memory_bytes() + exclude_.memory_bytes(); }
 
  private:
   GlobSet include_;

@@ -8,6 +8,7 @@
 #include "absl/strings/str_join.h"
 #include "absl/strings/str_split.h"
 #include "server/base/strings.h"
+#include "server/checkpoint/json_checks.h"
 
 namespace keyload {
 namespace {
@@ -54,7 +55,8 @@ class Sources {
     if (!numbers_.empty()) Range(count, from, to);
     for (size_t i = 0; i < inputs_.size(); ++i) {
       if (inputs_[i].empty()) {
-        Add(several_[i] ? std::max<uint64_t>(to - from, 1) : 1, StrCat("all of '", conversion_.sources[i], "'"));
+        Add(several_[i] ? std::max<uint64_t>(to - from, 1) : 1,
+            StrCat("all of '", Shortened(conversion_.sources[i]), "'"));
       } else if (several_[i] && !numbers_.empty()) {
         AddHoles(i, from, to);
       }
@@ -67,7 +69,8 @@ class Sources {
     for (size_t i = 0; i < inputs_.size(); ++i) {
       const uint64_t wanted = numbers_.empty() ? count.value_or(0) : to - from;
       if (several_[i] && inputs_[i].size() < wanted) {
-        return StrCat("it has ", inputs_[i].size(), " of ", wanted, " stored keys of '", conversion_.sources[i], "'");
+        return StrCat("it has ", inputs_[i].size(), " of ", wanted, " stored keys of '",
+                      Shortened(conversion_.sources[i]), "'");
       }
     }
     return "";
@@ -171,7 +174,7 @@ class Sources {
         std::string text = absl::StrCat(number);
         std::vector<absl::string_view> made = parts;
         made[component_] = text;
-        Add(1, absl::StrJoin(made, "."));
+        Add(1, Shortened(absl::StrJoin(made, ".")));
       }
     };
     uint64_t next = from;

@@ -11,8 +11,10 @@ namespace keyload {
 namespace {
 
 constexpr int64_t kMostPatternMemory = 1 << 20;
-constexpr int64_t kLeastPatternMemory = 32 << 10;
 constexpr int64_t kAllPatternsMemory = 64 << 20;
+constexpr int64_t kLeastMemory = 32 << 10;     // that RE2 is given for a program, and
+constexpr int64_t kMemoryPerCharacter = 2048;  // for each character of its pattern: room for many states of its cache
+constexpr uint64_t kStepsPerTarget = 128;      // of a conversion: making its name out of one and looking that up
 constexpr uint64_t kRuleStepsPerUnit = 8192;  // of PeriodicCheck; a search is mostly far faster than its worst case
 constexpr int64_t kAlternationMemoryBytes = 16 << 20;
 
@@ -21,20 +23,31 @@ absl::Status InvalidPattern(std::string_view field, std::string_view pattern, st
                    {{"field", std::string(field)}, {"pattern", std::string(pattern)}});
 }
 
-std::unique_ptr<re2::RE2> CompileRegex(std::string_view pattern, int64_t memory_bytes, bool captures) {
+// With as much memory as its text suggests, at most `memory_bytes`, or as its program needs, at most `most_bytes`: what
+// RE2 is given it may use up with its cache.
+std::unique_ptr<re2::RE2> CompileRegex(std::string_view pattern, int64_t memory_bytes, int64_t most_bytes,
+                                       bool captures) {
   re2::RE2::Options options;
   options.set_log_errors(false);
-  options.set_max_mem(memory_bytes);
   options.set_never_capture(!captures);
-  return std::make_unique<re2::RE2>(pattern, options);
+  int64_t memory = std::min(memory_bytes, kLeastMemory + kMemoryPerCharacter * static_cast<int64_t>(pattern.size()));
+  for (;; memory = std::min(2 * memory, most_bytes)) {
+    options.set_max_mem(memory);
+    auto compiled = std::make_unique<re2::RE2>(pattern, options);
+    if (compiled->error_code() != re2::RE2::ErrorPatternTooLarge || memory >= most_bytes) return compiled;
+  }
 }
 
 }  // namespace
 
 PatternBudget::PatternBudget(size_t patterns, const RequestContext* context)
     : context_(context),
-      memory_bytes_(std::clamp(kAllPatternsMemory / static_cast<int64_t>(std::max<size_t>(patterns, 1)),
-                               kLeastPatternMemory, kMostPatternMemory)) {}
+      memory_bytes_(std::min(kAllPatternsMemory / static_cast<int64_t>(std::clamp<size_t>(patterns, 1, kMostPatterns)),
+                             kMostPatternMemory)) {}
+
+void PatternBudget::Keep(const re2::RE2& program) { kept_bytes_ += static_cast<uint64_t>(program.options().max_mem()); }
+
+void PatternBudget::TakeTargets(size_t targets) { target_steps_ = std::max(target_steps_, targets * kStepsPerTarget); }
 
 absl::Status PatternBudget::Take(std::string_view pattern) {
   if (patterns_left_ == 0 || pattern.size() > bytes_left_) {
@@ -65,14 +78,25 @@ absl::Status PatternBudget::TakeProgram(std::string_view field, std::string_view
 }
 
 absl::Status PatternBudget::CheckWork(uint64_t name_bytes) const {
-  if (name_bytes == 0 || instructions_ <= kMostSteps / name_bytes) return absl::OkStatus();
+  const uint64_t per_byte = instructions_ + target_steps_;
+  if (name_bytes == 0 || per_byte <= kMostSteps / name_bytes) return absl::OkStatus();
   return MakeError(Reason::kPatternInvalid,
-                   absl::StrCat("renames, conversions and ignore patterns: they come to ", instructions_,
-                                " instructions, to be searched in ", name_bytes, " bytes of names; at most ",
-                                kMostSteps, " of one times the other are taken: give fewer or simpler patterns"),
-                   {{"instructions", absl::StrCat(instructions_)},
+                   absl::StrCat("renames, conversions and ignore patterns: they come to ", per_byte,
+                                " instructions, targets included, to be searched in ", name_bytes,
+                                " bytes of names; at most ", kMostSteps, " of one times the other are taken: give fewer or simpler patterns"),
+                   {{"instructions", absl::StrCat(per_byte)},
                     {"name_bytes", absl::StrCat(name_bytes)},
                     {"limit_steps", absl::StrCat(kMostSteps)}});
+}
+
+absl::Status SearchWork::Take(uint64_t instructions, std::string_view name) {
+  steps_ += instructions * name.size();
+  if (steps_ <= PatternBudget::kMostSteps) return check_.Check(CostOfSearch(instructions, name));
+  return MakeError(Reason::kPatternInvalid,
+                   absl::StrCat("renames: searching the names that they make takes more than ",
+                                PatternBudget::kMostSteps,
+                                " instructions in all: give fewer or simpler renames, or such as make shorter names"),
+                   {{"limit_steps", absl::StrCat(PatternBudget::kMostSteps)}});
 }
 
 uint64_t CostOfSearch(uint64_t instructions, std::string_view name) {
@@ -83,7 +107,7 @@ absl::StatusOr<std::unique_ptr<re2::RE2>> CompilePattern(std::string_view field,
                                                          PatternBudget& budget) {
   KEYLOAD_RETURN_IF_ERROR(budget.Take(pattern));
   if (pattern.empty()) return InvalidPattern(field, pattern, "an empty pattern matches every key");
-  auto compiled = CompileRegex(pattern, budget.memory_bytes(), /*captures=*/true);
+  auto compiled = CompileRegex(pattern, budget.memory_bytes(), kMostPatternMemory, /*captures=*/true);
   if (!compiled->ok()) return InvalidPattern(field, pattern, compiled->error());
   KEYLOAD_RETURN_IF_ERROR(budget.TakeProgram(field, pattern, *compiled));
   return compiled;
@@ -92,7 +116,8 @@ absl::StatusOr<std::unique_ptr<re2::RE2>> CompilePattern(std::string_view field,
 std::string GroupPattern(std::string_view pattern) {
   std::string group = absl::StrFormat("(?:%s)", pattern);
   // "\Q" without "\E" quotes to the end, the closing parenthesis too, which shows as an error.
-  if (pattern.find("\\Q") != std::string_view::npos && !CompileRegex(group, kMostPatternMemory, false)->ok()) {
+  if (pattern.find("\\Q") != std::string_view::npos &&
+      !CompileRegex(group, kMostPatternMemory, kMostPatternMemory, /*captures=*/false)->ok()) {
     group = absl::StrFormat("(?:%s\\E)", pattern);
   }
   return group;
@@ -112,13 +137,14 @@ absl::StatusOr<PatternSet> PatternSet::Compile(std::string_view field, std::span
       absl::StrAppend(&alternation, alternation.empty() ? "" : "|", GroupPattern(pattern));
     }
   }
-  return FromAlternation(field, alternation);
+  return FromAlternation(field, alternation, budget);
 }
 
-absl::StatusOr<PatternSet> PatternSet::FromAlternation(std::string_view field, std::string_view alternation) {
+absl::StatusOr<PatternSet> PatternSet::FromAlternation(std::string_view field, std::string_view alternation,
+                                                       PatternBudget& budget) {
   PatternSet set;
   if (alternation.empty()) return set;
-  set.any_ = CompileRegex(alternation, kAlternationMemoryBytes, /*captures=*/false);
+  set.any_ = CompileRegex(alternation, kAlternationMemoryBytes, kAlternationMemoryBytes, /*captures=*/false);
   if (!set.any_->ok()) {
     const bool too_large = set.any_->error_code() == re2::RE2::ErrorPatternTooLarge;
     return MakeError(
@@ -126,6 +152,7 @@ absl::StatusOr<PatternSet> PatternSet::FromAlternation(std::string_view field, s
         absl::StrFormat("%s: the patterns together: %s", field, too_large ? "too large" : set.any_->error()),
         {{"field", std::string(field)}});
   }
+  budget.Keep(*set.any_);
   set.instructions_ = static_cast<uint64_t>(set.any_->ProgramSize());
   return set;
 }

@@ -26,7 +26,7 @@ class PatternBudget {
   // Of searching all patterns in all names: at worst RE2 looks at every instruction for each byte of a name.
   static constexpr uint64_t kMostSteps = 5'000'000'000'000;
 
-  // Memory is shared out among `patterns`, roughly as many as will be compiled. `context` is asked before each of them;
+  // Memory is shared out among `patterns`, roughly as many as will be kept. `context` is asked before each of them;
   // null: never.
   explicit PatternBudget(size_t patterns = 1, const RequestContext* context = nullptr);
 
@@ -37,8 +37,14 @@ class PatternBudget {
   // To be asked before the patterns are searched in names of `name_bytes` together: PATTERN_INVALID when that could
   // take more than kMostSteps.
   absl::Status CheckWork(uint64_t name_bytes) const;
-  // That one compiled pattern may use, its caches included.
+  // That one compiled pattern may use, its caches included, unless its program alone is larger.
   int64_t memory_bytes() const { return memory_bytes_; }
+  // `program` stays: what it may use is counted.
+  void Keep(const re2::RE2& program);
+  // What all that is kept may use of the heap.
+  uint64_t kept_bytes() const { return kept_bytes_; }
+  // Of a name where a conversion is found, `targets` names are made: as much work as so many searches.
+  void TakeTargets(size_t targets);
 
  private:
   const RequestContext* const context_;
@@ -46,6 +52,22 @@ class PatternBudget {
   size_t patterns_left_ = kMostPatterns;
   size_t bytes_left_ = 1 << 20;
   uint64_t instructions_ = 0;
+  uint64_t target_steps_ = 0;  // per byte of a name
+  uint64_t kept_bytes_ = 0;
+};
+
+// Searches in names that rules have changed, which may be much longer than those that PatternBudget::CheckWork counted.
+// Confine to one thread.
+class SearchWork {
+ public:
+  explicit SearchWork(const RequestContext* context) : check_(context) {}  // null: it is not asked
+  // To be asked before a program of so many instructions is searched in `name`: PATTERN_INVALID when all of them come
+  // to more than PatternBudget::kMostSteps, and the context's errors.
+  absl::Status Take(uint64_t instructions, std::string_view name);
+
+ private:
+  PeriodicCheck check_;
+  uint64_t steps_ = 0;
 };
 
 // What searching a program of so many instructions in `name` may cost, for PeriodicCheck.
@@ -80,7 +102,8 @@ class PatternSet {
   friend class RenameRules;
   friend class ConversionRules;
   // `alternation` is patterns that GroupPattern made, joined by '|'; empty matches nothing.
-  static absl::StatusOr<PatternSet> FromAlternation(std::string_view field, std::string_view alternation);
+  static absl::StatusOr<PatternSet> FromAlternation(std::string_view field, std::string_view alternation,
+                                                    PatternBudget& budget);
 
   std::unique_ptr<re2::RE2> any_;
   uint64_t instructions_ = 0;

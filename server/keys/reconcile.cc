@@ -56,16 +56,18 @@ absl::StatusOr<CompiledRules> CompileRules(const ReconcileInput& input) {
   KEYLOAD_ASSIGN_OR_RETURN(
       rules.ignore_unexpected,
       PatternSet::Compile("ignore_unexpected", input.rules.ignore_unexpected, manifest.ignore_unexpected, budget));
+  if (input.context != nullptr) KEYLOAD_RETURN_IF_ERROR(input.context->TakeHeap(budget.kept_bytes(), "the patterns"));
   const uint64_t name_bytes = NameBytes(input);
   KEYLOAD_RETURN_IF_ERROR(budget.CheckWork(name_bytes));
   if (!input.selection->selects_all()) KEYLOAD_RETURN_IF_ERROR(input.selection->CheckWork(name_bytes));
   return rules;
 }
 
-std::vector<ModelKey> KeysOfManifest(const Manifest& manifest) {
+absl::StatusOr<std::vector<ModelKey>> KeysOfManifest(const Manifest& manifest, PeriodicCheck& check) {
   std::vector<ModelKey> keys;
   keys.reserve(manifest.tensors.size());
   for (const TensorSpec& tensor : manifest.tensors) {
+    KEYLOAD_RETURN_IF_ERROR(check.Check());
     keys.push_back(
         {.name = tensor.name,
          .shape = tensor.shape,
@@ -154,11 +156,11 @@ absl::Status FinishUnexpected(const PatternSet& ignore_unexpected, const KeySele
 absl::StatusOr<std::vector<std::string_view>> UnexpectedIndexOnly(const CheckpointIndex& index,
                                                                   const RenameRules& renames, ModelNames& names,
                                                                   const KeyConverter& converter, NameArena& arena,
-                                                                  PeriodicCheck& check) {
+                                                                  SearchWork& work, PeriodicCheck& check) {
   std::vector<std::string_view> unexpected;
   for (const std::string& name : index.index_only_keys()) {
     KEYLOAD_RETURN_IF_ERROR(check.Check(renames.CostOf(name) + converter.CostOf(name)));
-    KEYLOAD_ASSIGN_OR_RETURN(const std::string_view renamed, renames.Apply(name, arena));
+    KEYLOAD_ASSIGN_OR_RETURN(const std::string_view renamed, renames.Apply(name, arena, work));
     if (names.FindWithPrefix(renamed) >= 0 || names.FindWithPrefix(name) >= 0) continue;
     if (!converter.Wants(renamed)) unexpected.push_back(name);
   }
@@ -179,11 +181,13 @@ void WarnAboutIndexOnly(const CheckpointIndex& index, const std::vector<std::str
   report.warnings.push_back(std::move(warning));
 }
 
-void WarnAboutSelection(const KeySelection& selection, uint64_t selected, KeyReport& report) {
-  if (selection.selects_all()) return;
+absl::Status WarnAboutSelection(const KeySelection& selection, uint64_t selected, PeriodicCheck& check,
+                                KeyReport& report) {
+  if (selection.selects_all()) return absl::OkStatus();
   absl::flat_hash_set<std::string_view> known;  // of what is named, not of what the selection names: that may be more
   if (selection.name_count() > 0) {
     for (const ModelKey& key : report.keys) {
+      KEYLOAD_RETURN_IF_ERROR(check.Check());
       if (key.state != KeyState::kNonPersistent) known.insert(key.name);
     }
   }
@@ -191,6 +195,7 @@ void WarnAboutSelection(const KeySelection& selection, uint64_t selected, KeyRep
   std::vector<std::string> first;
   absl::flat_hash_set<std::string_view> told;  // a name may stand twice in a request
   for (size_t i = 0; i < selection.name_count(); ++i) {
+    KEYLOAD_RETURN_IF_ERROR(check.Check());
     const std::string_view name = selection.name(i);
     if (known.contains(name) || told.contains(name)) continue;
     ++count;
@@ -205,6 +210,7 @@ void WarnAboutSelection(const KeySelection& selection, uint64_t selected, KeyRep
   if (selected == 0 && report.counts.expected > 0) {
     report.warnings.push_back(absl::StrCat("the selection matches none of ", report.counts.expected, " expected keys"));
   }
+  return absl::OkStatus();
 }
 
 }  // namespace
@@ -246,6 +252,7 @@ absl::StatusOr<std::shared_ptr<const KeyReport>> Reconcile(const ReconcileInput&
   report->manifest = input.manifest;
   const CheckpointIndex& index = *input.index;
   NameArena arena(input.context);
+  SearchWork work(input.context);
   PeriodicCheck check(input.context);
   uint64_t selected = 0;
   const auto widened = [&] {
@@ -255,26 +262,26 @@ absl::StatusOr<std::shared_ptr<const KeyReport>> Reconcile(const ReconcileInput&
   if (input.manifest != nullptr) {
     const Manifest& manifest = *input.manifest;
     ModelNames names(manifest, input.rules.base_model_prefix.value_or(manifest.base_model_prefix));
-    report->keys = KeysOfManifest(manifest);
-    KeyConverter converter(index, rules.conversions, names, arena, *report);
+    KEYLOAD_ASSIGN_OR_RETURN(report->keys, KeysOfManifest(manifest, check));
+    KeyConverter converter(index, rules.conversions, names, arena, input.context, *report);
     KEYLOAD_ASSIGN_OR_RETURN(report->unexpected,
-                             MapStoredKeys(index, rules.renames, names, arena, converter, check, report->keys));
+                             MapStoredKeys(index, rules.renames, names, arena, work, converter, check, report->keys));
     KEYLOAD_RETURN_IF_ERROR(converter.Finish(check));
     KEYLOAD_ASSIGN_OR_RETURN(const std::vector<std::string_view> unexpected,
-                             UnexpectedIndexOnly(index, rules.renames, names, converter, arena, check));
+                             UnexpectedIndexOnly(index, rules.renames, names, converter, arena, work, check));
     WarnAboutIndexOnly(index, unexpected, *report);
     KEYLOAD_ASSIGN_OR_RETURN(selected, ClassifyKeys(*input.selection, widened(), check, *report));
-    ResolveTiedGroups(manifest, names, widened(), *report);
+    KEYLOAD_RETURN_IF_ERROR(ResolveTiedGroups(manifest, names, widened(), check, *report));
     KEYLOAD_RETURN_IF_ERROR(FinishKeys(rules.ignore_missing, check, *report));
     converter.Explain();
   } else {
-    KEYLOAD_ASSIGN_OR_RETURN(report->keys, KeysOfCheckpoint(index, rules.renames, arena, check));
+    KEYLOAD_ASSIGN_OR_RETURN(report->keys, KeysOfCheckpoint(index, rules.renames, arena, work, check));
     WarnAboutIndexOnly(index, {}, *report);
     KEYLOAD_ASSIGN_OR_RETURN(selected, ClassifyKeys(*input.selection, widened(), check, *report));
     KEYLOAD_RETURN_IF_ERROR(FinishKeys(rules.ignore_missing, check, *report));
   }
   KEYLOAD_RETURN_IF_ERROR(FinishUnexpected(rules.ignore_unexpected, *input.selection, widened(), check, *report));
-  WarnAboutSelection(*input.selection, selected, *report);
+  KEYLOAD_RETURN_IF_ERROR(WarnAboutSelection(*input.selection, selected, check, *report));
   report->name_blocks = arena.Release();
   return std::shared_ptr<const KeyReport>(std::move(report));
 }

@@ -48,20 +48,23 @@ absl::StatusOr<RenameRules> RenameRules::Compile(std::span<const Rename> first, 
       KEYLOAD_ASSIGN_OR_RETURN(auto pattern, CompilePattern(kRenamesField, rename.pattern, budget));
       KEYLOAD_RETURN_IF_ERROR(CheckReplacement(*pattern, rename));
       absl::StrAppend(&alternation, alternation.empty() ? "" : "|", GroupPattern(rename.pattern));
-      rules.rules_.push_back({std::move(pattern), rename.replacement});
+      budget.Keep(*pattern);
+      const auto instructions = static_cast<uint64_t>(pattern->ProgramSize());
+      rules.rules_.push_back({std::move(pattern), instructions, rename.replacement});
     }
   }
-  KEYLOAD_ASSIGN_OR_RETURN(rules.any_, PatternSet::FromAlternation(kRenamesField, alternation));
+  KEYLOAD_ASSIGN_OR_RETURN(rules.any_, PatternSet::FromAlternation(kRenamesField, alternation, budget));
   return rules;
 }
 
 uint64_t RenameRules::CostOf(std::string_view name) const { return any_.CostOf(name) + rules_.size() / kRulesPerUnit; }
 
-absl::StatusOr<std::string_view> RenameRules::Apply(std::string_view name, NameArena& arena) const {
+absl::StatusOr<std::string_view> RenameRules::Apply(std::string_view name, NameArena& arena, SearchWork& work) const {
   if (!any_.Matches(name)) return name;
   if (name.size() > kMaxNameBytes) return CannotRename(name.substr(0, 200), "...: too long to rename");
   std::string renamed(name);
   for (const Rule& rule : rules_) {
+    KEYLOAD_RETURN_IF_ERROR(work.Take(rule.instructions, renamed));
     if (!re2::RE2::Replace(&renamed, *rule.pattern, rule.replacement)) continue;
     if (renamed.empty()) return CannotRename(name, "would become an empty name");
     if (renamed.size() > kMaxNameBytes) {

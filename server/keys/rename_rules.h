@@ -1,5 +1,6 @@
 #pragma once
 
+#include <cstdint>
 #include <memory>
 #include <span>
 #include <string>
@@ -29,14 +30,15 @@ class RenameRules {
 
   bool empty() const { return rules_.empty(); }
   // `name` itself where no rule changes it, else its new form, kept by `arena`. PATTERN_INVALID names a key that
-  // becomes empty or longer than 4 KiB, or says that the new names exceed 512 MiB together.
-  absl::StatusOr<std::string_view> Apply(std::string_view name, NameArena& arena) const;
-  // What Apply(name) may cost, for PeriodicCheck.
+  // becomes empty or longer than 4 KiB; MEMORY_EXHAUSTED of the arena, and what `work` says.
+  absl::StatusOr<std::string_view> Apply(std::string_view name, NameArena& arena, SearchWork& work) const;
+  // What finding out whether Apply changes `name` may cost, for PeriodicCheck.
   uint64_t CostOf(std::string_view name) const;
 
  private:
   struct Rule {
     std::unique_ptr<re2::RE2> pattern;
+    uint64_t instructions = 0;  // of pattern
     std::string replacement;
   };
 

@@ -6,6 +6,7 @@
 
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_format.h"
+#include "server/base/error.h"
 
 namespace keyload {
 namespace {
@@ -39,11 +40,13 @@ int64_t ProviderOf(const std::vector<uint32_t>& members, const std::vector<Model
 
 }  // namespace
 
-void ResolveTiedGroups(const Manifest& manifest, ModelNames& names, const KeyReport* widened, KeyReport& report) {
+absl::Status ResolveTiedGroups(const Manifest& manifest, ModelNames& names, const KeyReport* widened,
+                               PeriodicCheck& check, KeyReport& report) {
   std::vector<ModelKey>& keys = report.keys;
   uint64_t cut_off = 0;
   std::string first_cut_off;
   for (const TiedGroup& group : manifest.tied_groups) {
+    KEYLOAD_RETURN_IF_ERROR(check.Check(1 + group.targets.size()));
     std::vector<uint32_t> members = Members(group, names);
     const auto unselected = [&](uint32_t member) {
       return keys[member].state == KeyState::kNotSelected && keys[member].stored >= 0;
@@ -67,6 +70,7 @@ void ResolveTiedGroups(const Manifest& manifest, ModelNames& names, const KeyRep
     report.warnings.push_back(absl::StrCat(
         cut_off, " missing keys are tied to stored keys that are not selected; the first: ", first_cut_off));
   }
+  return absl::OkStatus();
 }
 
 }  // namespace keyload

@@ -10,6 +10,8 @@ namespace keyload {
 // member that supplies the group there, else to the first that was kFound there. Warns where the only stored members
 // are not selected. Call it once the states of `report.keys` are set, with ModelKey::stored still set for those that
 // are stored but not selected.
-void ResolveTiedGroups(const Manifest& manifest, ModelNames& names, const KeyReport* widened, KeyReport& report);
+// What `check` says.
+absl::Status ResolveTiedGroups(const Manifest& manifest, ModelNames& names, const KeyReport* widened,
+                               PeriodicCheck& check, KeyReport& report);
 
 }  // namespace keyload

@@ -87,14 +87,16 @@ void ModelRegistry::Transition(const std::string& name, Entry& entry, ModelState
 }
 
 std::unique_ptr<ModelRegistry::Subscription> ModelRegistry::Subscribe(Listener listener) {
+  std::unique_ptr<Subscription> subscription;  // ends after the lock, should something throw
   MutexLock lock(mutex_);
   for (auto& [name, entry] : entries_) {
     Refresh(name, entry);
     listener({name, entry.state, entry.generation});
   }
   const uint64_t number = ++last_listener_;
+  subscription.reset(new Subscription(*this, number));
   listeners_.emplace(number, std::move(listener));
-  return std::unique_ptr<Subscription>(new Subscription(*this, number));
+  return subscription;
 }
 
 ModelRegistry::Subscription::~Subscription() {

@@ -15,6 +15,7 @@ namespace {
 constexpr size_t kTensorsNamed = 5;
 constexpr size_t kEntriesNamed = 10;
 constexpr uint32_t kNoDevice = UINT32_MAX;
+constexpr uint64_t kHeapPerComponent = 2 * sizeof(NameTrie::Node) + 64;  // lists that grow are there twice
 
 std::string Quoted(std::string_view name) { return StrCat("\"", name.substr(0, kNameInMessage), "\""); }
 
@@ -78,6 +79,17 @@ class ExplicitMap {
   absl::flat_hash_map<std::string, uint32_t> numbers_;
 };
 
+// Each component of an entry is a node of the trie, and an entry of two bytes may have two.
+absl::Status CountEntries(const std::vector<std::pair<std::string, std::string>>& entries,
+                          const RequestContext* context) {
+  if (context == nullptr) return absl::OkStatus();
+  uint64_t components = 0;
+  for (const auto& [module, device] : entries) {
+    components += 1 + static_cast<uint64_t>(std::count(module.begin(), module.end(), '.'));
+  }
+  return context->TakeHeap(components * kHeapPerComponent, "the device map");
+}
+
 absl::Status CheckComplete(const PlacementModel& model, const std::vector<uint32_t>& device_of) {
   size_t lacking = 0;
   std::string names;
@@ -128,9 +140,12 @@ void WarnOfUnmatched(const ExplicitMap& map, const std::vector<bool>& matched, s
 
 absl::StatusOr<Placement> PlaceExplicitly(const PlacementModel& model,
                                           const std::vector<std::pair<std::string, std::string>>& entries,
-                                          const DeviceNames& names) {
+                                          const DeviceNames& names, const RequestContext* context) {
+  KEYLOAD_RETURN_IF_ERROR(CountEntries(entries, context));
   ExplicitMap map;
+  PeriodicCheck check(context);
   for (const auto& [module, name] : entries) {
+    KEYLOAD_RETURN_IF_ERROR(check.Check());
     KEYLOAD_ASSIGN_OR_RETURN(const std::string device, names.Normalise(name));
     KEYLOAD_RETURN_IF_ERROR(map.Add(module, device));
   }
@@ -139,6 +154,7 @@ absl::StatusOr<Placement> PlaceExplicitly(const PlacementModel& model,
   std::vector<uint32_t> device_of;
   device_of.reserve(model.tensors.size());
   for (const PlacementTensor& tensor : model.tensors) {
+    KEYLOAD_RETURN_IF_ERROR(check.Check());
     device_of.push_back(map.Find(tensor.name, [&](uint32_t entry) {
       if (matched[entry]) return;
       matched[entry] = true;

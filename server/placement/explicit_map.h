@@ -14,8 +14,10 @@ namespace keyload {
 // tied group follows its first member. The map of the result holds the entries that cover a tensor, the ones that match
 // neither tensor nor module are one warning.
 // DEVICE_UNKNOWN; DEVICE_MAP_INVALID: one name with two devices; DEVICE_MAP_INCOMPLETE: tensors without a device.
+// What the entries take is counted in `context`, which is asked now and then; null: neither. MEMORY_EXHAUSTED, and its
+// errors.
 absl::StatusOr<Placement> PlaceExplicitly(const PlacementModel& model,
                                           const std::vector<std::pair<std::string, std::string>>& entries,
-                                          const DeviceNames& names);
+                                          const DeviceNames& names, const RequestContext* context);
 
 }  // namespace keyload

@@ -4,7 +4,6 @@
 #include <iterator>
 #include <utility>
 
-#include "server/base/strings.h"
 #include "server/rpc/authorize.h"
 
 namespace keyload {
@@ -42,11 +41,7 @@ std::string ParseTraceparent(std::string_view text) {
   return std::string(text.substr(0, kTraceparentLength));
 }
 
-std::string PeerOf(const Caller& caller) {
-  const std::string_view peer = caller.peer;
-  const bool is_unix = peer.starts_with("unix:");
-  return StrCat(caller.name, "@", is_unix ? "unix" : peer.substr(0, peer.rfind(':')));
-}
+std::string PeerOf(const Caller& caller) { return caller.share(); }
 
 std::shared_ptr<const Caller> CallerOf(const AccessControl* access, const grpc::CallbackServerContext& context) {
   Caller caller = {.name = "", .peer = context.peer(), .traceparent = TraceparentOf(context)};

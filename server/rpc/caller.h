@@ -15,8 +15,8 @@ namespace keyload {
 // nobody has one. Never null; holds nothing of the context. Thread-safe, does not block.
 std::shared_ptr<const Caller> CallerOf(const AccessControl* access, const grpc::CallbackServerContext& context);
 
-// Whom a call counts against where calls and bytes are bounded per peer: the caller's name and its host, without the
-// port. All processes on Unix sockets that show no token are one peer.
+// Whom a call counts against where calls and bytes are bounded per peer: as where threads are shared out, see
+// Caller::share.
 std::string PeerOf(const Caller& caller);
 
 // The version, trace id, parent id and flags of a W3C `traceparent`: its first 55 characters. Empty for what is none: a

@@ -23,7 +23,7 @@ class ChunkStream : public grpc::ServerWriteReactor<Response>, public LiveCall {
   void OnWriteDone(bool ok) override {
     rate_.Taken(Clock::now());
     hold_.Release();
-    ok ? Continue() : this->Finish(grpc::Status::CANCELLED);
+    ok ? Continue() : this->Finish(ToGrpcStatus(ClientIsGone()));
   }
   void OnCancel() override { stop_.request_stop(); }
   void OnDone() override { delete this; }
@@ -34,8 +34,10 @@ class ChunkStream : public grpc::ServerWriteReactor<Response>, public LiveCall {
   }
   void CancelIfUnread(Clock::time_point now, Clock::duration limit) override {
     if (!rate_.IsTooSlow(now, limit)) return;
-    Log(LogLevel::kWarning, "cancel", {{"message", std::string("the client takes too little of its stream")}},
-        request_context_.caller.get());
+    NoThrow([&] {
+      Log(LogLevel::kWarning, "cancel", {{"message", std::string("the client takes too little of its stream")}},
+          request_context_.caller.get());
+    }).IgnoreError();
     Cancel();
   }
 

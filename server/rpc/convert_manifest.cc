@@ -9,6 +9,7 @@
 #include "absl/strings/ascii.h"
 #include "absl/strings/match.h"
 #include "server/base/error.h"
+#include "server/base/json_marks.h"
 #include "server/base/strings.h"
 #include "server/rpc/parsed_bytes.h"
 #include "server/rpc/strict_request.h"
@@ -93,32 +94,6 @@ absl::StatusOr<Conversion> ConversionFrom(const v1::Conversion& message, size_t 
     conversion.operations.push_back({known->second, {operation.dims().begin(), operation.dims().end()}});
   }
   return conversion;
-}
-
-// What a JSON text is made of, outside of its strings.
-struct JsonMarks {
-  uint64_t objects = 0;
-  uint64_t values = 0;  // of lists and objects
-  size_t depth = 0;
-};
-
-JsonMarks CountMarks(std::string_view json) {
-  JsonMarks marks;
-  size_t depth = 0;
-  bool in_string = false;
-  for (size_t i = 0; i < json.size(); ++i) {
-    const char c = json[i];
-    if (c == '"') in_string = !in_string;
-    if (in_string) {
-      i += c == '\\';
-      continue;
-    }
-    marks.objects += c == '{';
-    marks.values += c == ',' || c == '{' || c == '[';
-    if (c == '{' || c == '[') marks.depth = std::max(marks.depth, ++depth);
-    if ((c == '}' || c == ']') && depth > 0) --depth;
-  }
-  return marks;
 }
 
 constexpr size_t kMostJsonLevels = 32;  // a manifest has five; protobuf's parser takes memory for each level
@@ -212,14 +187,14 @@ uint64_t ManifestParseBytes(std::string_view bytes) {
   constexpr uint64_t kTexts = 3;
   constexpr uint64_t kPerObject = sizeof(v1::TensorSpec) + 2 * sizeof(void*);
   constexpr uint64_t kPerValue = sizeof(std::string) + 2 * sizeof(void*);
-  const JsonMarks marks = CountMarks(bytes);
+  const JsonMarks marks = CountJsonMarks(bytes);
   return kTexts * bytes.size() + 2 * (bytes.size() + marks.objects * kPerObject + marks.values * kPerValue);
 }
 
 absl::StatusOr<std::shared_ptr<const Manifest>> ParseManifest(std::string_view bytes) {
   v1::ModelManifest message;
   if (IsJson(bytes)) {
-    if (CountMarks(bytes).depth > kMostJsonLevels) {
+    if (CountJsonMarks(bytes).depth > kMostJsonLevels) {
       return MakeError(Reason::kManifestInvalid, StrCat("manifest: its JSON has over ", kMostJsonLevels, " levels"));
     }
     const auto parsed = google::protobuf::util::JsonStringToMessage(std::string(bytes), &message);

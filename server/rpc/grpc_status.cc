@@ -65,10 +65,7 @@ void AddStandardDetails(const absl::Status& status, google::rpc::Status& details
   }
 }
 
-}  // namespace
-
-grpc::Status ToGrpcStatus(const absl::Status& status) {
-  if (status.ok()) return grpc::Status::OK;
+grpc::Status WithDetails(const absl::Status& status) {
   google::rpc::ErrorInfo info;
   info.set_reason(std::string(ReasonName(ErrorReason(status))));
   info.set_domain(std::string(kDomain));
@@ -79,6 +76,17 @@ grpc::Status ToGrpcStatus(const absl::Status& status) {
   details.add_details()->PackFrom(info);
   AddStandardDetails(status, details);
   return grpc::Status(static_cast<grpc::StatusCode>(status.code()), details.message(), details.SerializeAsString());
+}
+
+}  // namespace
+
+grpc::Status ToGrpcStatus(const absl::Status& status) noexcept {
+  if (status.ok()) return grpc::Status();
+  try {
+    return WithDetails(status);
+  } catch (...) {
+    return grpc::Status(static_cast<grpc::StatusCode>(status.code()), "");
+  }
 }
 
 v1::LoadError ToLoadError(const absl::Status& status) {

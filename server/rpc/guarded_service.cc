@@ -3,11 +3,13 @@
 #include <grpcpp/impl/codegen/server_callback_handlers.h>
 
 #include <memory>
+#include <new>
 #include <string>
 #include <string_view>
 #include <type_traits>
 #include <utility>
 
+#include "absl/functional/function_ref.h"
 #include "server/base/error.h"
 #include "server/base/log.h"
 #include "server/base/no_throw.h"
@@ -21,6 +23,9 @@
 
 namespace keyload {
 namespace {
+
+// The audit line of a refused call names what a request of so many bytes is about; a larger one is not parsed for that.
+constexpr size_t kAuditedBytes = 64 << 10;
 
 // A call that is over before it began.
 template <typename Reactor>
@@ -105,7 +110,7 @@ class GuardedService final : public grpc::Service {
   void AddLoad() {
     const auto guarded = [this](Context* context) {
       return Begin<LoadReactor>([&]() -> absl::StatusOr<LoadReactor*> {
-        KEYLOAD_RETURN_IF_ERROR(Check<v1::LoadRequest>(Role::kLoad, "Load", *context, nullptr));
+        KEYLOAD_RETURN_IF_ERROR(CheckStream<v1::LoadRequest>("Load", *context));
         return loader_.Load(context);
       });
     };
@@ -116,7 +121,7 @@ class GuardedService final : public grpc::Service {
   void AddUpload() {
     const auto guarded = [this](Context* context, v1::UploadDocumentResponse* response) {
       return Begin<UploadReactor>([&]() -> absl::StatusOr<UploadReactor*> {
-        KEYLOAD_RETURN_IF_ERROR(Check<v1::UploadDocumentRequest>(Role::kLoad, "UploadDocument", *context, nullptr));
+        KEYLOAD_RETURN_IF_ERROR(CheckStream<v1::UploadDocumentRequest>("UploadDocument", *context));
         return loader_.UploadDocument(context, response);
       });
     };
@@ -133,35 +138,52 @@ class GuardedService final : public grpc::Service {
     MarkMethodCallback(static_cast<int>(paths_.size()) - 1, handler);
   }
 
-  // The call that `make` returns, or one that is over: with its error, or with that of an exception.
+  // The call that `make` returns, or one that is over: with its error, or with that of an exception. Null when there is
+  // no memory even for that: then gRPC ends the call itself.
   template <typename Reactor, typename Make>
-  static Reactor* Begin(Make make) {
+  static Reactor* Begin(Make make) noexcept {
     const absl::StatusOr<Reactor*> call = NoThrow(make);
-    return call.ok() ? *call : new RefusedCall<Reactor>(call.status());
+    return call.ok() ? *call : new (std::nothrow) RefusedCall<Reactor>(call.status());
   }
 
-  // Whether the call may begin. `request` is null where a stream has not brought one yet.
+  // Whether the call may begin. `request` gives what its audit line names, or null; it is asked only for one that may
+  // not.
   template <typename Request>
-  absl::Status Check(Role needed, std::string_view method, const Context& context, const Request* request) {
+  absl::Status Check(Role needed, std::string_view method, const Context& context,
+                     absl::FunctionRef<RequestPtr<Request>()> request) {
     absl::Status status = Authorize(access_, context, needed, method);
+    const std::shared_ptr<const Caller> caller = CallerOf(&access_, context);
     if (!status.ok()) {
-      const std::shared_ptr<const Caller> caller = CallerOf(&access_, context);
-      if (TellRefusal(status, method, *caller, metrics_, refusals_)) AuditRefusal(*caller, status, request);
+      if (TellRefusal(status, method, *caller, metrics_, refusals_)) AuditRefusal(*caller, status, request().get());
       return status;
     }
-    const std::shared_ptr<const Caller> caller = CallerOf(&access_, context);
     status = calls_.CheckRoom(PeerOf(*caller));
-    if (status.ok() && request != nullptr) status = CheckKnownFields(*request);
-    if (!status.ok()) AuditRefusal(*caller, status, request);
+    if (!status.ok()) AuditRefusal(*caller, status, request().get());
     return status;
   }
 
-  // The request of a call that may begin. A caller that may not make the call learns no more than that, whatever it sent.
+  // The same for a stream that has not brought a request yet.
+  template <typename Request>
+  absl::Status CheckStream(std::string_view method, const Context& context) {
+    return Check<Request>(Role::kLoad, method, context, [] { return RequestPtr<Request>(); });
+  }
+
+  // The request of a call that may begin. A caller that may not make the call learns no more than that, whatever it
+  // sent, and a large request of it is not even parsed.
   template <typename Request>
   absl::StatusOr<RequestPtr<Request>> Take(Role needed, std::string_view method, const Context& context,
                                            grpc::ByteBuffer bytes) {
-    const absl::StatusOr<RequestPtr<Request>> request = ParseRequest<Request>(bytes, loader_.request_memory());
-    KEYLOAD_RETURN_IF_ERROR(Check(needed, method, context, request.ok() ? request->get() : nullptr));
+    const auto parse = [&] { return ParseRequest<Request>(bytes, loader_.request_memory()); };
+    const auto audited = [&]() -> RequestPtr<Request> {
+      if (!AuditedRequest<Request> || bytes.Length() > kAuditedBytes) return nullptr;
+      return parse().value_or(nullptr);
+    };
+    KEYLOAD_RETURN_IF_ERROR(Check<Request>(needed, method, context, audited));
+    KEYLOAD_ASSIGN_OR_RETURN(RequestPtr<Request> request, parse());
+    if (const absl::Status known = CheckKnownFields(*request); !known.ok()) {
+      AuditRefusal(*CallerOf(&access_, context), known, request.get());
+      return known;
+    }
     return request;
   }
 

@@ -25,8 +25,9 @@ constexpr size_t kBatch = 256;        // keys that are looked for at a time
 constexpr size_t kReadBatch = 1024;   // of which lazy neighbours are read together
 constexpr uint64_t kInfoBytes = 100;  // of a key in a list besides its name, roughly
 
-absl::StatusOr<KeySelection> SelectionOf(const RpcContext& rpc, const v1::KeySelection& select) {
-  return CompileSelection(FromProto(select), select.key_list_digest(), rpc.service->documents());
+absl::StatusOr<KeySelection> SelectionOf(const RpcContext& rpc, const v1::KeySelection& select,
+                                         const RequestContext& context) {
+  return CompileSelection(FromProto(select), select.key_list_digest(), rpc.service->documents(), context);
 }
 
 class ListKeysStream : public ChunkStream<v1::ListKeysResponse> {
@@ -60,7 +61,7 @@ class ListKeysStream : public ChunkStream<v1::ListKeysResponse> {
 
   absl::Status Prepare() {
     KEYLOAD_ASSIGN_OR_RETURN(model_, rpc_.service->registry().Use(request_->model()));
-    KEYLOAD_ASSIGN_OR_RETURN(KeySelection selection, SelectionOf(rpc_, request_->select()));
+    KEYLOAD_ASSIGN_OR_RETURN(KeySelection selection, SelectionOf(rpc_, request_->select(), request_context()));
     for (const int state : request_->states()) states_.insert(state);
     KEYLOAD_RETURN_IF_ERROR(CheckWork(*model_->content().keys, selection));
     cursor_.emplace(model_, std::move(selection), KeyCursor::Of::kAll);
@@ -133,7 +134,7 @@ class ReadTensorsStream : public ChunkStream<v1::ReadTensorsResponse> {
                               request_->generation()),
                        {{"model", request_->model()}, {"generation", StrCat(model_->report().generation)}});
     }
-    KEYLOAD_ASSIGN_OR_RETURN(KeySelection selection, SelectionOf(rpc_, request_->select()));
+    KEYLOAD_ASSIGN_OR_RETURN(KeySelection selection, SelectionOf(rpc_, request_->select(), request_context()));
     KEYLOAD_RETURN_IF_ERROR(CheckWork(*model_->content().keys, selection));
     KEYLOAD_RETURN_IF_ERROR(CheckNamedKeys(*model_, selection, request_context()));
     cursor_.emplace(model_, std::move(selection), KeyCursor::Of::kWithBytes);

@@ -8,6 +8,7 @@
 #include "absl/status/status.h"
 #include "server/base/error.h"
 #include "server/base/mutex.h"
+#include "server/base/no_throw.h"
 #include "server/base/retry.h"
 #include "server/base/strings.h"
 #include "server/rpc/caller.h"
@@ -86,7 +87,7 @@ class LiveCalls {
   void CancelUnread(std::chrono::steady_clock::duration limit) {
     const auto now = std::chrono::steady_clock::now();
     MutexLock lock(mutex_);
-    for (const auto& [call, peer] : calls_) call->CancelIfUnread(now, limit);
+    for (const auto& [call, peer] : calls_) NoThrow([&] { call->CancelIfUnread(now, limit); }).IgnoreError();
   }
   size_t size() const {
     MutexLock lock(mutex_);

@@ -24,14 +24,8 @@ class WatchLoadCall : public grpc::ServerWriteReactor<v1::WatchLoadResponse>, pu
       : WatchLoadCall(rpc, context, PeerOf(*CallerOf(rpc.access, context))) {}
 
   void Start(const RpcContext& rpc, const std::string& load) {
-    absl::StatusOr<std::shared_ptr<SharedLoad>> found = rpc.service->FindLoad(load);
-    if (!found.ok()) return Finish(ToGrpcStatus(found.status()));
-    // The load's end may be told, and this call be gone, before Watch returns.
-    const std::shared_ptr<LoadTicket> ticket = ticket_;
-    const absl::StatusOr<SharedLoad::WaiterId> watching =
-        (*found)->Watch(std::make_shared<Observer>(*this, (*found)->identity()));
-    if (!watching.ok()) return Finish(ToGrpcStatus(watching.status()));
-    ticket->Bind(*found, *watching);
+    const absl::Status started = NoThrow([&] { return Watch(rpc, load); });
+    if (!started.ok()) EndWith(started);
   }
 
   void OnWriteDone(bool ok) override {
@@ -74,9 +68,12 @@ class WatchLoadCall : public grpc::ServerWriteReactor<v1::WatchLoadResponse>, pu
     void OnPlanned(const LoadReport& /*report*/) override {}
     void OnProgress(const LoadProgress& progress) override { call_.Set({.identity = identity_, .progress = progress}); }
     void OnEnd(absl::StatusOr<LoadReport> result) override {
-      call_.Set({.identity = identity_,
-                 .done = true,
-                 .result = std::make_shared<const absl::StatusOr<LoadReport>>(std::move(result))});
+      const absl::Status thrown = NoThrow([&] {
+        call_.Set({.identity = identity_,
+                   .done = true,
+                   .result = std::make_shared<const absl::StatusOr<LoadReport>>(std::move(result))});
+      });
+      if (!thrown.ok()) call_.EndWith(thrown);
     }
 
    private:
@@ -86,35 +83,68 @@ class WatchLoadCall : public grpc::ServerWriteReactor<v1::WatchLoadResponse>, pu
 
   ~WatchLoadCall() override = default;
 
+  absl::Status Watch(const RpcContext& rpc, const std::string& load) {
+    KEYLOAD_ASSIGN_OR_RETURN(const std::shared_ptr<SharedLoad> found, rpc.service->FindLoad(load));
+    // The load's end may be told, and this call be gone, before Watch returns.
+    const std::shared_ptr<LoadTicket> ticket = ticket_;
+    KEYLOAD_ASSIGN_OR_RETURN(const SharedLoad::WaiterId waiter,
+                             found->Watch(std::make_shared<Observer>(*this, found->identity())));
+    ticket->Bind(found, waiter);
+    return absl::OkStatus();
+  }
+
   void Set(const LoadStatus& status) {
     {
+      v1::LoadStatus message = ToProto(status);
       MutexLock lock(mutex_);
-      next_ = ToProto(status);
+      next_ = std::move(message);
       ended_ = status.done;
     }
     Advance();
   }
 
-  void Advance() {
-    grpc::Status end;
+  // Nothing more is to be told.
+  void EndWith(const absl::Status& status) {
+    {
+      MutexLock lock(mutex_);
+      next_.reset();
+      ended_ = true;
+      end_ = status;
+    }
+    Advance();
+  }
+
+  // Lets no exception out: a message that cannot be made ends the call's part in the load, and with it the call.
+  void Advance() noexcept {
+    absl::Status end;
     {
       MutexLock lock(mutex_);
       if (writing_ || finished_) return;
       if (next_ && !broken_) {
-        *response_.mutable_status() = *std::exchange(next_, std::nullopt);
-        if (!hold_.TryTake(response_.ByteSizeLong()) && response_.status().has_report()) {
-          CutReport(*response_.mutable_status()->mutable_report(), 0);
+        end_ = NoThrow([this]() ABSL_NO_THREAD_SAFETY_ANALYSIS { Fill(); });
+        if (end_.ok()) {
+          writing_ = true;
+          sending_since_ = Clock::now();
+          StartWrite(&response_);
+          return;
         }
-        writing_ = true;
-        sending_since_ = Clock::now();
-        StartWrite(&response_);
-        return;
+        broken_ = true;
+        context_.TryCancel();
       }
       if (!ended_) return;
       finished_ = true;
-      if (broken_) end = grpc::Status(grpc::StatusCode::CANCELLED, "the watching was ended");
+      end = end_.ok() && broken_ ? ClientIsGone() : end_;
     }
-    Finish(end);  // after this the call may be gone
+    Finish(ToGrpcStatus(end));  // after this the call may be gone
+  }
+
+  // The next message.
+  void Fill() ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_) {
+    response_.mutable_status()->Swap(&*next_);
+    next_.reset();
+    if (!hold_.TryTake(response_.ByteSizeLong()) && response_.status().has_report()) {
+      CutReport(*response_.mutable_status()->mutable_report(), 0);
+    }
   }
 
   grpc::CallbackServerContext& context_;
@@ -125,6 +155,7 @@ class WatchLoadCall : public grpc::ServerWriteReactor<v1::WatchLoadResponse>, pu
   Mutex mutex_;
   std::optional<v1::LoadStatus> next_ ABSL_GUARDED_BY(mutex_);
   bool ended_ ABSL_GUARDED_BY(mutex_) = false;  // the load, or this call's part in it
+  absl::Status end_ ABSL_GUARDED_BY(mutex_);
   bool writing_ ABSL_GUARDED_BY(mutex_) = false;
   Clock::time_point sending_since_ ABSL_GUARDED_BY(mutex_) = Clock::time_point::max();
   bool broken_ ABSL_GUARDED_BY(mutex_) = false;  // nobody reads, or is to

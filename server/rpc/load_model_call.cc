@@ -63,14 +63,16 @@ class LoadModelCall : public grpc::ServerUnaryReactor, public LiveCall {
 
   ~LoadModelCall() override = default;
 
-  void End(absl::StatusOr<LoadReport> result) {
-    absl::Status status = result.status();
-    if (status.ok()) {
-      *response_.mutable_report() = ToProto(*result);
-      if (!hold_.TryTake(response_.ByteSizeLong())) CutReport(*response_.mutable_report(), 0);
-      status = Annotate(result->error, result->load, {{"load", result->load}});
-    }
-    audit_.End(result);
+  absl::Status Answer(const LoadReport& report) {
+    *response_.mutable_report() = ToProto(report);
+    if (!hold_.TryTake(response_.ByteSizeLong())) CutReport(*response_.mutable_report(), 0);
+    return Annotate(report.error, report.load, {{"load", report.load}});
+  }
+
+  // Whatever throws here, the call is finished: nobody else would do it.
+  void End(absl::StatusOr<LoadReport> result) noexcept {
+    const absl::Status status = result.ok() ? NoThrow([&] { return Answer(*result); }) : result.status();
+    NoThrow([&] { audit_.End(result); }).IgnoreError();
     answered_ = Clock::now();
     Finish(ToGrpcStatus(status));
   }

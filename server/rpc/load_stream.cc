@@ -2,7 +2,6 @@
 
 #include <algorithm>
 #include <utility>
-#include <vector>
 
 #include "server/base/error.h"
 #include "server/base/no_throw.h"
@@ -45,12 +44,10 @@ class LoadStream::Load : public LoadObserver {
   }
   void OnEnd(absl::StatusOr<LoadReport> result) override {
     v1::LoadResponse event;
-    if (result.ok()) {
-      *event.mutable_report() = ToProto(*result);
-    } else {
-      *event.mutable_error() = ToLoadError(result.status());
-    }
-    audit_.End(result);
+    absl::Status told = NoThrow([&] { Describe(result, event); });
+    if (!told.ok()) told = NoThrow([&] { *event.mutable_error() = ToLoadError(told); });
+    if (!told.ok()) stream_.context_.TryCancel();  // a load without an end would keep the stream open
+    NoThrow([&] { audit_.End(result); }).IgnoreError();
     Set([&](Slots& slots) {
       slots.progress.reset();
       slots.end = std::move(event);
@@ -66,18 +63,17 @@ class LoadStream::Load : public LoadObserver {
 
   // Moves the oldest waiting event into `response`; false if there is none. REQUIRES: the stream's lock.
   bool Take(v1::LoadResponse& response) {
-    if (slots_.accepted) {
-      *response.mutable_accepted() = *std::exchange(slots_.accepted, std::nullopt);
-    } else if (slots_.planned) {
-      *response.mutable_planned() = *std::exchange(slots_.planned, std::nullopt);
-    } else if (slots_.progress) {
-      *response.mutable_progress() = *std::exchange(slots_.progress, std::nullopt);
-    } else if (slots_.end) {
-      response = *std::exchange(slots_.end, std::nullopt);
-    } else {
-      return false;
-    }
-    return true;
+    // What throws leaves the event where it is.
+    const auto move = [](auto& slot, auto* message) {
+      message->Swap(&*slot);
+      slot.reset();
+      return true;
+    };
+    if (slots_.accepted) return move(slots_.accepted, response.mutable_accepted());
+    if (slots_.planned) return move(slots_.planned, response.mutable_planned());
+    if (slots_.progress) return move(slots_.progress, response.mutable_progress());
+    if (slots_.end) return move(slots_.end, &response);
+    return false;
   }
   // A request to cancel it, for the audit; `load` is empty before it was accepted. REQUIRES: the stream's lock.
   AuditEntry cancel() const { return {.action = "cancel", .model = model_, .load = slots_.load}; }
@@ -94,6 +90,13 @@ class LoadStream::Load : public LoadObserver {
     std::string load;  // what the server calls it
     bool ended = false;
   };
+  static void Describe(const absl::StatusOr<LoadReport>& result, v1::LoadResponse& event) {
+    if (result.ok()) {
+      *event.mutable_report() = ToProto(*result);
+    } else {
+      *event.mutable_error() = ToLoadError(result.status());
+    }
+  }
   template <typename Change>
   void Set(Change change) {
     stream_.Advance([&] { change(slots_); });
@@ -171,8 +174,8 @@ absl::StatusOr<bool> LoadStream::Handle(RequestPtr<v1::LoadRequest> read) {
   return true;
 }
 
-std::vector<std::shared_ptr<LoadTicket>> LoadStream::Tickets() {
-  std::vector<std::shared_ptr<LoadTicket>> tickets;
+LoadStream::TicketList LoadStream::Tickets() {
+  TicketList tickets;
   for (const auto& [id, load] : loads_) tickets.push_back(load->ticket);
   return tickets;
 }
@@ -184,11 +187,12 @@ absl::Status LoadStream::Add(const std::string& load_id, const std::shared_ptr<L
   if (loads_.size() >= kMaxLoadsPerStream) {
     return MakeError(Reason::kBadRequest, StrCat("over ", kMaxLoadsPerStream, " unfinished loads on one stream"));
   }
+  std::list<std::string> id = {load_id};
   if (!loads_.emplace(load_id, load).second) {
     return MakeError(Reason::kBadRequest, StrCat("load_id ", load_id, " is in use on this stream"),
                      {{"field", "load_id"}});
   }
-  order_.push_back(load_id);
+  order_.splice(order_.end(), id);
   return absl::OkStatus();
 }
 
@@ -249,44 +253,59 @@ void LoadStream::Started() {
 }
 
 bool LoadStream::TakeEvent() {
-  for (size_t turn = 0; turn < order_.size(); ++turn) {
-    const std::string load_id = std::move(order_.front());
-    order_.pop_front();
-    const auto it = loads_.find(load_id);
+  for (size_t turns = order_.size(); turns > 0; --turns) {
+    const auto it = loads_.find(order_.front());
     response_.Clear();
     const bool taken = !broken_ && it->second->Take(response_);
+    if (taken) response_.set_load_id(order_.front());
     if (it->second->ended() && (broken_ || it->second->empty())) {
       loads_.erase(it);
+      order_.pop_front();
     } else {
-      order_.push_back(load_id);
+      order_.splice(order_.end(), order_, order_.begin());
     }
-    if (!taken) continue;
-    response_.set_load_id(load_id);
-    return true;
+    if (taken) return true;
   }
   return false;
 }
 
-void LoadStream::Advance(absl::FunctionRef<void()> change) {
+bool LoadStream::TakeMessage() {
+  if (!TakeEvent()) return false;
+  if (!hold_.TryTake(response_.ByteSizeLong())) {
+    if (response_.has_planned()) CutReport(*response_.mutable_planned(), 0);
+    if (response_.has_report()) CutReport(*response_.mutable_report(), 0);
+  }
+  return true;
+}
+
+void LoadStream::Break(const absl::Status& why) {
+  broken_ = true;
+  if (end_.ok()) end_ = why;
+  context_.TryCancel();
+}
+
+void LoadStream::Advance(absl::FunctionRef<void()> change) noexcept {
   absl::Status end;
   {
     MutexLock lock(mutex_);
-    change();
+    if (const absl::Status changed = NoThrow(change); !changed.ok()) Break(changed);
     if (writing_ || finished_) return;
-    if (TakeEvent()) {
+    absl::StatusOr<bool> taken =
+        NoThrow([this]() ABSL_NO_THREAD_SAFETY_ANALYSIS -> absl::StatusOr<bool> { return TakeMessage(); });
+    if (!taken.ok()) {
+      Break(taken.status());
+      taken = TakeEvent();  // a broken stream only forgets what has ended
+    }
+    if (*taken) {
       writing_ = true;
       sending_since_ = Clock::now();
-      if (!hold_.TryTake(response_.ByteSizeLong())) {
-        if (response_.has_planned()) CutReport(*response_.mutable_planned(), 0);
-        if (response_.has_report()) CutReport(*response_.mutable_report(), 0);
-      }
       StartWrite(&response_);
       return;
     }
     if (starting_ || !loads_.empty() || !(reads_done_ || broken_ || draining_)) return;
     finished_ = true;
     end = end_;
-    if (end.ok() && draining_ && !reads_done_) end = Draining();
+    if (end.ok() && draining_ && !reads_done_) end = NoThrow([]() -> absl::Status { return Draining(); });
   }
   // After this the stream may be gone.
   Finish(ToGrpcStatus(end));
@@ -299,13 +318,13 @@ void LoadStream::OnWriteDone(bool ok) {
     sending_since_ = Clock::time_point::max();
     hold_.Release();
   }
-  ok ? Advance() : Abort(absl::CancelledError("the client is gone"));
+  ok ? Advance() : Abort(ClientIsGone());
 }
 
-void LoadStream::OnCancel() { Abort(absl::CancelledError("the client is gone")); }
+void LoadStream::OnCancel() { Abort(ClientIsGone()); }
 
 void LoadStream::Abort(const absl::Status& status) {
-  std::vector<std::shared_ptr<LoadTicket>> unfinished;
+  TicketList unfinished;
   {
     MutexLock lock(mutex_);
     if (finished_) return;
@@ -334,7 +353,7 @@ void LoadStream::CancelIfUnread(Clock::time_point now, Clock::duration limit) {
 }
 
 void LoadStream::Cancel() {
-  std::vector<std::shared_ptr<LoadTicket>> unfinished;
+  TicketList unfinished;
   {
     MutexLock lock(mutex_);
     unfinished = Tickets();

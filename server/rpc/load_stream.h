@@ -2,16 +2,17 @@
 
 #include <grpcpp/support/server_callback.h>
 
-#include <deque>
+#include <list>
 #include <memory>
 #include <optional>
 #include <string>
-#include <vector>
 
 #include "absl/container/flat_hash_map.h"
+#include "absl/container/inlined_vector.h"
 #include "absl/functional/function_ref.h"
 #include "keyload/v1/model_loader.pb.h"
 #include "server/base/mutex.h"
+#include "server/rpc/limits.h"
 #include "server/rpc/request_ptr.h"
 #include "server/rpc/rpc_context.h"
 
@@ -51,10 +52,17 @@ class LoadStream : public grpc::ServerBidiReactor<grpc::ByteBuffer, v1::LoadResp
   absl::Status Add(const std::string& load_id, const std::shared_ptr<Load>& load);
   // Makes `change` and, under the same lock, looks whether it is time to write the next event or to finish. Under one
   // lock, because the stream may be gone as soon as the end of its last load can be seen.
-  void Advance(absl::FunctionRef<void()> change = [] {});
-  // Of the loads that have not ended: to be used outside the lock, under which observers wait.
-  std::vector<std::shared_ptr<LoadTicket>> Tickets() ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
+  // Lets no exception out: what cannot be told ends the stream, with its loads.
+  void Advance(absl::FunctionRef<void()> change = [] {}) noexcept;
+  // Of the loads that have not ended: to be used outside the lock, under which observers wait. Takes no memory.
+  using TicketList = absl::InlinedVector<std::shared_ptr<LoadTicket>, kMaxLoadsPerStream>;
+  TicketList Tickets() ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
+  // Fills response_ with the next event of the load whose turn it is; false: there is none.
   bool TakeEvent() ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
+  // The client would miss something: cancels the call, which ends the loads.
+  void Break(const absl::Status& why) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
+  // The same as TakeEvent, with room for it in the budget.
+  bool TakeMessage() ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
 
   const RpcContext rpc_;
   grpc::CallbackServerContext& context_;  // gRPC's, until OnDone
@@ -66,7 +74,7 @@ class LoadStream : public grpc::ServerBidiReactor<grpc::ByteBuffer, v1::LoadResp
 
   Mutex mutex_;
   absl::flat_hash_map<std::string, std::shared_ptr<Load>> loads_ ABSL_GUARDED_BY(mutex_);  // until their end is written
-  std::deque<std::string> order_ ABSL_GUARDED_BY(mutex_);  // of loads_, for a fair turn each
+  std::list<std::string> order_ ABSL_GUARDED_BY(mutex_);  // of loads_, for a fair turn each
   bool reads_done_ ABSL_GUARDED_BY(mutex_) = false;
   bool starting_ ABSL_GUARDED_BY(mutex_) = false;  // a thread is at the request that was read last
   bool writing_ ABSL_GUARDED_BY(mutex_) = false;

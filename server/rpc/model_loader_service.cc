@@ -90,7 +90,7 @@ grpc::ServerUnaryReactor* ModelLoaderServiceImpl::ListModels(grpc::CallbackServe
 
 grpc::ServerWriteReactor<v1::WatchModelsResponse>* ModelLoaderServiceImpl::WatchModels(
     grpc::CallbackServerContext* context, const RequestPtr<v1::WatchModelsRequest>& request) {
-  return StartWatchModels(rpc_, context, *request);
+  return StartWatchModels(rpc_, context, request);
 }
 
 grpc::ServerWriteReactor<v1::ListKeysResponse>* ModelLoaderServiceImpl::ListKeys(grpc::CallbackServerContext* context,
@@ -147,7 +147,7 @@ grpc::ServerUnaryReactor* ModelLoaderServiceImpl::GetServerInfo(grpc::CallbackSe
     stuck.set_operations(mount.operations);
     *stuck.mutable_longest() = TimeUtil::NanosecondsToDuration(absl::ToInt64Nanoseconds(mount.longest));
   }
-  return FinishNow(context, absl::OkStatus());
+  return UnaryCall::Finished(rpc_, context, response, absl::OkStatus());
 }
 
 }  // namespace keyload

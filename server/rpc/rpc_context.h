@@ -2,7 +2,6 @@
 
 #include <grpcpp/server_context.h>
 
-#include <atomic>
 #include <cstdint>
 #include <stop_token>
 #include <string>
@@ -13,6 +12,7 @@
 #include "server/base/executor.h"
 #include "server/base/log_limiter.h"
 #include "server/base/request_context.h"
+#include "server/base/share_slots.h"
 #include "server/rpc/caller.h"
 #include "server/rpc/live_calls.h"
 #include "server/rpc/send_budget.h"
@@ -34,7 +34,7 @@ struct RpcContext {
   Executor* measures = nullptr;  // looks at every page of large files
   LiveCalls* calls = nullptr;
   SendBudget* send = nullptr;
-  std::atomic<size_t>* watchers = nullptr;               // open WatchModels calls
+  ShareSlots* watchers = nullptr;                        // open WatchModels calls
   std::vector<std::pair<std::string, uint64_t>> limits;  // of the server, for GetServerInfo
   const AccessControl* access = nullptr;                 // that calls have passed; null: callers have no names
   LogLimiter* refusals = nullptr;  // of the lines about refused callers; null where none are refused

@@ -66,6 +66,7 @@ std::vector<std::pair<std::string, uint64_t>> LimitValues(const RpcServer::Optio
           {"calls", options.calls.total},
           {"calls_per_peer", options.calls.per_peer},
           {"watchers", kMaxWatchers},
+          {"watched_models", kMaxWatchedModels},
           {"receive_bytes", kReceiveBytes},
           {"send_bytes", options.send_bytes},
           {"send_bytes_per_peer", SendBudget(options.send_bytes).per_peer_bytes()},
@@ -77,7 +78,7 @@ constexpr std::string_view kLiveness = "liveness";
 constexpr std::string_view kReadiness = "readiness";
 
 RpcContext OfServer(const RpcServer::Options& options, LiveCalls& calls, SendBudget& send,
-                    std::atomic<size_t>& watchers, const AccessControl& open_access) {
+                    ShareSlots& watchers, const AccessControl& open_access) {
   RpcContext rpc = options.rpc;
   rpc.calls = &calls;
   rpc.send = &send;

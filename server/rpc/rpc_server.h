@@ -5,7 +5,6 @@
 #include <grpcpp/server.h>
 #include <grpcpp/server_builder.h>
 
-#include <atomic>
 #include <chrono>
 #include <memory>
 #include <string>
@@ -123,7 +122,7 @@ class RpcServer {
   const Options options_;  // as given; its rpc lacks what the server sets
   LiveCalls calls_;
   SendBudget send_;
-  std::atomic<size_t> watchers_ = 0;
+  ShareSlots watchers_{kMaxWatchers};
   RpcContext rpc_;
   const AccessControl open_access_;
   const std::unique_ptr<grpc::Service> service_;

@@ -18,8 +18,8 @@ uint64_t SendBudget::FreeOf(const std::string& peer) const {
 
 void SendBudget::Add(const std::string& peer, uint64_t bytes) {
   if (bytes == 0) return;
-  used_ += bytes;
   used_by_[peer] += bytes;
+  used_ += bytes;
 }
 
 bool SendBudget::Hold::TryTake(uint64_t bytes) {
@@ -27,8 +27,8 @@ bool SendBudget::Hold::TryTake(uint64_t bytes) {
   if (bytes <= kFreeBytes) return true;
   MutexLock lock(budget_.mutex_);
   if (kCopies * bytes > budget_.FreeOf(peer_)) return false;
+  budget_.Add(peer_, kCopies * bytes);
   held_ = kCopies * bytes;
-  budget_.Add(peer_, held_);
   return true;
 }
 
@@ -37,8 +37,8 @@ uint64_t SendBudget::Hold::TakeChunk(uint64_t most) {
   MutexLock lock(budget_.mutex_);
   const uint64_t bytes = std::min(budget_.FreeOf(peer_) / kCopies / kChunksOfFree, most);
   if (bytes <= kFreeBytes) return kFreeBytes;
+  budget_.Add(peer_, kCopies * bytes);
   held_ = kCopies * bytes;
-  budget_.Add(peer_, held_);
   return bytes;
 }
 

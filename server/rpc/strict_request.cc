@@ -18,6 +18,7 @@ using google::protobuf::FieldDescriptor;
 using google::protobuf::Message;
 using google::protobuf::Reflection;
 
+constexpr std::string_view kTheRequest = "the request";
 constexpr uint64_t kTablesOfRequest = 4;  // the message, two of what it is converted to, and tables of its names
 
 absl::Status UnknownField(const Descriptor& message, int number) {
@@ -56,7 +57,9 @@ absl::StatusOr<HeapCharge> ParseRequestInto(grpc::ByteBuffer& bytes, const std::
   bytes.Clear();
   const std::string_view text(reinterpret_cast<const char*>(wire.begin()), wire.size());
   HeapCharge charge(account);
-  KEYLOAD_RETURN_IF_ERROR(charge.Resize(kTablesOfRequest * ParsedBytes(text, *request.GetDescriptor()), "the request"));
+  const uint64_t needed = kTablesOfRequest * ParsedBytes(text, *request.GetDescriptor());
+  KEYLOAD_RETURN_IF_ERROR(account->CheckForOne(needed, kTheRequest));
+  KEYLOAD_RETURN_IF_ERROR(charge.Resize(needed, kTheRequest));
   if (whole && request.ParseFromArray(text.data(), static_cast<int>(text.size()))) return charge;
   return MakeError(Reason::kBadRequest, StrCat("the request is no valid ", request.GetDescriptor()->full_name(),
                                                ": its bytes are cut or broken, or a string is not UTF-8"));

@@ -37,7 +37,7 @@ class UnaryCall : public grpc::ServerUnaryReactor, public LiveCall {
           {.caller = call->request_context_.share(),
            .run = [call,
                    handler = std::move(handler)]() mutable { call->Answer(call->request_context_.Check(), handler); },
-           .fail = [call](const absl::Status& thrown) { call->Fail(thrown); }});
+           .fail = [call](const absl::Status& thrown) { call->End(thrown); }});
     });
     if (!queued.ok()) call->End(queued);
     return call;
@@ -55,7 +55,7 @@ class UnaryCall : public grpc::ServerUnaryReactor, public LiveCall {
                                [call, handler = std::move(handler)](auto turn) mutable {
                                  call->Answer(turn.status.ok() ? call->request_context_.Check() : turn.status, handler);
                                },
-                           .fail = [call](const absl::Status& thrown) { call->Fail(thrown); }});
+                           .fail = [call](const absl::Status& thrown) { call->End(thrown); }});
     });
     if (!queued.ok()) call->End(queued);
     return call;
@@ -92,20 +92,17 @@ class UnaryCall : public grpc::ServerUnaryReactor, public LiveCall {
     End(status);
   }
 
-  void End(absl::Status status) {
-    if (status.ok()) status = TakeRoomForAnswer(hold_, response_);
-    if (audit_ != nullptr) {
+  // Whatever throws here, the call is finished: nobody else would do it.
+  void End(absl::Status status) noexcept {
+    const absl::Status thrown = NoThrow([&] {
+      if (status.ok()) status = TakeRoomForAnswer(hold_, response_);
+      if (audit_ == nullptr) return;
       audit_->status = status;
       Audit(*audit_, *request_context_.caller);
-    }
+    });
+    if (status.ok()) status = thrown;
     answered_ = Clock::now();
     Finish(ToGrpcStatus(status));
-  }
-
-  // After an exception of End, which may be out of memory for the audit line.
-  void Fail(const absl::Status& thrown) {
-    answered_ = Clock::now();
-    Finish(ToGrpcStatus(thrown));
   }
 
   grpc::CallbackServerContext& context_;

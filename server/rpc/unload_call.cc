@@ -16,10 +16,11 @@ namespace {
 
 class UnloadCall : public grpc::ServerUnaryReactor, public LiveCall {
  public:
-  UnloadCall(const RpcContext& rpc, AuditEntry audit, std::shared_ptr<const Caller> caller,
+  UnloadCall(const RpcContext& rpc, grpc::CallbackServerContext& context, AuditEntry audit,
              v1::UnloadModelResponse* response)
-      : audit_(std::move(audit)),
-        caller_(std::move(caller)),
+      : context_(context),
+        audit_(std::move(audit)),
+        caller_(CallerOf(rpc.access, context)),
         response_(*response),
         entry_(*rpc.calls, this, PeerOf(*caller_)) {}
 
@@ -36,11 +37,16 @@ class UnloadCall : public grpc::ServerUnaryReactor, public LiveCall {
   }
 
   void OnCancel() override {
-    End(*waiting_, MakeError(Reason::kLoadCancelled, "nobody waits any more; the model goes with its last user"));
+    End(*waiting_, NoThrow([]() -> absl::Status {
+          return MakeError(Reason::kLoadCancelled, "nobody waits any more; the model goes with its last user");
+        }));
   }
   void OnDone() override { delete this; }
   void Drain() override {}  // it is waiting for its answer
   void Cancel() override { OnCancel(); }
+  void CancelIfUnread(Clock::time_point now, Clock::duration limit) override {
+    if (answered_.load() < now - limit) context_.TryCancel();
+  }
 
  private:
   // The call until it is finished, then null: whoever takes it out finishes it. Outlives the call, as the model's last
@@ -49,23 +55,29 @@ class UnloadCall : public grpc::ServerUnaryReactor, public LiveCall {
 
   ~UnloadCall() override = default;
 
-  static void End(Waiting& waiting, const absl::StatusOr<ModelRegistry::Unloaded>& result) {
+  // Nothing leaves it: the call that it takes out would never be finished.
+  static void End(Waiting& waiting, const absl::StatusOr<ModelRegistry::Unloaded>& result) noexcept {
     UnloadCall* const call = waiting.exchange(nullptr);
     if (call == nullptr) return;
     if (result.ok()) {
       call->response_.set_was_loaded(result->was_loaded);
       call->response_.set_freed_bytes(result->freed_bytes);
-      call->audit_.outcome = result->was_loaded ? "UNLOADED" : "NOT_LOADED";
     }
-    call->audit_.status = result.status();
-    Audit(call->audit_, *call->caller_);
+    NoThrow([&] {
+      if (result.ok()) call->audit_.outcome = result->was_loaded ? "UNLOADED" : "NOT_LOADED";
+      call->audit_.status = result.status();
+      Audit(call->audit_, *call->caller_);
+    }).IgnoreError();
+    call->answered_ = Clock::now();
     call->Finish(ToGrpcStatus(result.status()));
   }
 
+  grpc::CallbackServerContext& context_;
   AuditEntry audit_;
   const std::shared_ptr<const Caller> caller_;
   v1::UnloadModelResponse& response_;
   const std::shared_ptr<Waiting> waiting_ = std::make_shared<Waiting>(this);
+  std::atomic<Clock::time_point> answered_ = Clock::time_point::max();
   const LiveCalls::Entry entry_;
 };
 
@@ -80,7 +92,7 @@ grpc::ServerUnaryReactor* StartUnloadModel(const RpcContext& rpc, grpc::Callback
         rpc, context,
         MakeError(Reason::kFieldNotSupported, "leased: leases are not supported yet", {{"field", "leased"}}), audit);
   }
-  auto* const call = new UnloadCall(rpc, audit, CallerOf(rpc.access, *context), response);
+  auto* const call = new UnloadCall(rpc, *context, audit, response);
   call->Start(rpc);
   return call;
 }

@@ -22,7 +22,7 @@ class UploadDocumentCall : public grpc::ServerReadReactor<grpc::ByteBuffer>, pub
       : rpc_(rpc),
         context_(context),
         response_(*response),
-        upload_(rpc.service->documents().BeginUpload()),
+        upload_(rpc.service->documents().BeginUpload(CallerOf(rpc.access, context)->share())),
         entry_(*rpc.calls, this, PeerOf(*CallerOf(rpc.access, context))) {
     upload_.ok() ? StartRead(&bytes_) : Finish(ToGrpcStatus(upload_.status()));
   }
@@ -34,22 +34,22 @@ class UploadDocumentCall : public grpc::ServerReadReactor<grpc::ByteBuffer>, pub
     }
     last_chunk_ = Clock::now();
     const absl::Status kept = NoThrow([this] { return TakeChunk(); });
-    if (!kept.ok()) return Finish(ToGrpcStatus(kept));
+    if (!kept.ok()) return End(kept);
     StartRead(&bytes_);
   }
   void OnSendInitialMetadataDone(bool ok) override {
-    if (!ok) return Finish(grpc::Status::CANCELLED);
+    if (!ok) return End(ClientIsGone());
     const absl::Status queued = NoThrow([this] {
       return rpc_.keys->Submit({.caller = CallerOf(rpc_.access, context_)->share(),
-                                .run = [this] { Finish(ToGrpcStatus(Store())); },
-                                .fail = [this](const absl::Status& thrown) { Finish(ToGrpcStatus(thrown)); }});
+                                .run = [this] { End(Store()); },
+                                .fail = [this](const absl::Status& thrown) { End(thrown); }});
     });
-    if (!queued.ok()) Finish(ToGrpcStatus(queued));
+    if (!queued.ok()) End(queued);
   }
   void OnDone() override { delete this; }
   void Drain() override {}
   void Cancel() override { context_.TryCancel(); }
-  // Only so many uploads may be under way.
+  // Only so many uploads may be under way, and an answer that is not taken keeps its call.
   void CancelIfUnread(Clock::time_point now, Clock::duration limit) override {
     if (last_chunk_.load() < now - limit) Cancel();
   }
@@ -80,10 +80,17 @@ class UploadDocumentCall : public grpc::ServerReadReactor<grpc::ByteBuffer>, pub
     return absl::OkStatus();
   }
 
+  // Another upload may begin before this answer is taken.
+  void End(const absl::Status& status) {
+    upload_ = nullptr;
+    last_chunk_ = Clock::now();
+    Finish(ToGrpcStatus(status));
+  }
+
   const RpcContext rpc_;
   grpc::CallbackServerContext& context_;
   v1::UploadDocumentResponse& response_;
-  const absl::StatusOr<std::unique_ptr<DocumentStore::Upload>> upload_;
+  absl::StatusOr<std::unique_ptr<DocumentStore::Upload>> upload_;
   grpc::ByteBuffer bytes_;  // the read in flight
   std::optional<v1::UploadDocumentRequest::Kind> kind_;
   std::atomic<Clock::time_point> last_chunk_ = Clock::now();

@@ -1,10 +1,11 @@
 #include "server/rpc/watch_models.h"
 
-#include <atomic>
 #include <chrono>
 #include <deque>
 #include <memory>
+#include <optional>
 #include <string>
+#include <string_view>
 #include <utility>
 
 #include "absl/container/flat_hash_map.h"
@@ -23,14 +24,23 @@ namespace {
 
 class WatchModelsCall : public grpc::ServerWriteReactor<v1::WatchModelsResponse>, public LiveCall {
  public:
-  WatchModelsCall(const RpcContext& rpc, grpc::CallbackServerContext& context, const v1::WatchModelsRequest& request)
+  WatchModelsCall(const RpcContext& rpc, grpc::CallbackServerContext& context,
+                  RequestPtr<v1::WatchModelsRequest> request)
       : context_(context),
-        watching_(*rpc.watchers),
-        names_(request.models().begin(), request.models().end()),
+        watching_(rpc.watchers->TryTake(CallerOf(rpc.access, context)->share())),
+        request_(std::move(request)),
+        names_(request_->models().begin(), request_->models().end()),
         entry_(*rpc.calls, this, PeerOf(*CallerOf(rpc.access, context))) {
     if (rpc.service->draining()) Drain();  // those that were there have been told
-    if (watching_.count > kMaxWatchers) {
-      End(Annotate(TooManyWaiting(absl::Seconds(1)), StrCat(kMaxWatchers, " calls watch the models already")));
+    if (!watching_) {
+      End(Annotate(TooManyWaiting(absl::Seconds(1)),
+                   StrCat(kMaxWatchers, " calls watch the models already, or half of them are this caller's")));
+    }
+    if (request_->models_size() > kMaxWatchedModels) {
+      End(MakeError(Reason::kBadRequest,
+                    StrCat("models has ", request_->models_size(), " names, at most ", kMaxWatchedModels,
+                           " are taken: name fewer, or none to watch all models"),
+                    {{"field", "models"}}));
     }
     subscription_ = rpc.service->registry().Subscribe([this](const ModelRegistry::Change& change) { Note(change); });
     {
@@ -46,13 +56,13 @@ class WatchModelsCall : public grpc::ServerWriteReactor<v1::WatchModelsResponse>
       MutexLock lock(mutex_);
       writing_ = false;
       sending_since_ = Clock::time_point::max();
-      if (!ok) end_ = absl::CancelledError("the client is gone");
+      if (!ok && end_.ok()) end_ = ClientIsGone();
     }
     Advance();
   }
-  void OnCancel() override { End(absl::CancelledError("the client is gone")); }
+  void OnCancel() override { End(ClientIsGone()); }
   void OnDone() override { delete this; }
-  void Drain() override { End(Draining()); }
+  void Drain() override { End(NoThrow([]() -> absl::Status { return Draining(); })); }
   void Cancel() override {
     Drain();
     context_.TryCancel();  // a write that the client does not take would wait for ever
@@ -66,17 +76,6 @@ class WatchModelsCall : public grpc::ServerWriteReactor<v1::WatchModelsResponse>
   }
 
  private:
-  // Counts the call while it lives: changes of models are written to all of them, under the registry's lock.
-  struct Watching {
-    explicit Watching(std::atomic<size_t>& all) : watchers(all), count(++all) {}
-    ~Watching() { --watchers; }
-    Watching(const Watching&) = delete;
-    Watching& operator=(const Watching&) = delete;
-
-    std::atomic<size_t>& watchers;
-    const size_t count;  // with this one
-  };
-
   ~WatchModelsCall() override = default;
 
   // Runs under the registry's lock.
@@ -99,13 +98,19 @@ class WatchModelsCall : public grpc::ServerWriteReactor<v1::WatchModelsResponse>
     Advance();
   }
 
-  void Advance() {
+  // Lets no exception out: a message that cannot be made ends the call.
+  void Advance() noexcept {
     absl::Status end;
     {
       MutexLock lock(mutex_);
       if (writing_ || finished_ || !subscribed_) return;
       if (end_.ok()) {
-        if (!Fill()) return;
+        const absl::StatusOr<bool> filled =
+            NoThrow([this]() ABSL_NO_THREAD_SAFETY_ANALYSIS -> absl::StatusOr<bool> { return Fill(); });
+        if (filled.ok() && !*filled) return;
+        end_ = filled.status();
+      }
+      if (end_.ok()) {
         writing_ = true;
         sending_since_ = Clock::now();
         StartWrite(&response_);
@@ -137,9 +142,10 @@ class WatchModelsCall : public grpc::ServerWriteReactor<v1::WatchModelsResponse>
   }
 
   grpc::CallbackServerContext& context_;
-  const Watching watching_;
-  const absl::flat_hash_set<std::string> names_;  // empty: all
-  v1::WatchModelsResponse response_;  // the write in flight
+  const std::optional<ShareSlots::Slot> watching_;  // changes of models are written to all, under the registry's lock
+  const RequestPtr<v1::WatchModelsRequest> request_;   // its charge counts as long as the names are used
+  const absl::flat_hash_set<std::string_view> names_;  // of request_; empty: all
+  v1::WatchModelsResponse response_;                   // the write in flight
 
   Mutex mutex_;
   absl::flat_hash_map<std::string, ModelRegistry::Change> changes_ ABSL_GUARDED_BY(mutex_);  // not sent yet
@@ -160,7 +166,7 @@ class WatchModelsCall : public grpc::ServerWriteReactor<v1::WatchModelsResponse>
 
 grpc::ServerWriteReactor<v1::WatchModelsResponse>* StartWatchModels(const RpcContext& rpc,
                                                                     grpc::CallbackServerContext* context,
-                                                                    const v1::WatchModelsRequest& request) {
+                                                                    const RequestPtr<v1::WatchModelsRequest>& request) {
   return new WatchModelsCall(rpc, *context, request);
 }
 

@@ -18,10 +18,10 @@ constexpr std::string_view kKeyList = "the key list";
 
 }  // namespace
 
-absl::StatusOr<std::unique_ptr<DocumentStore::Upload>> DocumentStore::BeginUpload() {
-  if (++uploads_ <= options_.max_uploads) return std::unique_ptr<Upload>(new Upload(*this));
-  --uploads_;
-  return TooManyWaiting();
+absl::StatusOr<std::unique_ptr<DocumentStore::Upload>> DocumentStore::BeginUpload(std::string share) {
+  std::optional<ShareSlots::Slot> slot = uploads_.TryTake(std::move(share));
+  if (!slot) return TooManyWaiting();
+  return std::unique_ptr<Upload>(new Upload(*this, *std::move(slot)));
 }
 
 absl::Status DocumentStore::Upload::Append(std::string_view chunk) {

@@ -1,17 +1,18 @@
 #pragma once
 
-#include <atomic>
 #include <cstdint>
 #include <functional>
 #include <list>
 #include <memory>
 #include <string>
 #include <string_view>
+#include <utility>
 
 #include "absl/container/flat_hash_map.h"
 #include "absl/status/statusor.h"
 #include "server/base/heap_account.h"
 #include "server/base/mutex.h"
+#include "server/base/share_slots.h"
 #include "server/keys/key_list.h"
 #include "server/keys/manifest.h"
 
@@ -40,7 +41,8 @@ class DocumentStore {
       : options_(options),
         parse_(std::move(parse)),
         cost_(std::move(cost)),
-        account_(std::make_shared<HeapAccount>(options.max_total_bytes)) {
+        account_(std::make_shared<HeapAccount>(options.max_total_bytes)),
+        uploads_(options.max_uploads) {
     account_->set_reclaim([this] { return ForgetOne(); });
   }
 
@@ -53,7 +55,6 @@ class DocumentStore {
   // thread at a time.
   class Upload {
    public:
-    ~Upload() { --store_.uploads_; }
     Upload(const Upload&) = delete;
     // DOCUMENT_TOO_LARGE, MEMORY_EXHAUSTED.
     absl::Status Append(std::string_view chunk);
@@ -61,13 +62,15 @@ class DocumentStore {
 
    private:
     friend class DocumentStore;
-    explicit Upload(DocumentStore& store) : store_(store), charge_(store.account_) {}
+    Upload(DocumentStore& store, ShareSlots::Slot slot)
+        : store_(store), slot_(std::move(slot)), charge_(store.account_) {}
     DocumentStore& store_;
+    const ShareSlots::Slot slot_;
     std::string bytes_;
     HeapCharge charge_;
   };
-  // LOAD_QUEUE_FULL while max_uploads are under way.
-  absl::StatusOr<std::unique_ptr<Upload>> BeginUpload();
+  // LOAD_QUEUE_FULL while max_uploads are under way, or half of them of this caller (Caller::share).
+  absl::StatusOr<std::unique_ptr<Upload>> BeginUpload(std::string share);
 
   // Parses and keeps a document; what does not parse is not kept. DOCUMENT_TOO_LARGE (in bytes or keys),
   // MANIFEST_INVALID, MEMORY_EXHAUSTED, BAD_REQUEST (a key list with names over 4096 bytes, NUL, or other than UTF-8).
@@ -108,7 +111,7 @@ class DocumentStore {
   const ManifestParser parse_;
   const ManifestCost cost_;
   const std::shared_ptr<HeapAccount> account_;
-  std::atomic<size_t> uploads_ = 0;
+  ShareSlots uploads_;
   Mutex mutex_;
   std::list<Document> documents_ ABSL_GUARDED_BY(mutex_);  // most recently used first
   absl::flat_hash_map<std::string, std::list<Document>::iterator> by_digest_ ABSL_GUARDED_BY(mutex_);

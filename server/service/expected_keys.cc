@@ -87,6 +87,7 @@ absl::StatusOr<ExpectedKeys> FindExpectedKeys(const LoadSpec& spec, const Checkp
   }
   clock.Enter("expected");
   const absl::StatusOr<std::string>& json = file->json;
+  if (json.ok()) KEYLOAD_RETURN_IF_ERROR(context.TakeHeap(ConfigParseBytes(*json), path));
   const absl::StatusOr<ConfigValue> config = json.ok() ? ParseConfigJson(*json, path) : json.status();
   absl::StatusOr<std::shared_ptr<const Manifest>> manifest =
       config.ok() ? DeriveManifest(*config, path, sources.templates, &context) : config.status();

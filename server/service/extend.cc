@@ -82,13 +82,14 @@ std::shared_ptr<const LoadPlan> Join(const LoadPlan& first, const LoadPlan& seco
 // Where all of `input` is afterwards. A policy's map of the new keys alone would say the same of modules that have keys
 // on other devices, so the map is made anew from all of them.
 absl::StatusOr<Placement> JoinPlacements(const PlacementInput& input, const ResidentModel& model,
-                                         const PlacementInput& part_input, const Placement& part) {
+                                         const PlacementInput& part_input, const Placement& part,
+                                         const RequestContext& context) {
   std::vector<uint16_t> device_of_key = model.content().device_of_key;
   for (size_t i = 0; i < part_input.keys.size(); ++i) device_of_key[part_input.keys[i]] = part.device_of[i];
   Placement joined;
   joined.warnings = part.warnings;
   joined.devices = part.devices;
-  KEYLOAD_ASSIGN_OR_RETURN(const ModuleTree tree, ModuleTree::Create(input.model));
+  KEYLOAD_ASSIGN_OR_RETURN(const ModuleTree tree, ModuleTree::Create(input.model, &context));
   std::vector<int32_t> device_of_item(tree.items().size(), -1);
   for (uint32_t i = 0; i < input.keys.size(); ++i) {
     joined.device_of.push_back(device_of_key[input.keys[i]]);
@@ -139,16 +140,18 @@ absl::StatusOr<PreparedPlan> PrepareExtension(const LoadSpec& spec, const Prepar
   PreparedPlan result;
   result.added = BuildLoadPlan(*prepared.keys, part_input, part, PlanOptionsOf(spec, prepared));
   result.plan = Join(*model.content().plan, *result.added);
-  KEYLOAD_ASSIGN_OR_RETURN(result.placement, JoinPlacements(input, model, part_input, part));
-  LoadReport part_report = MakePlanReport(spec, prepared, part_input, part, *result.added, devices, node);
+  KEYLOAD_ASSIGN_OR_RETURN(result.placement, JoinPlacements(input, model, part_input, part, context));
+  KEYLOAD_ASSIGN_OR_RETURN(LoadReport part_report,
+                           MakePlanReport(spec, prepared, part_input, part, *result.added, devices, node, context));
   result.added_devices = part_report.devices;
   // What the model holds is not needed again.
   const std::vector<DeviceUse> before = model.LiveDevices();
   for (const DeviceUse& use : before) {
     for (PlacementDevice& device : devices) device.free_bytes += device.name == use.device ? use.reserved_bytes : 0;
   }
-  result.report = JoinReports(MakePlanReport(spec, prepared, input, result.placement, *result.plan, devices, node),
-                              std::move(part_report), before);
+  KEYLOAD_ASSIGN_OR_RETURN(LoadReport whole, MakePlanReport(spec, prepared, input, result.placement, *result.plan,
+                                                            devices, node, context));
+  result.report = JoinReports(std::move(whole), std::move(part_report), before);
   result.placed_keys = std::move(input.keys);
   return result;
 }

@@ -24,6 +24,7 @@ namespace {
 constexpr int kPlanAttempts = 3;
 constexpr uint32_t kMaxNameLimit = 10'000;
 constexpr size_t kMaxRequestId = 128;
+constexpr size_t kMaxDevices = 1024;  // of a plan for other hardware, and of the limits of a policy
 
 absl::Status BadField(std::string_view field, std::string_view what) {
   return MakeError(Reason::kBadRequest, StrCat(field, " ", what), {{"field", std::string(field)}});
@@ -68,6 +69,10 @@ absl::Status LoaderService::Validate(const LoadSpec& spec, bool plan_only) const
   if (spec.reserve_now && spec.residency != LoadSpec::Residency::kLazy)
     return BadField("spec.reserve", "is for LAZY loads only: an eager load always reserves first");
   if (!plan_only && !spec.plan_for.empty()) return BadField("spec.device_map.plan_for", "is for PlanLoad only");
+  if (spec.plan_for.size() > kMaxDevices)
+    return BadField("spec.device_map.plan_for", StrCat("has more than ", kMaxDevices, " devices"));
+  if (spec.device_map.max_memory.size() > kMaxDevices)
+    return BadField("spec.device_map.max_memory", StrCat("has more than ", kMaxDevices, " devices"));
   const ExpectedSpec& expected = spec.expected;
   const int manifests = (expected.manifest != nullptr ? 1 : 0) + (expected.manifest_digest.empty() ? 0 : 1) +
                         (expected.manifest_path.empty() ? 0 : 1);

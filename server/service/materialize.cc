@@ -10,8 +10,9 @@
 namespace keyload {
 namespace {
 
-absl::Status CheckNames(const ResidentModel& model, const KeySelection& selection) {
+absl::Status CheckNames(const ResidentModel& model, const KeySelection& selection, PeriodicCheck& check) {
   for (size_t i = 0; i < selection.name_count(); ++i) {
+    KEYLOAD_RETURN_IF_ERROR(check.Check());
     const std::string_view name = selection.name(i);
     const int64_t index = model.FindKey(name);
     if (index < 0) {
@@ -105,9 +106,9 @@ absl::Status LoadClaim(const ResidentModel& model, Residency::Claim claim, const
 
 absl::StatusOr<SelectedTensors> SelectTensors(const ResidentModel& model, const KeySelection& selection,
                                               size_t name_limit, const RequestContext* context) {
-  KEYLOAD_RETURN_IF_ERROR(CheckNames(model, selection));
-  KEYLOAD_RETURN_IF_ERROR(CheckWork(*model.content().keys, selection));
   PeriodicCheck check(context);
+  KEYLOAD_RETURN_IF_ERROR(CheckNames(model, selection, check));
+  KEYLOAD_RETURN_IF_ERROR(CheckWork(*model.content().keys, selection));
   SelectedTensors selected;
   const ResidentModel::Content& content = model.content();
   KeyCounts& counts = selected.report.keys;

@@ -37,7 +37,7 @@ absl::Status LoaderService::MaterializeInto(LoadReport& report, const ModelSelec
   clock.Enter("plan");
   KEYLOAD_ASSIGN_OR_RETURN(const ModelHandle model, deps_.registry->Use(selection.model));
   KEYLOAD_ASSIGN_OR_RETURN(const KeySelection keys,
-                           CompileSelection(selection.select, selection.key_list_digest, *deps_.documents));
+                           CompileSelection(selection.select, selection.key_list_digest, *deps_.documents, context));
   KEYLOAD_ASSIGN_OR_RETURN(SelectedTensors selected, SelectTensors(*model, keys, kDefaultNameLimit, &context));
   report = std::move(selected.report);
   report.load = table_.NextName();
@@ -69,7 +69,7 @@ absl::StatusOr<Residency::Evicted> LoaderService::Evict(const ModelSelection& se
                                                         const RequestContext& context) {
   KEYLOAD_ASSIGN_OR_RETURN(const ModelHandle model, deps_.registry->Use(selection.model));
   KEYLOAD_ASSIGN_OR_RETURN(const KeySelection keys,
-                           CompileSelection(selection.select, selection.key_list_digest, *deps_.documents));
+                           CompileSelection(selection.select, selection.key_list_digest, *deps_.documents, context));
   KEYLOAD_ASSIGN_OR_RETURN(const SelectedTensors selected, SelectTensors(*model, keys, /*name_limit=*/0, &context));
   const Residency::Evicted evicted = model->residency().Evict(selected.tensors);
   deps_.registry->UpdateState(selection.model);

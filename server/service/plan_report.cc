@@ -66,9 +66,10 @@ void AddDeviceUses(const KeyReport& keys, const PlacementInput& input, const Pla
 
 }  // namespace
 
-LoadReport MakePlanReport(const LoadSpec& spec, const PreparedKeys& prepared, const PlacementInput& input,
-                          const Placement& placement, const LoadPlan& plan, const std::vector<PlacementDevice>& devices,
-                          const DeviceSet& node) {
+absl::StatusOr<LoadReport> MakePlanReport(const LoadSpec& spec, const PreparedKeys& prepared,
+                                          const PlacementInput& input, const Placement& placement, const LoadPlan& plan,
+                                          const std::vector<PlacementDevice>& devices, const DeviceSet& node,
+                                          const RequestContext& context) {
   const KeyReport& keys = *prepared.keys;
   LoadReport report;
   report.model = spec.model;
@@ -81,8 +82,8 @@ LoadReport MakePlanReport(const LoadSpec& spec, const PreparedKeys& prepared, co
   report.warnings.insert(report.warnings.end(), keys.warnings.begin(), keys.warnings.end());
   report.warnings.insert(report.warnings.end(), placement.warnings.begin(), placement.warnings.end());
   AddIndexWarning(*keys.index, report);
-  PeriodicCheck never(nullptr);
-  AddNames(keys, KeySelection(), spec.name_limit, never, report).IgnoreError();
+  PeriodicCheck check(&context);
+  KEYLOAD_RETURN_IF_ERROR(AddNames(keys, KeySelection(), spec.name_limit, check, report));
   report.device_map = placement.device_map;
   AddDeviceUses(keys, input, placement, plan, devices, node, report);
   AddTensors(*keys.index, plan, report);

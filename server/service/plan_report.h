@@ -5,9 +5,11 @@
 namespace keyload {
 
 // The report of a plan: keys, names, device map, devices, shards, bytes selected and warnings. Outcome PLANNED.
-LoadReport MakePlanReport(const LoadSpec& spec, const PreparedKeys& prepared, const PlacementInput& input,
-                          const Placement& placement, const LoadPlan& plan, const std::vector<PlacementDevice>& devices,
-                          const DeviceSet& node);
+// The errors of `context`.
+absl::StatusOr<LoadReport> MakePlanReport(const LoadSpec& spec, const PreparedKeys& prepared,
+                                          const PlacementInput& input, const Placement& placement, const LoadPlan& plan,
+                                          const std::vector<PlacementDevice>& devices, const DeviceSet& node,
+                                          const RequestContext& context);
 
 // Names what a report names, at most `limit` of each: those of the missing, unexpected and mismatched keys that
 // `selection` selects. What `check` returns.

@@ -70,9 +70,11 @@ absl::StatusOr<KeySelectionSpec> WithKeyList(KeySelectionSpec spec, const std::s
 }
 
 absl::StatusOr<KeySelection> CompileSelection(const KeySelectionSpec& spec, const std::string& key_list_digest,
-                                              DocumentStore& documents) {
+                                              DocumentStore& documents, const RequestContext& context) {
   KEYLOAD_ASSIGN_OR_RETURN(const KeySelectionSpec with_list, WithKeyList(spec, key_list_digest, documents));
-  return KeySelection::Compile(with_list);
+  KEYLOAD_ASSIGN_OR_RETURN(KeySelection selection, KeySelection::Compile(with_list));
+  KEYLOAD_RETURN_IF_ERROR(context.TakeHeap(selection.memory_bytes(), "the globs of the selection"));
+  return selection;
 }
 
 absl::StatusOr<PreparedKeys> PrepareKeys(const LoadSpec& spec, const KeySources& sources, const RequestContext& context,
@@ -83,7 +85,7 @@ absl::StatusOr<PreparedKeys> PrepareKeys(const LoadSpec& spec, const KeySources&
   KEYLOAD_ASSIGN_OR_RETURN(expected.manifest, FindManifest(spec.expected, sources, context));
   if (expected.manifest != nullptr) expected.compared_with = DescribeManifest(*expected.manifest);
   KEYLOAD_ASSIGN_OR_RETURN(const KeySelection selection,
-                           CompileSelection(spec.select, spec.key_list_digest, sources.documents));
+                           CompileSelection(spec.select, spec.key_list_digest, sources.documents, context));
   clock.Enter("index");
   KEYLOAD_ASSIGN_OR_RETURN(OpenedCheckpoint opened, Open(spec.source, sources, context));
   const std::shared_ptr<const CheckpointIndex> index = std::move(opened.index);
@@ -146,7 +148,8 @@ absl::StatusOr<PreparedPlan> PreparePlan(const LoadSpec& spec, const PreparedKey
   result.plan = BuildLoadPlan(*prepared.keys, input, result.placement, PlanOptionsOf(spec, prepared));
   KEYLOAD_RETURN_IF_ERROR(context.Check());
   result.added = result.plan;
-  result.report = MakePlanReport(spec, prepared, input, result.placement, *result.plan, devices, node);
+  KEYLOAD_ASSIGN_OR_RETURN(
+      result.report, MakePlanReport(spec, prepared, input, result.placement, *result.plan, devices, node, context));
   result.added_devices = result.report.devices;
   result.placed_keys = std::move(input.keys);
   return result;

@@ -21,9 +21,9 @@ namespace keyload {
 // DOCUMENT_NOT_FOUND.
 absl::StatusOr<KeySelectionSpec> WithKeyList(KeySelectionSpec spec, const std::string& key_list_digest,
                                              DocumentStore& documents);
-// The same, compiled. PATTERN_INVALID besides.
+// The same, compiled and counted as the heap of `context`. PATTERN_INVALID and MEMORY_EXHAUSTED besides.
 absl::StatusOr<KeySelection> CompileSelection(const KeySelectionSpec& spec, const std::string& key_list_digest,
-                                              DocumentStore& documents);
+                                              DocumentStore& documents, const RequestContext& context);
 
 // What is decided about keys, before any device is looked at.
 struct PreparedKeys {

@@ -38,6 +38,8 @@ SharedLoad::SharedLoad(LoadIdentity identity, std::shared_ptr<const Caller> call
     : identity_(std::move(identity)),
       deadline_(std::make_shared<SharedDeadline>(Deadline(Deadline::Clock::time_point::min()))),
       context_{.stop = stop_.get_token(), .shared_deadline = deadline_, .caller = std::move(caller)},
+      end_without_memory_(std::make_shared<const absl::StatusOr<LoadReport>>(MakeError(
+          Reason::kMemoryExhausted, StrCat("the daemon had no memory left to tell the end of ", identity_.load)))),
       status_{.identity = identity_} {}
 
 LoadStatus SharedLoad::status() const {
@@ -51,11 +53,13 @@ SharedLoad::WaiterId SharedLoad::Begin(Waiter waiter) {
   return Add({.waiter = std::move(waiter)});
 }
 
-absl::Status SharedLoad::RoomForWaiter() const {
-  if (waiters_.size() < kMostWaiters) return absl::OkStatus();
+absl::Status SharedLoad::RoomFor(bool watcher) const {
+  const size_t count = watcher ? watchers_ : waiters_.size() - watchers_;
+  if (count < kMostWaiters) return absl::OkStatus();
   return MakeError(Reason::kLoadQueueFull,
-                   StrCat(identity_.load, " of model ", identity_.model, ": ", waiters_.size(),
-                          " callers wait for it or watch it already; try again later, or ask for it with GetLoad"),
+                   StrCat(identity_.load, " of model ", identity_.model, ": ", count, " callers ",
+                          watcher ? "watch" : "wait for",
+                          " it already; try again later, or ask for it with GetLoad"),
                    {{"load", identity_.load}, {"model", identity_.model}, {std::string(kRetryDelay), "1"}});
 }
 
@@ -69,7 +73,7 @@ absl::StatusOr<SharedLoad::WaiterId> SharedLoad::Join(Waiter waiter) {
                        StrCat("model ", identity_.model, ": ", identity_.load, " was cancelled or is too late"),
                        {{"model", identity_.model}, {"load", identity_.load}});
     }
-    if (result == nullptr) KEYLOAD_RETURN_IF_ERROR(RoomForWaiter());
+    if (result == nullptr) KEYLOAD_RETURN_IF_ERROR(RoomFor(/*watcher=*/false));
     waiter.observer->OnAccepted(identity_.load, /*joined=*/true);
     if (result == nullptr) return Add({.waiter = std::move(waiter)});
   }
@@ -82,7 +86,7 @@ absl::StatusOr<SharedLoad::WaiterId> SharedLoad::Watch(std::shared_ptr<LoadObser
   {
     MutexLock lock(mutex_);
     result = status_.result;
-    if (result == nullptr) KEYLOAD_RETURN_IF_ERROR(RoomForWaiter());
+    if (result == nullptr) KEYLOAD_RETURN_IF_ERROR(RoomFor(/*watcher=*/true));
     observer->OnAccepted(identity_.load, /*joined=*/true);
     if (result == nullptr) return Add({.waiter = {.observer = std::move(observer)}, .watches = true});
   }
@@ -102,7 +106,9 @@ SharedLoad::WaiterId SharedLoad::Add(Entry entry) {
   detached_ |= waiter.detach;
   if (plan_) waiter.observer->OnPlanned(*plan_);
   if (status_.progress) waiter.observer->OnProgress(*status_.progress);
+  const bool watches = entry.watches;
   waiters_.emplace(++last_waiter_, std::move(entry));
+  watchers_ += watches;
   return last_waiter_;
 }
 
@@ -126,18 +132,20 @@ void SharedLoad::Remove(WaiterId waiter, bool cancels) {
     MutexLock lock(mutex_);
     const auto it = waiters_.find(waiter);
     if (it == waiters_.end()) return;
-    const bool last =
-        std::count_if(waiters_.begin(), waiters_.end(), [](const auto& entry) { return !entry.second.watches; }) == 1;
+    const bool last = waiters_.size() - watchers_ == 1;
     const bool stops = last && (cancels || !detached_);
     if (!it->second.watches && (stops || stop_.stop_requested())) {
       stop_.request_stop();
       return;
     }
     gone = std::move(it->second.waiter.observer);
+    watchers_ -= it->second.watches;
     waiters_.erase(it);
   }
-  TellEnd(*gone, MakeError(Reason::kLoadCancelled, StrCat(identity_.load, " goes on without this caller"),
-                           {{"load", identity_.load}, {"goes_on", "true"}}));
+  TellEnd(*gone, NoThrow([&]() -> absl::Status {
+            return MakeError(Reason::kLoadCancelled, StrCat(identity_.load, " goes on without this caller"),
+                             {{"load", identity_.load}, {"goes_on", "true"}});
+          }));
 }
 
 void SharedLoad::Stop() {
@@ -157,9 +165,10 @@ void SharedLoad::Progress(const LoadProgress& progress) {
   for (const auto& [id, entry] : waiters_) NoThrow([&] { entry.waiter.observer->OnProgress(progress); }).IgnoreError();
 }
 
-void SharedLoad::End(absl::StatusOr<LoadReport> result) {
+void SharedLoad::End(absl::StatusOr<LoadReport> result) noexcept {
   absl::flat_hash_map<WaiterId, Entry> waiters;
-  const auto kept = std::make_shared<const absl::StatusOr<LoadReport>>(std::move(result));
+  std::shared_ptr<const absl::StatusOr<LoadReport>> kept = end_without_memory_;
+  NoThrow([&] { kept = std::make_shared<const absl::StatusOr<LoadReport>>(std::move(result)); }).IgnoreError();
   {
     MutexLock lock(mutex_);
     plan_.reset();
@@ -168,6 +177,7 @@ void SharedLoad::End(absl::StatusOr<LoadReport> result) {
     status_.progress.reset();
     status_.result = kept;
     waiters.swap(waiters_);
+    watchers_ = 0;
   }
   for (const auto& [id, entry] : waiters) TellEnd(*entry.waiter.observer, *kept);
 }
@@ -184,6 +194,7 @@ void LoadTicket::Bind(std::shared_ptr<SharedLoad> load, SharedLoad::WaiterId wai
 }
 
 void LoadTicket::Give(Wish wish) {
+  stop_.request_stop();
   std::shared_ptr<SharedLoad> load;
   SharedLoad::WaiterId waiter = 0;
   {

@@ -51,7 +51,8 @@ class SharedLoad {
     int32_t priority = 0;        // the load's is the largest one
     absl::Duration memory_wait;  // the load's is the longest one
   };
-  // Callers and lookers-on of one load at a time: each costs a stream, and messages for all that the load tells.
+  // Callers of one load at a time, and as many lookers-on: each costs a stream, and messages for all that the load
+  // tells. They are counted apart, so that those who may only look keep out nobody who may load.
   static constexpr size_t kMostWaiters = 1000;
   using WaiterId = uint64_t;
   static constexpr WaiterId kNobody = 0;  // has heard the end already
@@ -92,7 +93,7 @@ class SharedLoad {
   // What the load tells. End is the last, and needs a context in which observers may call anything.
   void Planned(const LoadReport& report);
   void Progress(const LoadProgress& progress);
-  void End(absl::StatusOr<LoadReport> result);
+  void End(absl::StatusOr<LoadReport> result) noexcept;
 
  private:
   struct Entry {
@@ -103,7 +104,7 @@ class SharedLoad {
   // What the load takes over from a caller: no less than it has.
   void Adopt(const Waiter& waiter) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
   WaiterId Add(Entry entry) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
-  absl::Status RoomForWaiter() const ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
+  absl::Status RoomFor(bool watcher) const ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
   void Remove(WaiterId waiter, bool cancels);
 
   const LoadIdentity identity_;
@@ -113,9 +114,13 @@ class SharedLoad {
   std::atomic<int32_t> priority_ = std::numeric_limits<int32_t>::min();  // until the first caller
   std::atomic<int64_t> memory_wait_ns_ = 0;
 
+  // What End tells where there is no memory left to keep its result.
+  const std::shared_ptr<const absl::StatusOr<LoadReport>> end_without_memory_;
+
   mutable Mutex mutex_;  // held while observers hear anything but the end
   WaiterId last_waiter_ ABSL_GUARDED_BY(mutex_) = 0;
   absl::flat_hash_map<WaiterId, Entry> waiters_ ABSL_GUARDED_BY(mutex_);
+  size_t watchers_ ABSL_GUARDED_BY(mutex_) = 0;  // of waiters_
   bool detached_ ABSL_GUARDED_BY(mutex_) = false;
   bool closed_ ABSL_GUARDED_BY(mutex_) = false;
   std::optional<LoadReport> plan_ ABSL_GUARDED_BY(mutex_);  // until it is done
@@ -128,6 +133,8 @@ class LoadTicket {
  public:
   void Leave() { Give(Wish::kLeave); }
   void Cancel() { Give(Wish::kCancel); }
+  // Stops with the first of them: for what is done for this caller alone.
+  std::stop_token stop_token() const { return stop_.get_token(); }
   // The caller is waiter number `waiter` of `load` from now on. Called once at most.
   void Bind(std::shared_ptr<SharedLoad> load, SharedLoad::WaiterId waiter);
 
@@ -135,6 +142,7 @@ class LoadTicket {
   enum class Wish { kNone, kLeave, kCancel };  // the stronger one counts
   void Give(Wish wish);
 
+  std::stop_source stop_;
   Mutex mutex_;
   std::shared_ptr<SharedLoad> load_ ABSL_GUARDED_BY(mutex_);
   SharedLoad::WaiterId waiter_ ABSL_GUARDED_BY(mutex_) = 0;

@@ -137,7 +137,10 @@ void LoaderService::AnswerWithModel(Request request) {
       {.caller = asked->caller == nullptr ? std::string() : asked->caller->share(),
        .run =
            [this, asked] {
-             const RequestContext context = {.deadline = asked->deadline,
+             // A detached request is done whether or not its caller waits.
+             const bool may_stop = asked->ticket != nullptr && !asked->spec.detach;
+             const RequestContext context = {.stop = may_stop ? asked->ticket->stop_token() : std::stop_token(),
+                                             .deadline = asked->deadline,
                                              .caller = asked->caller,
                                              .heap = std::make_shared<RequestHeap>(request_memory())};
              absl::StatusOr<LoadReport> report = NoThrow([&] { return Reuse(asked->spec, context); });
@@ -223,8 +226,7 @@ void LoaderService::EndJob(Job& job, absl::StatusOr<LoadReport> result) {
   if (!job.spec.is_kept) NoThrow([&] { KeepEnd(*load, result); }).IgnoreError();
   NoThrow([&] { deps_.metrics->LoadEnded(result); }).IgnoreError();
   --active_loads_;
-  const absl::Status thrown = NoThrow([&] { load->End(result); });
-  if (!thrown.ok()) load->End(thrown);
+  load->End(std::move(result));
   if (job.spec.is_kept) return table_.Forget(*load);  // nobody asked for it, and it must not push out who did
   const std::vector<std::string> dropped = table_.Ended(load);
   if (deps_.state != nullptr) deps_.state->DropLoads(dropped);

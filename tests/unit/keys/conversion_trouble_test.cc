@@ -1,5 +1,6 @@
 // Stored keys of which a conversion cannot make its key, and what is said about them.
 
+#include "absl/strings/str_cat.h"
 #include "gmock/gmock.h"
 #include "gtest/gtest.h"
 #include "server/base/error.h"
@@ -92,6 +93,45 @@ TEST(LackingSources, HugeNumbersCostNothing) {
   const auto report = ReconcileCase{.stored = stored, .manifest = manifest}.Report();
   EXPECT_THAT(NamesIn(*report, KeyState::kMissing), ElementsAre(kDown));
   EXPECT_THAT(report->warnings, ElementsAre(HasSubstr("it lacks 4611686018427387898 stored keys")));
+}
+
+TEST(LackingSources, LongSourcesAreShortened) {
+  Manifest manifest = ExpertManifest(2);
+  manifest.conversions[0].sources[1] = std::string(3000, 'x');
+  const auto report = ReconcileCase{.stored = StoredExperts({0, 1}), .manifest = manifest}.Report();
+  ASSERT_THAT(report->warnings, SizeIs(1));
+  EXPECT_THAT(report->warnings[0], HasSubstr("all of 'xxx"));
+  EXPECT_LT(report->warnings[0].size(), 700u);
+}
+
+TEST(LackingSources, OnlyTheFirstKeysAreExplained) {
+  std::vector<StoredKey> stored;
+  Manifest manifest;
+  for (int layer = 0; layer < 20; ++layer) {
+    for (const StoredKey& key : StoredExperts({0}, layer)) stored.push_back(key);
+    manifest.tensors.push_back(Parameter(absl::StrCat("model.layers.", layer, ".mlp.experts.down_proj"), {2, 2, 3}));
+  }
+  manifest.conversions = ExpertConversions();
+  const auto report = ReconcileCase{.stored = stored, .manifest = manifest}.Report();
+  ASSERT_THAT(report->warnings, SizeIs(6));
+  EXPECT_THAT(report->warnings[4], HasSubstr("it has 1 of 2 stored keys"));
+  EXPECT_THAT(report->warnings[5], HasSubstr("15 more keys"));
+}
+
+TEST(Conversions, WhatTheyCollectIsCounted) {
+  std::vector<StoredKey> stored;
+  Manifest manifest;
+  for (int layer = 0; layer < 4000; ++layer) {
+    stored.emplace_back(absl::StrCat("model.layers.", layer, ".mlp.experts.0.gate_proj.weight"), Shape{3, 2});
+    manifest.tensors.push_back(Parameter(absl::StrCat("model.layers.", layer, ".mlp.experts.gate_up_proj"), {1, 6, 2}));
+  }
+  manifest.conversions = ExpertConversions();
+  for (int i = 0; i < 100; ++i) manifest.conversions[0].sources.push_back(absl::StrCat("no.such.", i));
+  RequestContext context;
+  context.heap = std::make_shared<RequestHeap>(std::make_shared<HeapAccount>(24 << 20));
+  const absl::Status status = ReconcileCase{.stored = stored, .manifest = manifest, .context = &context}.Run().status();
+  EXPECT_EQ(ErrorReason(status), Reason::kMemoryExhausted) << status;
+  EXPECT_THAT(std::string(status.message()), HasSubstr("conversions"));
 }
 
 TEST(LackingSources, TheSameNumberTwiceIsNoOrder) {

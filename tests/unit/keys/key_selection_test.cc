@@ -158,6 +158,15 @@ TEST(KeySelection, KnowsItsNamesAfterAMove) {
   EXPECT_EQ(moved.name_count(), 2u);
 }
 
+TEST(KeySelection, RangesOfASetMayOverlapAndComeInAnyOrder) {
+  EXPECT_TRUE(Matches("[\xC3\xB0-\xC3\xB5" "a-f\xC3\xA0-\xC3\xB2" "c-k]", "\xC3\xB4"));
+  EXPECT_TRUE(Matches("[\xC3\xB0-\xC3\xB5" "a-f\xC3\xA0-\xC3\xB2" "c-k]", "\xC3\xA1"));
+  EXPECT_TRUE(Matches("[x-za-fc-k]", "j"));
+  EXPECT_FALSE(Matches("[x-za-fc-k]", "l"));
+  EXPECT_FALSE(Matches("[!x-za-fc-k]", "d"));
+  EXPECT_FALSE(Matches("[\xC3\xA0-\xC3\xA2\xC3\xB0]", "\xC3\xA3"));
+}
+
 TEST(KeySelection, RefusesTooManyPatterns) {
   const KeySelectionSpec spec{.include = std::vector<std::string>(600, "a"),
                               .exclude = std::vector<std::string>(401, "b")};
@@ -180,6 +189,19 @@ TEST(KeySelection, RefusesTooManyAlternativesAndNamesTheGlob) {
 TEST(KeySelection, CountsAlternativesOverAllPatterns) {
   const auto status = KeySelection::Compile({.include = {"{0..6000}"}, .exclude = {"{0..6000}"}}).status();
   EXPECT_EQ(ErrorReason(status), Reason::kPatternInvalid);
+}
+
+TEST(KeySelection, RefusesRangesOfLongNumbersAndTakesTheUsualOnes) {
+  const auto status = KeySelection::Compile({.include = {"*{1000000000000000000..1000000000000009998}"}}).status();
+  EXPECT_EQ(ErrorReason(status), Reason::kPatternInvalid);
+  EXPECT_TRUE(KeySelection::Compile({.include = {"*{0..9998}"}}).ok());
+}
+
+TEST(KeySelection, SaysWhatItsGlobsTake) {
+  const auto small = KeySelection::Compile({.include = {"a.*"}});
+  const auto large = KeySelection::Compile({.include = {"*{0..9998}"}});
+  EXPECT_LT(small->memory_bytes(), 10'000);
+  EXPECT_GT(large->memory_bytes(), 500'000) << "a bit for each of 40,000 states and 128 characters";
 }
 
 TEST(KeySelection, RefusesDeepNesting) {

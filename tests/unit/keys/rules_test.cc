@@ -1,6 +1,7 @@
 #include <string>
 #include <vector>
 
+#include "absl/strings/str_cat.h"
 #include "gtest/gtest.h"
 #include "server/base/error.h"
 #include "server/keys/pattern_set.h"
@@ -129,7 +130,48 @@ TEST(PatternBudget, AsksTheContextBeforeEachPattern) {
 TEST(PatternBudget, SharesOutItsMemory) {
   EXPECT_EQ(PatternBudget(1).memory_bytes(), 1 << 20);
   EXPECT_EQ(PatternBudget(640).memory_bytes(), (64 << 20) / 640);
-  EXPECT_EQ(PatternBudget(10'000).memory_bytes(), 32 << 10);
+  EXPECT_EQ(PatternBudget(10'000).memory_bytes(), (64 << 20) / 10'000);
+}
+
+TEST(PatternBudget, CountsWhatIsKeptByWhatItsProgramsNeed) {
+  PatternBudget few(1);
+  ASSERT_TRUE(RenameRules::Compile(std::vector<Rename>{{"^model\\.", ""}}, {}, few).ok());
+  EXPECT_LT(few.kept_bytes(), 200'000);
+  std::vector<Rename> renames;
+  for (int i = 0; i < 5000; ++i) renames.push_back({absl::StrCat("a", i), "b"});
+  PatternBudget many(renames.size());
+  ASSERT_TRUE(RenameRules::Compile(renames, {}, many).ok());
+  EXPECT_GT(many.kept_bytes(), 32 << 20);
+  EXPECT_LE(many.kept_bytes(), (64 << 20) + (16 << 20));
+}
+
+TEST(PatternBudget, TakesAPatternThatNeedsMoreThanItsPart) {
+  PatternBudget budget(10'000);
+  EXPECT_TRUE(RenameRules::Compile(std::vector<Rename>{{"(a|b){300}", "c"}}, {}, budget).ok());
+}
+
+TEST(PatternBudget, CountsTheTargetsOfConversions) {
+  PatternBudget budget;
+  budget.TakeTargets(1024);
+  EXPECT_TRUE(budget.CheckWork(10'000'000).ok());
+  EXPECT_EQ(ErrorReason(budget.CheckWork(100'000'000)), Reason::kPatternInvalid);
+}
+
+TEST(SearchWork, EndsWhereTheNamesThatRenamesMakeTakeTooLong) {
+  SearchWork work(nullptr);
+  const std::string name(4096, 'a');
+  EXPECT_TRUE(work.Take(100'000, name).ok());
+  absl::Status status;
+  for (int i = 0; i < 20'000 && status.ok(); ++i) status = work.Take(100'000, name);
+  EXPECT_EQ(ErrorReason(status), Reason::kPatternInvalid);
+}
+
+TEST(SearchWork, AsksTheContext) {
+  std::stop_source stop;
+  stop.request_stop();
+  const RequestContext context = {.stop = stop.get_token()};
+  SearchWork work(&context);
+  EXPECT_EQ(ErrorReason(work.Take(100'000, std::string(4096, 'a'))), Reason::kLoadCancelled);
 }
 
 absl::StatusOr<std::string> Apply(const std::vector<Rename>& first, const std::vector<Rename>& second,
@@ -138,7 +180,8 @@ absl::StatusOr<std::string> Apply(const std::vector<Rename>& first, const std::v
   auto rules = RenameRules::Compile(first, second, budget);
   if (!rules.ok()) return rules.status();
   NameArena arena(nullptr);
-  auto renamed = rules->Apply(name, arena);
+  SearchWork work(nullptr);
+  auto renamed = rules->Apply(name, arena, work);
   if (!renamed.ok()) return renamed.status();
   return std::string(*renamed);
 }
@@ -163,7 +206,8 @@ TEST(RenameRules, LeaveANameThatNoRuleMatches) {
   ASSERT_TRUE(rules.ok());
   NameArena arena(nullptr);
   const std::string name = "ab";
-  EXPECT_EQ(rules->Apply(name, arena)->data(), name.data());
+  SearchWork work(nullptr);
+  EXPECT_EQ(rules->Apply(name, arena, work)->data(), name.data());
   EXPECT_TRUE(arena.Release().empty()) << "no copy, for a rename to the same text neither";
 }
 

@@ -97,6 +97,17 @@ TEST(ExplicitMap, OneModuleWithTwoDevicesIsRefused) {
   EXPECT_EQ(DeviceOfTensor(ModelBuilder().M(), {{"", "0"}, {"", "cuda:0"}}, "linear1.bias"), "cuda:0");
 }
 
+TEST(ExplicitMap, EntriesAreCountedByTheirComponents) {
+  RequestContext context;
+  context.heap = std::make_shared<RequestHeap>(std::make_shared<HeapAccount>(1 << 20));
+  ModelBuilder builder;
+  builder.M();
+  EXPECT_TRUE(Place(builder.model(), {.entries = {{"", "cpu"}}}, EightGpus(), &context).ok());
+  const Entries entries = {{"", "cpu"}, {std::string(100'000, '.'), "cpu"}};
+  const absl::Status status = Place(builder.model(), {.entries = entries}, EightGpus(), &context).status();
+  EXPECT_EQ(ErrorReason(status), Reason::kMemoryExhausted) << status;
+}
+
 TEST(ExplicitMap, TiedGroupFollowsItsFirstMember) {
   ModelBuilder model;
   model.M().Tie({"linear2.weight", "linear1.weight"});

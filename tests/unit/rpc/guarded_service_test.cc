@@ -163,6 +163,29 @@ TEST_F(GuardedServiceTest, ATokenThatIsWithdrawnStartsNoLoadOnItsOpenStream) {
   EXPECT_EQ(audited[0]["reason"], "TOKEN_INVALID");
 }
 
+TEST_F(GuardedServiceTest, ARefusedCallThatIsLargeIsNotParsedForItsAuditLine) {
+  const auto stub = v1::ModelLoaderService::NewStub(
+      grpc::CreateChannel("unix:" + dir_.File("s"), grpc::InsecureChannelCredentials()));
+  const auto unload = [&](const std::string& model) {
+    TestContext context;
+    context.AddMetadata("authorization", "Bearer read");
+    v1::UnloadModelRequest request;
+    request.set_model(model);
+    v1::UnloadModelResponse response;
+    return stub->UnloadModel(&context, request, &response);
+  };
+  ConfigureLog(LogFormat::kJson, LogLevel::kInfo);
+  testing::internal::CaptureStderr();
+  EXPECT_EQ(InfoOf(unload("m")).reason(), "ROLE_INSUFFICIENT");
+  EXPECT_EQ(InfoOf(unload(std::string(100'000, 'm'))).reason(), "ROLE_INSUFFICIENT");
+  const std::vector<nlohmann::json> audited = LinesOf("audit");
+  ConfigureLog(LogFormat::kText, LogLevel::kInfo);
+  ASSERT_EQ(audited.size(), 2);
+  EXPECT_EQ(audited[0]["model"], "m");
+  EXPECT_EQ(audited[1]["action"], "unload");
+  EXPECT_LT(audited[1].dump().size(), 1000);
+}
+
 TEST_F(GuardedServiceTest, AFloodOfRefusedCallsIsCountedAndNotAllLogged) {
   constexpr int kCalls = 200;
   const MethodDescriptor& unload = *Service().FindMethodByName("UnloadModel");

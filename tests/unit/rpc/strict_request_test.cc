@@ -194,6 +194,22 @@ TEST(ParsedBytes, IsAtLeastWhatTheMessageTakes) {
   EXPECT_LT(bytes, 4 * manifest.SpaceUsedLong());
 }
 
+TEST(ParsedBytes, GroupsCountAsTheFieldsThatProtobufMakesOfThem) {
+  std::string wire;
+  for (int i = 0; i < 1000; ++i) wire += "\x7b\x7c";  // group 15, empty
+  v1::ModelManifest manifest;
+  ASSERT_TRUE(manifest.ParseFromString(wire));
+  EXPECT_GE(ParsedBytes(wire, *manifest.GetDescriptor()), manifest.SpaceUsedLong());
+}
+
+TEST(ParseRequest, OneRequestMayHaveHalfOfTheMemory) {
+  const auto account = std::make_shared<HeapAccount>(4 << 20);
+  grpc::ByteBuffer bytes = BytesOf(RequestOfKeys(10'000));
+  const absl::Status status = ParseRequest<v1::PlanLoadRequest>(bytes, account).status();
+  EXPECT_EQ(ErrorReason(status), Reason::kMemoryExhausted);
+  EXPECT_EQ(ErrorDetails(status)["limit_bytes"], std::to_string(2 << 20));
+}
+
 TEST(ParsedBytes, BytesThatAreNoMessageCountUpToWhereTheyBreak) {
   EXPECT_LT(ParsedBytes("\x0a\xfe", *v1::ModelManifest::descriptor()), 4096);
   EXPECT_LT(ParsedBytes("\xff\xff\xff\xff\xff", *v1::ModelManifest::descriptor()), 4096);

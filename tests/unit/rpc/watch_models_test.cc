@@ -1,6 +1,7 @@
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
+#include "server/rpc/limits.h"
 #include "tests/unit/rpc/loader_server.h"
 
 namespace keyload {
@@ -168,6 +169,31 @@ TEST_F(WatchModels, AClientThatGoesAwayLeavesNothingBehind) {
   }
   server_.Load(server_.Spec());
   Unload("m");
+}
+
+TEST_F(WatchModels, TheNamesAreCountedAsLongAsTheStreamIsOpen) {
+  const HeapAccount& memory = *server_.node().service().request_memory();
+  const uint64_t before = memory.used_bytes();
+  Watch watch(server_, std::vector<std::string>(5000, std::string(50, 'a')));
+  EXPECT_EQ(watch.Next(), "current");
+  EXPECT_GE(memory.used_bytes(), before + 5000 * 50);
+}
+
+TEST_F(WatchModels, OneCallerHasHalfOfTheStreams) {
+  std::vector<std::unique_ptr<Watch>> open;
+  for (size_t i = 0; i < kMaxWatchers / 2; ++i) {
+    open.push_back(std::make_unique<Watch>(server_, std::vector<std::string>()));
+    ASSERT_EQ(open.back()->Next(), "current");
+  }
+  Watch more(server_, {});
+  EXPECT_EQ(more.Next(), "");
+  EXPECT_EQ(InfoOf(more.Finish()).reason(), "LOAD_QUEUE_FULL");
+}
+
+TEST_F(WatchModels, TooManyNamesAreRefused) {
+  Watch watch(server_, std::vector<std::string>(10'001, "a"));
+  EXPECT_EQ(watch.Next(), "");
+  EXPECT_EQ(InfoOf(watch.Finish()).reason(), "BAD_REQUEST");
 }
 
 }  // namespace

@@ -130,10 +130,10 @@ TEST(DocumentStore, AManifestIsChargedWhileItIsParsed) {
 TEST(DocumentStore, AnUploadIsChargedWhileItComesAndFreedWhenItIsGone) {
   DocumentStore store({.max_total_bytes = 1 << 20}, ParseLines);
   {
-    const auto first = store.BeginUpload();
+    const auto first = store.BeginUpload("a");
     ASSERT_TRUE((*first)->Append(std::string(300'000, 'a')).ok());
     EXPECT_GE(store.used_bytes(), 300'000);
-    const auto second = store.BeginUpload();
+    const auto second = store.BeginUpload("a");
     const absl::Status refused = (*second)->Append(std::string(800'000, 'b'));
     EXPECT_EQ(ErrorReason(refused), Reason::kMemoryExhausted);
     EXPECT_EQ((*first)->bytes().size(), 300'000);
@@ -144,7 +144,7 @@ TEST(DocumentStore, AnUploadIsChargedWhileItComesAndFreedWhenItIsGone) {
 TEST(DocumentStore, DocumentsThatNobodyUsesMakeRoomForAnUpload) {
   DocumentStore store({.max_total_bytes = 1 << 20}, ParseLines);
   const std::string digest = store.AddKeyList(std::string(4096, 'k') + "\n" + std::string(4000, 'k'))->digest;
-  const auto upload = store.BeginUpload();
+  const auto upload = store.BeginUpload("a");
   ASSERT_TRUE((*upload)->Append(std::string((1 << 20) - 4096, 'a')).ok());
   EXPECT_EQ(ErrorReason(store.FindKeyList(digest).status()), Reason::kDocumentNotFound);
 }
@@ -206,15 +206,16 @@ TEST(DocumentStore, TheKeysOfAListAreBounded) {
 
 TEST(DocumentStore, UploadsAtATimeAreBounded) {
   DocumentStore store({.max_uploads = 2}, ParseLines);
-  const auto first = store.BeginUpload();
+  const auto first = store.BeginUpload("a");
   {
-    const auto second = store.BeginUpload();
+    const auto second = store.BeginUpload("b");
     EXPECT_TRUE(first.ok() && second.ok());
-    const absl::Status third = store.BeginUpload().status();
+    const absl::Status third = store.BeginUpload("c").status();
     EXPECT_EQ(ErrorReason(third), Reason::kLoadQueueFull);
     EXPECT_EQ(ErrorDetails(third).count("retry_delay_seconds"), 1);
   }
-  EXPECT_TRUE(store.BeginUpload().ok());
+  EXPECT_EQ(ErrorReason(store.BeginUpload("a").status()), Reason::kLoadQueueFull) << "half is one caller's";
+  EXPECT_TRUE(store.BeginUpload("b").ok());
 }
 
 TEST(DocumentStore, AnUnknownDigestIsNamedButCut) {

@@ -5,6 +5,7 @@
 
 #include "gmock/gmock.h"
 #include "gtest/gtest.h"
+#include "server/base/error.h"
 #include "server/base/strings.h"
 #include "tests/unit/service/loader_node.h"
 
@@ -55,6 +56,17 @@ class ExpectedFromConfig : public testing::Test {
 };
 
 constexpr std::string_view kTwoLayers = R"({"model_type": "toy", "layers": 2})";
+
+TEST_F(ExpectedFromConfig, WhatParsingTakesIsCounted) {
+  std::string json = R"({"model_type": "toy", "layers": 2, "list": [0)";
+  for (int i = 0; i < 200'000; ++i) json += ",0";
+  Write("config.json", json + "]}");
+  RequestContext context;
+  context.heap = std::make_shared<RequestHeap>(std::make_shared<HeapAccount>(16 << 20));
+  const absl::Status status = node_.service().Plan(node_.Spec(), context).status();
+  EXPECT_EQ(ErrorReason(status), Reason::kMemoryExhausted) << status;
+  EXPECT_TRUE(Plan().ok());
+}
 
 TEST_F(ExpectedFromConfig, IsWhatARequestWithoutAWordOnItGets) {
   Write("config.json", kTwoLayers);

@@ -6,6 +6,7 @@
 #include <ostream>
 
 #include "server/base/error.h"
+#include "server/base/strings.h"
 #include "tests/unit/service/loader_node.h"
 
 namespace keyload {
@@ -213,6 +214,20 @@ TEST(LoaderServiceReport, HardwareThatIsNotHereIsForPlansOnly) {
   LoadSpec spec = node.Spec();
   spec.plan_for = {{.name = "cuda:3", .uuid = "", .free_bytes = 1 << 20}};
   EXPECT_EQ(ErrorReason(node.Load(spec).status()), Reason::kBadRequest);
+}
+
+TEST(LoaderServiceReport, MoreDevicesThanAnyNodeHasAreRefused) {
+  LoaderNode node;
+  WriteSafetensors(node.dir() + "/model.safetensors", TwoTensors());
+  LoadSpec spec = node.Spec();
+  spec.device_map.policy = "auto";
+  for (int i = 0; i < 1024; ++i) spec.plan_for.push_back({.name = StrCat("cuda:", i), .free_bytes = 1 << 20});
+  EXPECT_TRUE(node.service().Plan(spec, {}).ok());
+  spec.plan_for.push_back({.name = "cuda:1024", .free_bytes = 1 << 20});
+  EXPECT_EQ(ErrorDetails(node.service().Plan(spec, {}).status())["field"], "spec.device_map.plan_for");
+  spec.plan_for.clear();
+  for (int i = 0; i < 1025; ++i) spec.device_map.max_memory.emplace_back(StrCat("cuda:", i), 1);
+  EXPECT_EQ(ErrorDetails(node.service().Plan(spec, {}).status())["field"], "spec.device_map.max_memory");
 }
 
 TEST(LoaderServiceReport, ACheckpointThatIsNotThereEndsWithoutAPlan) {

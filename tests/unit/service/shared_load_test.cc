@@ -199,17 +199,34 @@ TEST_F(SharedLoadTest, ATicketThatWasGivenUpBeforeTheLoadBeganLeavesIt) {
   EXPECT_TRUE(stopped());
 }
 
-TEST_F(SharedLoadTest, JoinAndWatchBeyondTheBoundAreQueueFull) {
+TEST_F(SharedLoadTest, JoinAndWatchBeyondTheirBoundsAreQueueFull) {
   Begin();
-  for (size_t i = 1; i < SharedLoad::kMostWaiters; ++i) ASSERT_TRUE(i % 2 == 0 ? Join().id : Watch().id);
+  for (size_t i = 0; i < SharedLoad::kMostWaiters; ++i) ASSERT_TRUE(Watch().id);
   const auto observer = std::make_shared<RecordingObserver>();
+  EXPECT_EQ(ErrorReason(load_.Watch(observer).status()), Reason::kLoadQueueFull);
+  for (size_t i = 1; i < SharedLoad::kMostWaiters; ++i) ASSERT_TRUE(Join().id) << "those who watch keep nobody out";
   const absl::Status joined = load_.Join({.observer = observer}).status();
   EXPECT_EQ(ErrorReason(joined), Reason::kLoadQueueFull);
   EXPECT_EQ(ErrorDetails(joined)["load"], "load-000001");
-  EXPECT_EQ(ErrorReason(load_.Watch(observer).status()), Reason::kLoadQueueFull);
   EXPECT_TRUE(observer->events().empty());
   load_.End(Ended(Outcome::kComplete));
   EXPECT_TRUE(load_.Join({.observer = observer}).ok()) << "who is answered at once waits for nothing";
+}
+
+TEST_F(SharedLoadTest, WhoStopsWatchingMakesRoom) {
+  Begin();
+  const Waiting gone = Watch();
+  for (size_t i = 1; i < SharedLoad::kMostWaiters; ++i) Watch();
+  load_.Leave(*gone.id);
+  EXPECT_TRUE(Watch().id);
+}
+
+TEST(LoadTicket, WhoLeavesStopsWhatIsDoneForItAlone) {
+  LoadTicket ticket;
+  const std::stop_token token = ticket.stop_token();
+  EXPECT_FALSE(token.stop_requested());
+  ticket.Leave();
+  EXPECT_TRUE(token.stop_requested());
 }
 
 // An observer without memory for a message.
