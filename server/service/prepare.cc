@@ -24,6 +24,7 @@ bool MayMap(const Shard& shard) {
 // loaded model is less than a third.
 constexpr uint64_t kPlanningBytesPerKey = 600;
 constexpr uint64_t kPlanBytesPerKey = 100;
+constexpr uint64_t kManifestBytesPerKey = 2 * sizeof(TensorSpec);
 constexpr std::string_view kKeyTables = "planning its keys";
 
 struct OpenedCheckpoint {
@@ -53,7 +54,9 @@ absl::StatusOr<ExpectedKeys> ExpectLike(const CheckpointSource& like, const KeyS
                                         const RequestContext& context) {
   absl::StatusOr<OpenedCheckpoint> opened = Open(like, sources, context);
   if (!opened.ok()) return Annotate(opened.status(), "the checkpoint to compare with");
+  KEYLOAD_RETURN_IF_ERROR(context.TakeHeap(opened->index->tensors().size() * kManifestBytesPerKey, kKeyTables));
   KEYLOAD_ASSIGN_OR_RETURN(std::shared_ptr<const Manifest> manifest, ManifestOf(*opened->index, context));
+  KEYLOAD_ASSIGN_OR_RETURN(manifest, sources.documents.Count(std::move(manifest)));
   return ExpectedKeys{.manifest = std::move(manifest),
                       .from = ExpectedFrom::kLike,
                       .warning = "",
