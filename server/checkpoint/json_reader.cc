@@ -21,13 +21,16 @@ struct ByteKinds {
   uint8_t separates[256] = {};
 };
 
+// The parser's vectors compare a byte with its bit 0x20 set: they take FF (0x0c) for a comma and SUB (0x1a) for a colon.
+constexpr std::string_view kPunctuation = ",:[]{}\x0c\x1a";
+
 constexpr ByteKinds MakeByteKinds() {
   ByteKinds kinds;
-  for (const char c : {'"', ' ', '\n', '\r', '\t', ',', ':', '[', ']', '{', '}'}) {
-    const auto byte = static_cast<uint8_t>(c);
-    kinds.is_quote[byte] = c == '"';
-    kinds.is_punctuation[byte] = c == ',' || c == ':' || c == '[' || c == ']' || c == '{' || c == '}';
-    kinds.separates[byte] = 1;
+  for (const char c : kPunctuation) kinds.is_punctuation[static_cast<uint8_t>(c)] = 1;
+  kinds.is_quote['"'] = 1;
+  for (const char c : {' ', '\n', '\r', '\t'}) kinds.separates[static_cast<uint8_t>(c)] = 1;
+  for (size_t byte = 0; byte < 256; ++byte) {
+    kinds.separates[byte] |= kinds.is_punctuation[byte] | kinds.is_quote[byte];
   }
   return kinds;
 }
