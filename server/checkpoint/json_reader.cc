@@ -56,6 +56,7 @@ size_t MostJsonTokens(std::string_view json) {
 }
 
 absl::Status JsonReader::Prepare(std::string_view file) {
+  file_ = file;
   const size_t tokens = json_.size() < kCountedTokensFrom ? json_.size() : MostJsonTokens({json_.data(), json_.size()});
   return charge_.Add(tokens * sizeof(uint32_t), file);
 }
@@ -68,7 +69,7 @@ error_code JsonReader::UnescapeIntoBuffer(ondemand::raw_json_string raw, std::st
   if (strings_ == nullptr) {
     // No string becomes longer, and none is read twice.
     const size_t bytes = json_.size() + JsonBuffer::kPadding;
-    refused_ = charge_.Add(bytes, "strings with escapes");
+    refused_ = charge_.Add(bytes, file_);
     if (refused_.ok()) strings_.reset(new (std::nothrow) uint8_t[bytes]);
     if (strings_ == nullptr) return simdjson::MEMALLOC;
     next_string_ = strings_.get();

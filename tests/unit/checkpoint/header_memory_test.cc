@@ -5,6 +5,7 @@
 #include <simdjson.h>
 
 #include <filesystem>
+#include <fstream>
 #include <limits>
 #include <memory>
 #include <new>
@@ -157,6 +158,30 @@ TEST_F(HeaderMemoryTest, AHeaderOfTokensAloneIsCountedWithWhatTheParserNotes) {
   HeaderMemory enough(40 * kMiB), little(16 * kMiB);  // half of it for one: 20 MiB and 8 MiB, where it takes 12
   EXPECT_EQ(ErrorReason(Open(dir_.path(), enough).status()), Reason::kCheckpointCorrupt);
   EXPECT_EQ(ErrorReason(Open(dir_.path(), little).status()), Reason::kMemoryExhausted);
+}
+
+TEST_F(HeaderMemoryTest, StringsWithEscapesThatThereIsNoRoomForAreNoCorruptFile) {
+  const std::string padding(256 << 10, ' ');
+  const std::string dtype = dir_.MakeDir("dtype"), metadata = dir_.MakeDir("metadata"), index = dir_.MakeDir("index");
+  WriteRaw(dtype + "/model.safetensors", R"({"a":{"dtype":"\u0046\u0033\u0032","shape":[],"data_offsets":[0,4]}})" + padding,
+           "1234");
+  WriteRaw(metadata + "/model.safetensors", R"({"__metadata__":{"a":"\u0046"}})" + padding, "");
+  std::ofstream(index + "/model.safetensors.index.json") << R"({"weight_map":{"a":"\u0078.safetensors"}})" << padding;
+  WriteSafetensors(index + "/x.safetensors", {{.name = "a", .shape = {}}});
+  for (const std::string& directory : {dtype, metadata, index}) {
+    size_t refused = 0;
+    absl::Status status;
+    for (uint64_t limit = kMiB; limit < 8 * kMiB; limit += 64 << 10) {
+      HeaderMemory memory(limit);
+      status = Open(directory, memory).status();
+      if (status.ok()) continue;
+      EXPECT_EQ(ErrorReason(status), Reason::kMemoryExhausted) << status;
+      EXPECT_THAT(ErrorDetails(status)["file"], HasSubstr(directory));
+      ++refused;
+    }
+    EXPECT_GT(refused, 0u);
+    EXPECT_TRUE(status.ok()) << status;
+  }
 }
 
 TEST_F(HeaderMemoryTest, ManyShardsTogetherAreRefusedWhenTheyTakeTooMuch) {
