@@ -91,8 +91,8 @@ class LogStreams::Sink : public spdlog::sinks::base_sink<std::mutex> {
   void flush_() override {}
 
  private:
-  // What is to be told of lost lines; empty: nothing. The queue loses its oldest lines, so it belongs before the line in
-  // hand.
+  // What is to be told of lost lines; empty: nothing. The queue loses its oldest lines, so it belongs before the line
+  // in hand.
   std::string Notice() ABSL_EXCLUSIVE_LOCKS_REQUIRED(output_.mutex) {
     untold_ = lost() - told_;
     return untold_ == 0 || lost_line_ == nullptr ? "" : lost_line_(kind_, untold_);

@@ -21,7 +21,8 @@ struct ByteKinds {
   uint8_t separates[256] = {};
 };
 
-// The parser's vectors compare a byte with its bit 0x20 set: they take FF (0x0c) for a comma and SUB (0x1a) for a colon.
+// The parser's vectors compare a byte with its bit 0x20 set: they take FF (0x0c) for a comma, and SUB (0x1a) for a
+// colon.
 constexpr std::string_view kPunctuation = ",:[]{}\x0c\x1a";
 
 constexpr ByteKinds MakeByteKinds() {

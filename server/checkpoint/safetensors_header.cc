@@ -302,9 +302,9 @@ absl::Status HeaderParser::CheckNames() {
   std::vector<StoredTensor>& tensors = result_.tensors;
   std::sort(tensors.begin(), tensors.end(),
             [](const StoredTensor& a, const StoredTensor& b) { return a.name < b.name; });
-  const auto twice = std::adjacent_find(tensors.begin(), tensors.end(), [](const StoredTensor& a, const StoredTensor& b) {
-    return a.name == b.name;
-  });
+  const auto twice =
+      std::adjacent_find(tensors.begin(), tensors.end(),
+                         [](const StoredTensor& a, const StoredTensor& b) { return a.name == b.name; });
   if (twice == tensors.end()) return absl::OkStatus();
   return MakeError(Reason::kCheckpointCorrupt,
                    absl::StrFormat("%s: tensor \"%s\" comes twice in the header", file_, Shortened(twice->name)),

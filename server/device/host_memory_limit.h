@@ -32,8 +32,8 @@ struct HostMemoryShares {
   uint64_t process = 0;   // for what the process needs beyond what it uses and its scratch memory
   uint64_t capacity = 0;  // for models
 };
-// `tables` is what headers and requests may take, of which at most a quarter of the limit is kept from models. `scratch`
-// and `capacity` where the operator has said them.
+// `tables` is what headers and requests may take, of which at most a quarter of the limit is kept from models.
+// `scratch` and `capacity` where the operator has said them.
 HostMemoryShares DivideHostMemory(uint64_t limit, uint64_t used, uint64_t tables, std::optional<uint64_t> scratch,
                                   std::optional<uint64_t> capacity);
 

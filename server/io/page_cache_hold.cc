@@ -210,8 +210,9 @@ absl::StatusOr<HeldPages> HoldInPageCache(HoldBudget& budget, int fd, const std:
   }
   const uint64_t cached = ResidentBytes(fd, ranges).value_or(0);
   const uint64_t read_before = counts.read;
+  PageHolder holder(budget, fd, file, mount);
   absl::StatusOr<HeldPages> held =
-      PageHolder(budget, fd, file, mount).Hold(JoinRanges({ranges.begin(), ranges.end()}, PageBytes()), context, counts);
+      holder.Hold(JoinRanges({ranges.begin(), ranges.end()}, PageBytes()), context, counts);
   counts.cached += std::min(cached, counts.read - read_before);
   return held;
 }

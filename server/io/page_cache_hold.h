@@ -71,8 +71,9 @@ class HeldPages {
 // Reads `ranges` of one file into the page cache, as PageCacheWarmer does, and locks their pages there, in pieces of at
 // most 16 MiB, until the budget or the system refuses one: that piece and all that follow are neither read nor held,
 // which is no error. Files on remote file systems are refused as a whole. `fd` must be open for reading and may be
-// closed afterwards; `file` is for messages, and what touches it is noted as an Operation of `mount`. Blocks on the disk. LOAD_CANCELLED and DEADLINE_EXCEEDED between pieces,
-// CHECKPOINT_TRUNCATED, IO_ERROR; an error holds nothing. A file that is truncated later just loses those pages.
+// closed afterwards; `file` is for messages, and what touches it is noted as an Operation of `mount`. Blocks on the
+// disk. LOAD_CANCELLED and DEADLINE_EXCEEDED between pieces, CHECKPOINT_TRUNCATED, IO_ERROR; an error holds nothing. A
+// file that is truncated later just loses those pages.
 absl::StatusOr<HeldPages> HoldInPageCache(HoldBudget& budget, int fd, const std::string& file,
                                           std::span<const ByteRange> ranges, const RequestContext& context,
                                           ReadCounts& counts, const StorageThreads::NotedMount& mount = {});

@@ -163,8 +163,8 @@ TEST_F(HeaderMemoryTest, AHeaderOfTokensAloneIsCountedWithWhatTheParserNotes) {
 TEST_F(HeaderMemoryTest, StringsWithEscapesThatThereIsNoRoomForAreNoCorruptFile) {
   const std::string padding(256 << 10, ' ');
   const std::string dtype = dir_.MakeDir("dtype"), metadata = dir_.MakeDir("metadata"), index = dir_.MakeDir("index");
-  WriteRaw(dtype + "/model.safetensors", R"({"a":{"dtype":"\u0046\u0033\u0032","shape":[],"data_offsets":[0,4]}})" + padding,
-           "1234");
+  WriteRaw(dtype + "/model.safetensors",
+           R"({"a":{"dtype":"\u0046\u0033\u0032","shape":[],"data_offsets":[0,4]}})" + padding, "1234");
   WriteRaw(metadata + "/model.safetensors", R"({"__metadata__":{"a":"\u0046"}})" + padding, "");
   std::ofstream(index + "/model.safetensors.index.json") << R"({"weight_map":{"a":"\u0078.safetensors"}})" << padding;
   WriteSafetensors(index + "/x.safetensors", {{.name = "a", .shape = {}}});
