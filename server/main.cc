@@ -10,6 +10,7 @@
 #include <exception>
 #include <map>
 #include <memory>
+#include <optional>
 #include <string>
 #include <thread>
 #include <utility>
@@ -44,6 +45,7 @@
 #include "server/rpc/rpc_server.h"
 #include "server/rpc/state_codec.h"
 #include "server/service/loader_service.h"
+#include "server/shutdown.h"
 #include "server/signals.h"
 #include "server/tensor/convert.h"
 
@@ -56,7 +58,6 @@ namespace keyload {
 namespace {
 
 constexpr int kExitBadConfig = 2;
-constexpr int kExitFailed = 6;
 constexpr size_t kPoolThreads = 8;
 constexpr size_t kPoolQueue = 1024;
 constexpr size_t kMostIdleSegments = 4096;
@@ -66,8 +67,6 @@ constexpr uint64_t kMostHeaderCacheBytes = uint64_t{256} << 20;  // about two mi
 // Heap for headers, and for requests, unless a setting says otherwise.
 constexpr uint64_t kLeastTableMemory = uint64_t{64} << 20;
 constexpr uint64_t kMostTableMemory = uint64_t{1} << 30;
-constexpr absl::Duration kCancelGrace = absl::Seconds(3);
-constexpr absl::Duration kLogFlush = absl::Seconds(1);
 
 int Complain(const absl::Status& status, int exit_code) {
   std::fprintf(stderr, "keyloadd: %s\n", std::string(status.message()).c_str());
@@ -155,43 +154,6 @@ int CheckConfig(const Config& config) {
   return 0;
 }
 
-// Waits until no load is active and no call is open, or `grace` is over, or one of `signals` comes; null: none counts.
-void WaitForCalls(const RpcServer& server, const LoaderService& service, const sigset_t* signals,
-                  absl::Duration grace) {
-  constexpr absl::Duration kStep = absl::Milliseconds(20);
-  const Deadline deadline = Deadline::After(grace);
-  while ((service.active_loads() > 0 || server.open_calls() > 0) && !deadline.passed()) {
-    if (signals == nullptr) {
-      absl::SleepFor(kStep);
-    } else if (WaitForSignal(*signals, kStep)) {
-      return;
-    }
-  }
-}
-
-// A reader of the log that has stopped must not keep the process.
-[[noreturn]] void EndNow(int code) {
-  FlushLog(kLogFlush);
-  std::_Exit(code);
-}
-
-void TakeDown(RpcServer& server, LoaderService& service, const sigset_t& signals, absl::Duration grace) {
-  ArmWatchdog(grace + 2 * kCancelGrace, kExitFailed);
-  server.BeginDrain();
-  WaitForCalls(server, service, &signals, grace);
-  ArmWatchdog(2 * kCancelGrace, kExitFailed);  // a second signal may have ended the grace early
-  service.StopLoads();
-  server.CancelCalls();
-  WaitForCalls(server, service, nullptr, kCancelGrace);  // more signals leave what was cancelled its time
-  if (server.open_calls() > 0 || service.active_loads() > 0) {
-    Log(LogLevel::kWarning, "stop",
-        {{"open_calls", uint64_t{server.open_calls()}}, {"active_loads", uint64_t{service.active_loads()}}});
-    server.Abandon();
-    EndNow(service.active_loads() > 0 ? kExitFailed : 0);
-  }
-  server.Shutdown(absl::Now() + absl::Seconds(1));
-}
-
 // `read_config` gives the configuration as it is now.
 int Run(const Config& config, Reload::Read read_config) {
   const Signals signals = BlockedSignals();
@@ -220,27 +182,30 @@ int Run(const Config& config, Reload::Read read_config) {
                              {"compiler", __VERSION__},
                              {"dtype_conversion", DTypeConversionAvailable() ? "true" : "false"}}});
   // Taken down in reverse: the server, what runs, the service, the models, the devices last.
-  const HostMemoryShares shares =
-      DivideHostMemory(HostMemoryLimit(""), ProcessMemory(), config.scratch_bytes, config.host_memory_bytes);
+  const uint64_t header_bytes = TableMemoryBytes(config.header_memory_bytes);
+  const uint64_t request_bytes = TableMemoryBytes(config.request_memory_bytes);
+  const HostMemoryShares shares = DivideHostMemory(HostMemoryLimit(""), ProcessMemory(), header_bytes + request_bytes,
+                                                   config.scratch_bytes, config.host_memory_bytes);
   ByteBudget scratch(shares.scratch);
-  HostMemoryRoom room({.bounds = [] { return HostMemoryBounds(""); },
-                       .margin = [&scratch, shares] { return shares.process + scratch.unused(); }});
-  DeviceSet devices(MakeDevices(config, shares.capacity, descriptors, room), DeviceNotes(config));
-  CurrentRoots roots(*resolved);
+  std::optional<HostMemoryRoom> room;  // it and `held` leave each other what they have promised
   HoldBudget held(HoldMemoryBytes(config), [&room] {
     const uint64_t headroom = HostMemoryHeadroom("");
-    return headroom - std::min(headroom, room.promised());
+    return headroom - std::min(headroom, room->promised());
   });
+  room.emplace(HostMemoryRoom::Options{
+      .bounds = [] { return HostMemoryBounds(""); },
+      .margin = [&scratch, &held, shares] { return shares.process + scratch.unused() + held.coming(); }});
+  DeviceSet devices(MakeDevices(config, shares.capacity, descriptors, *room), DeviceNotes(config));
+  CurrentRoots roots(*resolved);
   std::unique_ptr<KeptState> state;
   if (!config.state_dir.empty()) {
     absl::StatusOr<std::unique_ptr<KeptState>> opened = KeptState::Open(config.state_dir, ProtoStateCodec());
     if (!opened.ok()) return Complain(opened.status(), kExitFailed);
     state = *std::move(opened);
   }
-  HeaderMemory header_memory(TableMemoryBytes(config.header_memory_bytes));  // models hold headers
+  HeaderMemory header_memory(header_bytes);  // models hold headers
   ModelRegistry registry({.first_generation = state == nullptr ? 0 : state->first_number(), .frees_apart = true});
-  DocumentStore documents({.max_total_bytes = TableMemoryBytes(config.request_memory_bytes)}, ParseManifest,
-                          ManifestParseBytes);
+  DocumentStore documents({.max_total_bytes = request_bytes}, ParseManifest, ManifestParseBytes);
   // Every running load has its own share of the threads: one that waits for a slow device or file holds up no other.
   // What waits for a disk needs more of them than there are cores.
   const size_t io_share = std::max(io_threads, TransferResources().cold_workers);
@@ -348,7 +313,8 @@ int Run(const Config& config, Reload::Read read_config) {
   }
   Log(LogLevel::kInfo, "drain",
       {{"signal", std::string(strsignal(signal_number))}, {"active_loads", uint64_t{service.active_loads()}}});
-  TakeDown(**server, service, signals.ending, reload.config().grace);
+  TakeDown({.server = **server, .service = service, .scrapes = scrapes, .state = state.get()}, signals.ending,
+           reload.config().grace);
   server->reset();
   scrapes.reset();
   metrics.SetSampler(nullptr);  // a scrape that hangs may go on
@@ -367,6 +333,7 @@ int Run(const Config& config, Reload::Read read_config) {
   storage.reset();
   header_readers.reset();
   io.reset();
+  DisarmWatchdog();  // freeing large models takes its time
   Log(LogLevel::kInfo, "stop", {});
   FlushLog(kLogFlush);
   return 0;

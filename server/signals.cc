@@ -1,6 +1,7 @@
 #include "server/signals.h"
 
 #include <signal.h>
+#include <poll.h>
 #include <unistd.h>
 
 #include <algorithm>
@@ -44,11 +45,17 @@ void ArmWatchdog(absl::Duration limit, int exit_code) {
   watchdog_exit_code = exit_code;
   signal(SIGALRM, [](int) {
     constexpr std::string_view message = "keyloadd: the shutdown hangs and is ended here\n";
-    [[maybe_unused]] const ssize_t written = write(STDERR_FILENO, message.data(), message.size());
+    // A reader of the log that has stopped must not keep the process, which is worth more than its last line.
+    pollfd ready = {.fd = STDERR_FILENO, .events = POLLOUT, .revents = 0};
+    if (poll(&ready, 1, 0) == 1) {
+      [[maybe_unused]] const ssize_t written = write(STDERR_FILENO, message.data(), message.size());
+    }
     _exit(watchdog_exit_code);
   });
   alarm(static_cast<unsigned>(std::clamp<int64_t>(absl::ToInt64Seconds(absl::Ceil(limit, absl::Seconds(1))), 1,
                                                   std::numeric_limits<int>::max())));
 }
+
+void DisarmWatchdog() { alarm(0); }
 
 }  // namespace keyload

@@ -20,5 +20,6 @@ bool WaitForSignal(const sigset_t& signals, absl::Duration timeout);
 // Ends the process `limit` from now with `exit_code`, whatever hangs then (a dead network file system). Set again, it
 // counts anew.
 void ArmWatchdog(absl::Duration limit, int exit_code);
+void DisarmWatchdog();
 
 }  // namespace keyload

@@ -36,6 +36,15 @@ class LogStreams {
 
  private:
   class Sink;
+  class StandardError {
+   public:
+    Mutex mutex;  // a line may take more than one write
+    // False when not all of the line, which has no line feed, was taken.
+    bool WriteLine(std::string_view line) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex);
+
+   private:
+    bool is_cut_ ABSL_GUARDED_BY(mutex) = false;  // what was taken last is the beginning of a line
+  };
   struct Stream {
     std::string_view kind;
     std::shared_ptr<spdlog::details::thread_pool> pool;  // null: a line is written by the thread that logs it
@@ -47,9 +56,10 @@ class LogStreams {
   static void Put(Stream& stream, spdlog::level::level_enum level, const std::string& line);
   static uint64_t Lost(const Stream& stream);
   static bool IsEmpty(const Stream& stream);
+  static void Prepare(Stream& stream);
   void Start(Stream& stream, size_t queue_lines, LostLine lost_line);
 
-  Mutex write_mutex_;  // of standard error: a line may take more than one write
+  StandardError output_;
   std::atomic<spdlog::level::level_enum> level_ = spdlog::level::info;
   Stream log_{.kind = "log"};
   Stream audit_{.kind = "audit"};

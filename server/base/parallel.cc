@@ -66,9 +66,12 @@ absl::Status ParallelFor(Executor* executor, size_t count, absl::FunctionRef<abs
   const auto loop = std::make_shared<ParallelLoop>(count, task);
   const size_t helpers =
       executor == nullptr || count < 2 ? 0 : std::min({executor->threads(), most_helpers, count - 1});
-  for (size_t i = 0; i < helpers; ++i) {
-    if (!executor->TrySubmit([loop] { loop->Help(); })) break;
-  }
+  // Without memory for one more there are fewer; those that have begun use what the caller owns until Run returns.
+  NoThrow([&] {
+    for (size_t i = 0; i < helpers; ++i) {
+      if (!executor->TrySubmit([loop] { loop->Help(); })) break;
+    }
+  }).IgnoreError();
   return loop->Run();
 }
 

@@ -53,7 +53,7 @@ uint64_t CheckpointHeaders::CountBytes() const {
   uint64_t bytes = sizeof(*this) + by_name_.bytes() + content_.tensors.capacity() * sizeof(StoredTensor) +
                    content_.tensors.size() * sizeof(uint32_t) + content_.shards.capacity() * sizeof(ShardHeader);
   for (const StoredTensor& tensor : content_.tensors) {
-    if (tensor.shape.capacity() > Shape().capacity()) bytes += tensor.shape.capacity() * sizeof(uint64_t);
+    bytes += HeapOf(tensor.shape);
   }
   for (const ShardHeader& shard : content_.shards) bytes += shard.file.capacity() + shard.names->capacity();
   for (const auto& block : content_.name_blocks) bytes += block->capacity();

@@ -38,6 +38,10 @@ inline constexpr int kDTypeCount = 22;
 
 // Elements per dimension, outermost first. Empty: rank 0, one element. Any 0: no element.
 using Shape = absl::InlinedVector<uint64_t, 4>;
+// What a shape takes of the heap, as only a long one does.
+inline uint64_t HeapOf(const Shape& shape) {
+  return shape.capacity() > Shape().capacity() ? shape.capacity() * sizeof(uint64_t) : 0;
+}
 
 std::string_view DTypeName(DType dtype);
 std::optional<DType> ParseDType(std::string_view name);

@@ -67,6 +67,9 @@ absl::Status HeaderAssembly::Append(uint32_t number, Waiting waiting) {
     read.tensors = {};
   } else {
     const auto begin = known.headers->tensors().begin() + before->first_tensor;
+    uint64_t shape_bytes = 0;
+    for (auto tensor = begin; tensor != begin + before->tensor_count; ++tensor) shape_bytes += HeapOf(tensor->shape);
+    KEYLOAD_RETURN_IF_ERROR(charge_.Add(shape_bytes, path_));
     std::copy(begin, begin + before->tensor_count, std::back_inserter(content_.tensors));
     for (size_t i = first; i < content_.tensors.size(); ++i) content_.tensors[i].shard = number;
   }

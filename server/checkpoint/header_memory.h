@@ -50,7 +50,6 @@ class HeaderCharge {
   void Remove(uint64_t bytes);
   // From now on the checkpoint has `bytes`, which may be more than the limit by what estimates left out.
   void Settle(uint64_t bytes);
-  uint64_t bytes() const { return bytes_; }
 
  private:
   HeaderMemory* const memory_;

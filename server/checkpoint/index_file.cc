@@ -105,7 +105,8 @@ absl::Status IndexParser::ParseWeightMap(ondemand::value value) {
       return Corrupt(absl::StrFormat("key \"%s\": %s", Shortened(shown), problem),
                      {{"offset", std::to_string(start - json_.data())}});
     }
-    if (reader_.GetString(field.value(), shard)) {
+    if (auto error = reader_.GetString(field.value(), shard)) {
+      if (error == simdjson::MEMALLOC) return BadJson(error);
       return Corrupt(absl::StrFormat("key \"%s\": the shard is not a string", Shortened(key)),
                      {{"key", Shortened(key)}, {"offset", std::to_string(start - json_.data())}});
     }

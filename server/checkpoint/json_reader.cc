@@ -21,13 +21,17 @@ struct ByteKinds {
   uint8_t separates[256] = {};
 };
 
+// The parser's vectors compare a byte with its bit 0x20 set: they take FF (0x0c) for a comma, and SUB (0x1a) for a
+// colon.
+constexpr std::string_view kPunctuation = ",:[]{}\x0c\x1a";
+
 constexpr ByteKinds MakeByteKinds() {
   ByteKinds kinds;
-  for (const char c : {'"', ' ', '\n', '\r', '\t', ',', ':', '[', ']', '{', '}'}) {
-    const auto byte = static_cast<uint8_t>(c);
-    kinds.is_quote[byte] = c == '"';
-    kinds.is_punctuation[byte] = c == ',' || c == ':' || c == '[' || c == ']' || c == '{' || c == '}';
-    kinds.separates[byte] = 1;
+  for (const char c : kPunctuation) kinds.is_punctuation[static_cast<uint8_t>(c)] = 1;
+  kinds.is_quote['"'] = 1;
+  for (const char c : {' ', '\n', '\r', '\t'}) kinds.separates[static_cast<uint8_t>(c)] = 1;
+  for (size_t byte = 0; byte < 256; ++byte) {
+    kinds.separates[byte] |= kinds.is_punctuation[byte] | kinds.is_quote[byte];
   }
   return kinds;
 }
@@ -53,6 +57,7 @@ size_t MostJsonTokens(std::string_view json) {
 }
 
 absl::Status JsonReader::Prepare(std::string_view file) {
+  file_ = file;
   const size_t tokens = json_.size() < kCountedTokensFrom ? json_.size() : MostJsonTokens({json_.data(), json_.size()});
   return charge_.Add(tokens * sizeof(uint32_t), file);
 }
@@ -65,7 +70,7 @@ error_code JsonReader::UnescapeIntoBuffer(ondemand::raw_json_string raw, std::st
   if (strings_ == nullptr) {
     // No string becomes longer, and none is read twice.
     const size_t bytes = json_.size() + JsonBuffer::kPadding;
-    refused_ = charge_.Add(bytes, "strings with escapes");
+    refused_ = charge_.Add(bytes, file_);
     if (refused_.ok()) strings_.reset(new (std::nothrow) uint8_t[bytes]);
     if (strings_ == nullptr) return simdjson::MEMALLOC;
     next_string_ = strings_.get();

@@ -20,7 +20,7 @@ class JsonReader {
  public:
   JsonReader(const JsonBuffer& json, HeaderCharge* charge) : json_(json), charge_(charge) {}
 
-  // Counts what parsing takes; once, before Begin. MEMORY_EXHAUSTED names `file`.
+  // Counts what parsing takes; once, before Begin. MEMORY_EXHAUSTED names `file`, which outlives the reader.
   absl::Status Prepare(std::string_view file);
   // The parser's errors are for the caller to word, except MEMALLOC, which is NoMemory().
   simdjson::error_code Begin(simdjson::ondemand::document& document);
@@ -51,6 +51,7 @@ class JsonReader {
   simdjson::error_code UnescapeIntoBuffer(simdjson::ondemand::raw_json_string raw, std::string_view& text);
 
   const JsonBuffer& json_;
+  std::string_view file_;
   TemporaryCharge charge_;
   absl::Status refused_;  // why UnescapeIntoBuffer got no buffer
   simdjson::ondemand::parser parser_;

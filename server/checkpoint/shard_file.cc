@@ -4,34 +4,25 @@
 #include <unistd.h>
 
 #include <algorithm>
-#include <cerrno>
 #include <memory>
+#include <span>
 #include <utility>
 
 #include "absl/strings/str_format.h"
 #include "server/base/error.h"
 #include "server/base/strings.h"
+#include "server/base/whole_file.h"
 #include "server/checkpoint/json_buffer.h"
 
 namespace keyload {
 namespace {
 
-// Fills `size` bytes from `offset` on; short reads and interrupted calls go on.
-absl::Status ReadFully(int fd, char* data, size_t size, uint64_t offset, const std::string& path) {
-  while (size > 0) {
-    const ssize_t got = ::pread(fd, data, size, static_cast<off_t>(offset));
-    if (got < 0 && errno == EINTR) continue;
-    if (got < 0) return ErrnoToStatus(errno, absl::StrFormat("pread at byte %d", offset), path);
-    if (got == 0) {
-      return MakeError(Reason::kCheckpointTruncated,
-                       absl::StrFormat("%s: the file ended at byte %d while it was read", path, offset),
-                       {{"file", path}, {"offset", std::to_string(offset)}});
-    }
-    data += got;
-    size -= static_cast<size_t>(got);
-    offset += static_cast<uint64_t>(got);
-  }
-  return absl::OkStatus();
+absl::Status ReadFully(int fd, std::span<char> destination, uint64_t offset, const std::string& path) {
+  KEYLOAD_ASSIGN_OR_RETURN(const size_t read, ReadAt(fd, destination, offset, path));
+  if (read == destination.size()) return absl::OkStatus();
+  return MakeError(Reason::kCheckpointTruncated,
+                   absl::StrFormat("%s: the file ended at byte %d while it was read", path, offset + read),
+                   {{"file", path}, {"offset", std::to_string(offset + read)}});
 }
 
 }  // namespace
@@ -56,7 +47,7 @@ absl::StatusOr<uint64_t> ReadHeaderLength(const Shard& shard, const std::string&
   ::posix_fadvise(fd, 0, 0, POSIX_FADV_RANDOM);
   char prefix[kHeaderPrefixBytes];
   const size_t prefix_size = std::min<uint64_t>(file_size, sizeof(prefix));
-  KEYLOAD_RETURN_IF_ERROR(ReadFully(fd, prefix, prefix_size, 0, path));
+  KEYLOAD_RETURN_IF_ERROR(ReadFully(fd, {prefix, prefix_size}, 0, path));
   return ParseHeaderLength({prefix, prefix_size}, file_size, path);
 }
 
@@ -65,7 +56,7 @@ absl::StatusOr<SafetensorsHeader> ReadShardHeader(const Shard& shard, uint64_t l
   TemporaryCharge buffer(&charge);
   KEYLOAD_RETURN_IF_ERROR(buffer.Add(length + JsonBuffer::kPadding, path));
   JsonBuffer json(length);
-  KEYLOAD_RETURN_IF_ERROR(ReadFully(shard.fd->get(), json.data(), length, kHeaderPrefixBytes, path));
+  KEYLOAD_RETURN_IF_ERROR(ReadFully(shard.fd->get(), {json.data(), length}, kHeaderPrefixBytes, path));
   return ParseSafetensorsHeader(json, shard.identity.size, path, number, &charge);
 }
 
@@ -95,7 +86,7 @@ absl::StatusOr<IndexFile> ReadIndexFile(const OpenedPath& opened, const std::str
   TemporaryCharge buffer(&charge);
   KEYLOAD_RETURN_IF_ERROR(buffer.Add(size + JsonBuffer::kPadding, path));
   JsonBuffer json(size);
-  KEYLOAD_RETURN_IF_ERROR(ReadFully(opened.fd.get(), json.data(), json.size(), 0, path));
+  KEYLOAD_RETURN_IF_ERROR(ReadFully(opened.fd.get(), {json.data(), json.size()}, 0, path));
   return ParseIndexFile(json, path, &charge);
 }
 

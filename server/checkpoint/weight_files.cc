@@ -85,11 +85,18 @@ absl::Status VisitEntries(const OpenedPath& directory, const char* name, const R
   }
 }
 
-absl::StatusOr<Listing> List(const OpenedPath& directory, const RequestContext& context) {
+// What a name of `bytes` takes at most: in a list that doubles, and in two more that are made of it.
+uint64_t ListedBytes(size_t bytes) { return 3 * (2 * sizeof(std::string) + sizeof(std::string_view) + bytes); }
+
+absl::StatusOr<Listing> List(const OpenedPath& directory, const RequestContext& context, HeaderCharge* charge) {
   Listing listing;
+  SteppedCharge listed(charge);
+  absl::Status counted;
   size_t count = 0;
   KEYLOAD_RETURN_IF_ERROR(VisitEntries(directory, ".", context, [&](const dirent& entry) {
     if (count++ >= kMaxListed) return false;
+    counted = listed.Add(ListedBytes(std::string_view(entry.d_name).size()), directory.resolved);
+    if (!counted.ok()) return false;
     Sort(entry.d_name, listing);
     const bool may_be_directory = entry.d_type == DT_DIR || entry.d_type == DT_UNKNOWN;
     if (may_be_directory && entry.d_name[0] != '.' && listing.directories.size() < kMaxDirectories) {
@@ -97,6 +104,7 @@ absl::StatusOr<Listing> List(const OpenedPath& directory, const RequestContext& 
     }
     return true;
   }));
+  KEYLOAD_RETURN_IF_ERROR(counted);
   if (count > kMaxListed) {
     return MakeError(Reason::kCheckpointAmbiguous,
                      absl::StrFormat("%s has more than %d entries and no model.safetensors; name the file to load",
@@ -237,7 +245,7 @@ std::vector<std::string> VariantsNamed(const std::vector<std::string>& names, st
 }
 
 absl::StatusOr<WeightFile> FindNamed(const ModelRoots& roots, const OpenedPath& directory, const std::string& weights,
-                                     const RequestContext& context) {
+                                     const RequestContext& context, HeaderCharge* charge) {
   if (std::string problem = FileNameProblem(weights); !problem.empty()) {
     return MakeError(Reason::kBadRequest, absl::StrFormat("the name of the weights %s", problem),
                      {{"path", directory.resolved}});
@@ -252,7 +260,7 @@ absl::StatusOr<WeightFile> FindNamed(const ModelRoots& roots, const OpenedPath& 
   KEYLOAD_ASSIGN_OR_RETURN(std::optional<WeightFile> file, OpenFirst(roots, directory, names));
   if (file) return *std::move(file);
   if (names.size() > 1) {
-    KEYLOAD_ASSIGN_OR_RETURN(const Listing listing, List(directory, context));
+    KEYLOAD_ASSIGN_OR_RETURN(const Listing listing, List(directory, context, charge));
     const std::vector<std::string> indexes = VariantsNamed(listing.indexes, weights, kIndexFileSuffix);
     if (!indexes.empty()) return OpenOnly(roots, directory, indexes, kIndexFileSuffix, context);
     const std::vector<std::string> files = VariantsNamed(listing.safetensors, weights, kSafetensorsSuffix);
@@ -266,12 +274,12 @@ absl::StatusOr<WeightFile> FindNamed(const ModelRoots& roots, const OpenedPath& 
 }  // namespace
 
 absl::StatusOr<WeightFile> FindWeights(const ModelRoots& roots, const OpenedPath& directory, const std::string& weights,
-                                       bool allow_no_weights, const RequestContext& context) {
-  if (!weights.empty()) return FindNamed(roots, directory, weights, context);
+                                       bool allow_no_weights, const RequestContext& context, HeaderCharge* charge) {
+  if (!weights.empty()) return FindNamed(roots, directory, weights, context, charge);
   const std::array<std::string, 2> standard = {"model.safetensors", "model.safetensors.index.json"};
   KEYLOAD_ASSIGN_OR_RETURN(std::optional<WeightFile> file, OpenFirst(roots, directory, standard));
   if (file) return *std::move(file);
-  KEYLOAD_ASSIGN_OR_RETURN(const Listing listing, List(directory, context));
+  KEYLOAD_ASSIGN_OR_RETURN(const Listing listing, List(directory, context, charge));
   if (!listing.indexes.empty()) return OpenOnly(roots, directory, listing.indexes, kIndexFileSuffix, context);
   if (!listing.safetensors.empty() && std::all_of(listing.safetensors.begin(), listing.safetensors.end(), IsPart))
     return PartsAlone(directory, listing.safetensors);

@@ -6,9 +6,11 @@
 #include <cstring>
 #include <utility>
 
+#include "absl/cleanup/cleanup.h"
 #include "absl/strings/str_cat.h"
 #include "server/base/byte_size.h"
 #include "server/base/error.h"
+#include "server/base/no_throw.h"
 
 namespace keyload {
 namespace {
@@ -39,8 +41,8 @@ class HostBackedDevice::Memory : public DeviceMemory {
     for (; !bytes.empty(); bytes = bytes.subspan(std::min(bytes.size(), kWriteBytes)), offset += kWriteBytes) {
       const std::span<const std::byte> part = bytes.first(std::min(bytes.size(), kWriteBytes));
       KEYLOAD_RETURN_IF_ERROR(BeginFilling(part.size()));
+      const absl::Cleanup end = [&] { EndFilling(part.size()); };
       const absl::Status status = backed_.mapping.Write(offset, part);
-      EndFilling(part.size());
       if (!status.ok()) return device_.OutOfMemory(part.size(), status.message());
     }
     return absl::OkStatus();
@@ -92,15 +94,16 @@ absl::StatusOr<std::unique_ptr<DeviceMemory>> HostBackedDevice::Allocate(MemoryR
     TrimIdle(room - std::min(room, bytes));
     if (!account_.Commit(reservation, bytes)) return OutOfMemory(bytes, "the reservation is another device's");
   }
+  absl::Cleanup uncommit = [&] { account_.Uncommit(reservation, bytes); };
   absl::StatusOr<Backed> backed = Map(bytes, contents, std::move(idle));
+  if (!backed.ok()) return OutOfMemory(bytes, backed.status().message());
+  const uint64_t huge = backed->mapping.huge() ? backed->mapping.bytes() : 0;
+  auto memory = std::make_unique<Memory>(*this, *std::move(backed), bytes);
+  std::move(uncommit).Cancel();  // its end frees the bytes
   MutexLock lock(mutex_);
-  if (!backed.ok()) {
-    account_.Uncommit(reservation, bytes);
-    return OutOfMemory(bytes, backed.status().message());
-  }
-  if (backed->mapping.huge()) huge_used_ += backed->mapping.bytes();
+  huge_used_ += huge;
   ShowBacking();
-  return std::make_unique<Memory>(*this, *std::move(backed), bytes);
+  return memory;
 }
 
 absl::StatusOr<HostBackedDevice::Backed> HostBackedDevice::Map(uint64_t bytes, Contents contents,
@@ -121,9 +124,8 @@ absl::Status HostBackedDevice::FillHoles(SegmentMapping& mapping) {
   if (missing == 0) return absl::OkStatus();
   KEYLOAD_ASSIGN_OR_RETURN(HostMemoryRoom::Promise promise, AskForRoom(missing));
   KEYLOAD_RETURN_IF_ERROR(promise.Begin(missing));
-  const absl::Status status = mapping.Populate();
-  promise.End(missing);
-  return status;
+  const absl::Cleanup end = [&] { promise.End(missing); };
+  return mapping.Populate();
 }
 
 absl::StatusOr<HostMemoryRoom::Promise> HostBackedDevice::AskForRoom(uint64_t bytes) {
@@ -176,7 +178,7 @@ void HostBackedDevice::Release(SegmentMapping mapping, uint64_t bytes) {
   if (keep && mapped <= room) {
     TrimIdle(room - mapped);
     if (idle_.count() == reuse_segments_) idle_.TakeOldest();
-    idle_.Add(std::move(mapping));
+    NoThrow([&] { idle_.Add(std::move(mapping)); }).IgnoreError();  // else it is freed too
   } else {
     mapping = SegmentMapping();
   }
@@ -200,20 +202,26 @@ void HostBackedDevice::CopyAsync(DeviceMemory& memory, uint64_t offset, std::spa
                                  absl::AnyInvocable<void(absl::Status)> done) {
   absl::StatusOr<std::byte*> destination = Locate(memory, offset, source.size());
   absl::Status refused = destination.status();
+  Memory* filled = nullptr;
   if (refused.ok() && room_ != nullptr) {
-    auto& filled = static_cast<Memory&>(memory);  // Locate has seen that it is
-    refused = filled.BeginFilling(source.size());
-    if (refused.ok()) {
-      done = [&filled, bytes = source.size(), done = std::move(done)](absl::Status status) mutable {
-        filled.EndFilling(bytes);  // before `done`, after which the memory may go
-        done(std::move(status));
-      };
-    }
+    filled = static_cast<Memory*>(&memory);  // Locate has seen that it is
+    refused = filled->BeginFilling(source.size());
+    if (!refused.ok()) filled = nullptr;
+  }
+  absl::Cleanup not_started = [&] {
+    if (filled != nullptr) filled->EndFilling(source.size());
+  };
+  if (filled != nullptr) {
+    done = [filled, bytes = source.size(), done = std::move(done)](absl::Status status) mutable {
+      filled->EndFilling(bytes);  // before `done`, after which the memory may go
+      done(std::move(status));
+    };
   }
   copies_.Submit({.refused = std::move(refused),
                   .destination = destination.ok() ? *destination : nullptr,
                   .source = source,
                   .done = std::move(done)});
+  std::move(not_started).Cancel();
 }
 
 absl::Status HostBackedDevice::Read(DeviceMemory& memory, uint64_t offset, std::span<std::byte> destination) {

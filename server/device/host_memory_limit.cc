@@ -149,14 +149,14 @@ uint64_t HostMemoryHeadroom(const std::string& root) {
   return headroom == kUnlimited ? 0 : headroom;
 }
 
-HostMemoryShares DivideHostMemory(uint64_t limit, uint64_t used, std::optional<uint64_t> scratch,
+HostMemoryShares DivideHostMemory(uint64_t limit, uint64_t used, uint64_t tables, std::optional<uint64_t> scratch,
                                   std::optional<uint64_t> capacity) {
   HostMemoryShares shares;
   const uint64_t process = std::min(kProcessShare, limit / 4);
   shares.process = process / 2;
   shares.scratch = scratch.value_or(limit == 0 ? kMostScratch : std::min(kMostScratch, limit / 8));
-  shares.capacity =
-      capacity.value_or(std::min(limit / 10 * 9, Minus(Minus(Minus(limit, used), shares.scratch), process)));
+  const uint64_t others = used + shares.scratch + process + std::min(tables, limit / 4);
+  shares.capacity = capacity.value_or(std::min(limit / 10 * 9, Minus(limit, others)));
   return shares;
 }
 

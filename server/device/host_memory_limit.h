@@ -32,8 +32,9 @@ struct HostMemoryShares {
   uint64_t process = 0;   // for what the process needs beyond what it uses and its scratch memory
   uint64_t capacity = 0;  // for models
 };
+// `tables` is what headers and requests may take, of which at most a quarter of the limit is kept from models.
 // `scratch` and `capacity` where the operator has said them.
-HostMemoryShares DivideHostMemory(uint64_t limit, uint64_t used, std::optional<uint64_t> scratch,
+HostMemoryShares DivideHostMemory(uint64_t limit, uint64_t used, uint64_t tables, std::optional<uint64_t> scratch,
                                   std::optional<uint64_t> capacity);
 
 // The anonymous memory of this process; 0 when it cannot be read.

@@ -1,12 +1,19 @@
 #include "server/device/idle_memory.h"
 
+#include "absl/cleanup/cleanup.h"
+
 namespace keyload {
 
 void IdleMemory::Add(SegmentMapping mapping) {
-  bytes_ += mapping.bytes();
-  if (mapping.huge()) huge_bytes_ += mapping.bytes();
-  by_bytes_.emplace(mapping.bytes(), next_);
-  by_age_.emplace(next_++, std::move(mapping));
+  const uint64_t bytes = mapping.bytes();
+  const uint64_t huge_bytes = mapping.huge() ? bytes : 0;
+  const auto by_bytes = by_bytes_.emplace(bytes, next_).first;
+  absl::Cleanup undo = [&] { by_bytes_.erase(by_bytes); };
+  by_age_.emplace(next_, std::move(mapping));
+  std::move(undo).Cancel();
+  ++next_;
+  bytes_ += bytes;
+  huge_bytes_ += huge_bytes;
 }
 
 std::optional<SegmentMapping> IdleMemory::Take(uint64_t bytes) {

@@ -33,7 +33,6 @@ class SegmentMapping {
   bool Resize(uint64_t bytes);
 
   std::byte* address() const { return address_; }
-  int fd() const { return fd_.get(); }       // -1 without a memfd
   uint64_t bytes() const { return bytes_; }  // a multiple of the page size
   // How much of a memfd's mapping has no pages yet. When nothing is missing, keeping it costs no memory that was not
   // there.

@@ -28,7 +28,8 @@ constexpr uint64_t kLongestReadAhead = 1u << 30;
 constexpr uint64_t kMincoreWindow = 64u << 20;
 constexpr int kCachestat = 451;  // the system call's number, the same on all machines
 
-UniqueFd OpenAgain(int fd) {
+UniqueFd OpenAgain(int fd, const StorageThreads::NotedMount& mount) {
+  const StorageThreads::Operation operation(mount);
   return UniqueFd(::open(absl::StrCat("/proc/self/fd/", fd).c_str(), O_RDONLY | O_CLOEXEC));
 }
 
@@ -83,9 +84,10 @@ std::optional<uint64_t> ResidentInWindow(int fd, uint64_t begin, uint64_t end) {
 
 }  // namespace
 
-PageCacheWarmer::PageCacheWarmer(int fd, std::string file)
-    : given_(fd),
-      own_(OpenAgain(fd)),
+PageCacheWarmer::PageCacheWarmer(int fd, std::string file, StorageThreads::NotedMount mount)
+    : mount_(std::move(mount)),
+      given_(fd),
+      own_(OpenAgain(fd, mount_)),
       read_ahead_(ReadAheadBytes(fd)),
       file_(std::move(file)),
       buffer_(std::make_unique<std::byte[]>(kWarmPiece)) {}
@@ -103,12 +105,14 @@ absl::Status PageCacheWarmer::Warm(ByteRange range, const RequestContext& contex
 absl::Status PageCacheWarmer::WarmPart(ByteRange part, ByteRange whole, const RequestContext& context,
                                        ReadCounts& counts) {
   if (!CanBeInFile(part)) return FileEndsEarly(file_, part.offset, part.length);
+  std::optional<StorageThreads::Operation> operation(std::in_place, mount_);
   const bool exactly = MustReadExactly(whole);
   if (own_) ::posix_fadvise(own_.get(), 0, 0, exactly ? POSIX_FADV_RANDOM : POSIX_FADV_NORMAL);
   const uint64_t end = part.offset + part.length;
   uint64_t told = part.offset;
   for (uint64_t begin = part.offset; begin < end;) {
     KEYLOAD_RETURN_IF_ERROR(context.Check());
+    operation.emplace(mount_);
     const uint64_t length = std::min(end - begin, kWarmPiece);
     // Without read-ahead the kernel is told a few pieces before they are read.
     for (; exactly && told < end && told - begin < kPiecesUnderWay * kWarmPiece; told += kWarmPiece) {

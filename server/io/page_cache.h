@@ -14,6 +14,7 @@
 #include "server/base/request_context.h"
 #include "server/io/byte_range.h"
 #include "server/io/shard_reader.h"
+#include "server/io/storage_threads.h"
 
 namespace keyload {
 
@@ -27,8 +28,9 @@ namespace keyload {
 // as at the end of the file; elsewhere nothing is read but the range and the rest of its first and last page.
 class PageCacheWarmer {
  public:
-  // `fd` must be open for reading and outlive this; `file` is for messages.
-  PageCacheWarmer(int fd, std::string file);
+  // `fd` must be open for reading and outlive this; `file` is for messages. Whatever touches the file is noted as an
+  // Operation of `mount`.
+  PageCacheWarmer(int fd, std::string file, StorageThreads::NotedMount mount = {});
 
   // Blocks on the disk. LOAD_CANCELLED and DEADLINE_EXCEEDED between pieces; CHECKPOINT_TRUNCATED with file and offset;
   // IO_ERROR. `counts` is added to, also on failure: what was read, and the part of it that was there before, where
@@ -43,6 +45,7 @@ class PageCacheWarmer {
   absl::Status ReadAll(ByteRange piece, ReadCounts& counts);
   int fd() const { return own_ ? own_.get() : given_; }
 
+  const StorageThreads::NotedMount mount_;
   const int given_;
   const UniqueFd own_;  // the same file opened again, so that advice for it is not advice for other readers
   const uint64_t read_ahead_;

@@ -6,7 +6,9 @@
 #include <algorithm>
 #include <cerrno>
 #include <cstring>
+#include <utility>
 
+#include "absl/cleanup/cleanup.h"
 #include "absl/strings/str_cat.h"
 #include "server/base/byte_size.h"
 #include "server/base/error.h"
@@ -35,15 +37,35 @@ HoldBudget::HoldBudget(uint64_t limit_bytes, std::function<uint64_t()> headroom)
     : headroom_(std::move(headroom)), limit_(limit_bytes) {}
 
 std::optional<std::string> HoldBudget::Take(uint64_t bytes) {
-  if (const uint64_t headroom = headroom_(); bytes > headroom) {
+  uint64_t coming = 0;
+  {
+    MutexLock lock(mutex_);
+    if (held_ > limit_ || bytes > limit_ - held_) {
+      return absl::StrCat("the budget of ", FormatByteSize(limit_), " is used up");
+    }
+    held_ += bytes;
+    coming = coming_ += bytes;
+  }
+  absl::Cleanup undo = [&] {
+    Settle(bytes);
+    GiveBack(bytes);
+  };
+  // With what others are about to lock, which the system does not know of.
+  if (const uint64_t headroom = headroom_(); coming > headroom) {
     return absl::StrCat("the system has ", FormatByteSize(headroom), " of memory left to hold");
   }
-  MutexLock lock(mutex_);
-  if (held_ > limit_ || bytes > limit_ - held_) {
-    return absl::StrCat("the budget of ", FormatByteSize(limit_), " is used up");
-  }
-  held_ += bytes;
+  std::move(undo).Cancel();
   return std::nullopt;
+}
+
+void HoldBudget::Settle(uint64_t bytes) {
+  MutexLock lock(mutex_);
+  coming_ -= bytes;
+}
+
+uint64_t HoldBudget::coming() const {
+  MutexLock lock(mutex_);
+  return coming_;
 }
 
 void HoldBudget::GiveBack(uint64_t bytes) {
@@ -80,14 +102,15 @@ HeldPages::~HeldPages() {
 // Fills a HeldPages.
 class PageHolder {
  public:
-  PageHolder(HoldBudget& budget, int fd, const std::string& file) : fd_(fd), file_(file), warmer_(fd, file) {
+  PageHolder(HoldBudget& budget, int fd, const std::string& file, const StorageThreads::NotedMount& mount)
+      : fd_(fd), file_(file), mount_(mount), warmer_(fd, file, mount) {
     pages_.budget_ = &budget;
   }
 
   // `runs` share no page.
   absl::StatusOr<HeldPages> Hold(const std::vector<ByteRange>& runs, const RequestContext& context,
                                  ReadCounts& counts) {
-    KEYLOAD_ASSIGN_OR_RETURN(const FileSystemKind kind, FileSystemOf(fd_, file_));
+    KEYLOAD_ASSIGN_OR_RETURN(const FileSystemKind kind, Kind());
     if (kind == FileSystemKind::kRemote) pages_.refusal_ = "files on this file system are not mapped";
     for (const ByteRange& run : runs) {
       const uint64_t end = run.offset + run.length;
@@ -105,6 +128,11 @@ class PageHolder {
     uint64_t begin;
     uint64_t end;
   };
+
+  absl::StatusOr<FileSystemKind> Kind() {
+    const StorageThreads::Operation operation(mount_);
+    return FileSystemOf(fd_, file_);
+  }
 
   absl::Status HoldWindow(const Window& window, ByteRange run, const RequestContext& context, ReadCounts& counts) {
     const uint64_t map_begin = RoundDown(window.begin, PageBytes());
@@ -140,19 +168,22 @@ class PageHolder {
       pages_.refusal_ = *std::move(refusal);
       return absl::OkStatus();
     }
+    bool kept = false;
+    const absl::Cleanup settle = [&] {
+      pages_.budget_->Settle(bytes);
+      if (!kept) pages_.budget_->GiveBack(bytes);
+    };
     const uint64_t begin = std::max(piece.begin, window.begin);
     const uint64_t end = std::min(piece.end, window.end);
     absl::Status status = warmer_.WarmPart({begin, end - begin}, run, context, counts);
     if (status.ok()) status = Lock(address, bytes, end);
-    if (status.ok() && pages_.refusal_.empty()) {
-      pages_.held_ += bytes;
-    } else {
-      pages_.budget_->GiveBack(bytes);
-    }
+    kept = status.ok() && pages_.refusal_.empty();
+    if (kept) pages_.held_ += bytes;
     return status;
   }
 
   absl::Status Lock(std::byte* address, uint64_t bytes, uint64_t file_end) {
+    const StorageThreads::Operation operation(mount_);
     if (::mlock(address, bytes) == 0) return absl::OkStatus();
     const int error = errno;
     // mlock says ENOMEM at its limit, and also for pages that the file has no more or that cannot be read.
@@ -166,20 +197,22 @@ class PageHolder {
 
   const int fd_;
   const std::string& file_;
+  const StorageThreads::NotedMount& mount_;
   PageCacheWarmer warmer_;
   HeldPages pages_;
 };
 
 absl::StatusOr<HeldPages> HoldInPageCache(HoldBudget& budget, int fd, const std::string& file,
                                           std::span<const ByteRange> ranges, const RequestContext& context,
-                                          ReadCounts& counts) {
+                                          ReadCounts& counts, const StorageThreads::NotedMount& mount) {
   for (const ByteRange& range : ranges) {
     if (!CanBeInFile(range)) return FileEndsEarly(file, range.offset, range.length);
   }
   const uint64_t cached = ResidentBytes(fd, ranges).value_or(0);
   const uint64_t read_before = counts.read;
+  PageHolder holder(budget, fd, file, mount);
   absl::StatusOr<HeldPages> held =
-      PageHolder(budget, fd, file).Hold(JoinRanges({ranges.begin(), ranges.end()}, PageBytes()), context, counts);
+      holder.Hold(JoinRanges({ranges.begin(), ranges.end()}, PageBytes()), context, counts);
   counts.cached += std::min(cached, counts.read - read_before);
   return held;
 }

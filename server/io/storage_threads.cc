@@ -4,12 +4,14 @@
 
 #include <algorithm>
 #include <chrono>
-#include <exception>
+#include <iterator>
 #include <system_error>
 
-#include "absl/time/clock.h"
+#include "absl/cleanup/cleanup.h"
+#include "server/base/deadline.h"
 #include "server/base/error.h"
 #include "server/base/log.h"
+#include "server/base/no_throw.h"
 #include "server/base/pool_turn.h"
 #include "server/base/strings.h"
 
@@ -17,6 +19,11 @@ namespace keyload {
 namespace {
 
 constexpr std::chrono::milliseconds kTick(100);  // after which a caller looks at its context again
+
+// A line of the log is worth no thread, where there is no memory for it.
+void LogMount(LogLevel level, std::string_view event, const std::string& mount) noexcept {
+  NoThrow([&] { Log(level, event, {{"mount", mount}}); }).IgnoreError();
+}
 
 // Of two operations of one thread the first is the one that gives the thread's turn up.
 thread_local bool thread_is_noted = false;
@@ -47,7 +54,7 @@ struct StorageThreads::Step {
   absl::Status thrown;     // by the body
   std::string mount;       // that it is on now; empty: on none
   std::string last_mount;  // the same, also after its end
-  std::list<absl::Time>::iterator begun;
+  std::list<Clock::time_point>::iterator begun;
 };
 
 StorageThreads::StorageThreads(const Options& options) : options_(options) {
@@ -68,47 +75,58 @@ StorageThreads::~StorageThreads() {
   for (std::thread& thread : threads) thread.join();
 }
 
-bool StorageThreads::IsStuck(const Mount& mount, absl::Time now) const {
-  const auto is_old = [&](absl::Time begun) { return now - begun >= options_.stuck_after; };
+bool StorageThreads::IsOld(Clock::time_point begun, Clock::time_point now) const {
+  return absl::FromChrono(now - begun) >= options_.stuck_after;
+}
+
+bool StorageThreads::IsStuck(const Mount& mount, Clock::time_point now) const {
+  const auto is_old = [&](Clock::time_point begun) { return IsOld(begun, now); };
   return (!mount.begun.empty() && is_old(mount.begun.front())) ||
          std::any_of(mount.notes.begin(), mount.notes.end(),
                      [&](const Note& note) { return note.touches && is_old(note.begun); });
 }
 
+// What can throw comes first: a step is on the mounts that it says.
 void StorageThreads::Enter(Step& step, const std::string& mount) {
+  std::list<Clock::time_point> now = {Clock::now()};
+  std::string name = mount;
+  std::string last = mount;
+  std::list<Clock::time_point>& begun = busy_[mount].begun;
   Leave(step);
-  step.mount = step.last_mount = mount;
-  std::list<absl::Time>& begun = busy_[mount].begun;
-  step.begun = begun.insert(begun.end(), absl::Now());
+  step.mount = std::move(name);
+  step.last_mount = std::move(last);
+  begun.splice(begun.end(), now);
+  step.begun = std::prev(begun.end());
 }
 
-void StorageThreads::Leave(Step& step) {
+void StorageThreads::Leave(Step& step) noexcept {
   if (step.mount.empty()) return;
   const auto mount = busy_.find(step.mount);
   mount->second.begun.erase(step.begun);
-  Tidy(std::exchange(step.mount, ""));
+  Tidy(mount);
+  step.mount.clear();
 }
 
-void StorageThreads::Tidy(const std::string& name) {
-  const auto found = busy_.find(name);
+void StorageThreads::Tidy(Mounts::iterator found) noexcept {
   Mount& mount = found->second;
-  if (mount.told && !IsStuck(mount, absl::Now())) {
-    Log(LogLevel::kInfo, "storage answers", {{"mount", name}});
+  if (mount.told && !IsStuck(mount, Clock::now())) {
+    LogMount(LogLevel::kInfo, "storage answers", found->first);
     mount.told = false;
   }
   if (mount.begun.empty() && mount.notes.empty()) busy_.erase(found);
 }
 
-void StorageThreads::TellStuck(const std::string& name, Mount& mount) {
-  if (!std::exchange(mount.told, true)) Log(LogLevel::kWarning, "storage stuck", {{"mount", name}});
+void StorageThreads::TellStuck(const std::string& name, Mount& mount) noexcept {
+  if (!std::exchange(mount.told, true)) LogMount(LogLevel::kWarning, "storage stuck", name);
 }
 
 absl::Status StorageThreads::Begin(const std::shared_ptr<Step>& step) {
   const std::string mount = mounts_.Find(step->path);
   MutexLock lock(mutex_);
   const auto busy = busy_.find(mount);
-  if (busy != busy_.end() && busy->second.begun.size() >= options_.share && IsStuck(busy->second, absl::Now())) {
-    const absl::Duration longest = absl::Now() - busy->second.begun.front();
+  const Clock::time_point now = Clock::now();
+  if (busy != busy_.end() && busy->second.begun.size() >= options_.share && IsStuck(busy->second, now)) {
+    const absl::Duration longest = absl::FromChrono(now - busy->second.begun.front());
     return MakeError(Reason::kIoError,
                      StrCat(step->path, ": the file system mounted at ", mount, " has not answered for ",
                             absl::ToInt64Seconds(longest), " s, and ", busy->second.begun.size(),
@@ -124,7 +142,9 @@ absl::Status StorageThreads::Begin(const std::shared_ptr<Step>& step) {
     pthread_setname_np(threads_.back().native_handle(), "storage");
   }
   Enter(*step, mount);
+  absl::Cleanup leave = [&]() ABSL_NO_THREAD_SAFETY_ANALYSIS { Leave(*step); };
   queue_.push_back(step);
+  std::move(leave).Cancel();
   ready_.NotifyOne();
   return absl::OkStatus();
 }
@@ -143,7 +163,7 @@ absl::Status StorageThreads::RunStep(const std::string& path, const RequestConte
       if (!step->done) ended_.WaitFor(mutex_, kTick);
       if (step->done) return step->thrown;
       const auto mount = busy_.find(step->mount);
-      stuck = mount != busy_.end() && IsStuck(mount->second, absl::Now());
+      stuck = mount != busy_.end() && IsStuck(mount->second, Clock::now());
       if (stuck) TellStuck(mount->first, mount->second);
     }
     if (stuck) turn.GiveUp();
@@ -152,16 +172,14 @@ absl::Status StorageThreads::RunStep(const std::string& path, const RequestConte
 }
 
 void StorageThreads::RunOnThread(Step& step) {
-  // So that a mount behind a symlink is the one that is stuck, and not the one with the symlink.
-  mounts_.Follow(step.path, [&](const std::string& mount) {
-    MutexLock lock(mutex_);
-    if (mount != step.mount) Enter(step, mount);
-  });
-  try {
+  step.thrown = NoThrow([&] {
+    // So that a mount behind a symlink is the one that is stuck, and not the one with the symlink.
+    mounts_.Follow(step.path, [&](const std::string& mount) {
+      MutexLock lock(mutex_);
+      if (mount != step.mount) Enter(step, mount);
+    });
     step.body();
-  } catch (const std::exception& thrown) {
-    step.thrown = MakeError(Reason::kMemoryExhausted, StrCat(step.path, ": ", thrown.what()));
-  }
+  });
   step.body = nullptr;
 }
 
@@ -185,15 +203,16 @@ void StorageThreads::Work() {
   }
 }
 
-StorageThreads::Operation::Operation(StorageThreads* storage, const std::string& mount, Kind kind)
-    : storage_(storage), mount_(mount) {
+StorageThreads::Operation::Operation(const NotedMount& noted, Kind kind)
+    : storage_(noted.storage), mount_(noted.mount) {
   if (storage_ == nullptr) return;
-  is_first_ = !std::exchange(thread_is_noted, true);
+  is_first_ = !thread_is_noted;
   PoolTurn* const turn = is_first_ ? PoolTurn::current() : nullptr;
   MutexLock lock(storage_->mutex_);
   std::list<Note>& notes = storage_->busy_[mount_].notes;
-  note_ = notes.insert(notes.end(), {.begun = absl::Now(), .touches = kind == Kind::kTouches, .turn = turn});
+  note_ = notes.insert(notes.end(), {.begun = Clock::now(), .touches = kind == Kind::kTouches, .turn = turn});
   if (storage_->noted_++ == 0) storage_->watched_.NotifyAll();
+  thread_is_noted = true;  // nothing throws any more
 }
 
 StorageThreads::Operation::~Operation() {
@@ -203,20 +222,21 @@ StorageThreads::Operation::~Operation() {
   {
     MutexLock lock(storage_->mutex_);
     note = *note_;
-    storage_->busy_[mount_].notes.erase(note_);
-    storage_->Tidy(mount_);
+    const auto mount = storage_->busy_.find(mount_);
+    mount->second.notes.erase(note_);
+    storage_->Tidy(mount);
     --storage_->noted_;
   }
   if (note.given_up) note.turn->TakeBack();
 }
 
 void StorageThreads::GiveUpTurns() {
-  const absl::Time now = absl::Now();
+  const Clock::time_point now = Clock::now();
   for (auto& [name, mount] : busy_) {
     if (mount.notes.empty() || !IsStuck(mount, now)) continue;
     TellStuck(name, mount);
     for (Note& note : mount.notes) {
-      if (note.turn == nullptr || note.given_up || now - note.begun < options_.stuck_after) continue;
+      if (note.turn == nullptr || note.given_up || !IsOld(note.begun, now)) continue;
       note.turn->GiveUp();
       note.given_up = true;
     }
@@ -239,24 +259,25 @@ std::string StorageThreads::MountOf(const std::string& path, absl::Duration limi
   const auto step =
       std::make_shared<Step>(Step{.path = path, .body = [] {}, .mount = {}, .last_mount = {}, .begun = {}});
   if (!Begin(step).ok()) return mounts_.Find(path);
-  const absl::Time end = absl::Now() + limit;
+  const Deadline end = Deadline::After(limit);
   MutexLock lock(mutex_);
-  while (!step->done && absl::Now() < end) ended_.WaitFor(mutex_, absl::ToChronoMilliseconds(end - absl::Now()));
+  while (!step->done && !end.passed()) ended_.WaitFor(mutex_, absl::ToChronoMilliseconds(end.left()));
   return step->last_mount;
 }
 
 std::vector<StuckMount> StorageThreads::OlderThan(absl::Duration age) const {
   std::vector<StuckMount> old;
-  const absl::Time now = absl::Now();
+  const Clock::time_point now = Clock::now();
   MutexLock lock(mutex_);
   for (const auto& [name, mount] : busy_) {
     StuckMount stuck = {.mount = name};
-    const auto count = [&](absl::Time begun) {
-      if (now - begun < age) return;
+    const auto count = [&](Clock::time_point begun) {
+      const absl::Duration since = absl::FromChrono(now - begun);
+      if (since < age) return;
       ++stuck.operations;
-      stuck.longest = std::max(stuck.longest, now - begun);
+      stuck.longest = std::max(stuck.longest, since);
     };
-    for (const absl::Time begun : mount.begun) count(begun);
+    for (const Clock::time_point begun : mount.begun) count(begun);
     for (const Note& note : mount.notes) {
       if (note.touches) count(note.begun);
     }

@@ -1,5 +1,6 @@
 #pragma once
 
+#include <chrono>
 #include <cstdint>
 #include <deque>
 #include <list>
@@ -40,8 +41,9 @@ struct StuckMount {
 // it ends. Thread-safe.
 class StorageThreads {
  private:
+  using Clock = std::chrono::steady_clock;
   struct Note {
-    absl::Time begun;
+    Clock::time_point begun;
     bool touches = true;       // the mount itself
     PoolTurn* turn = nullptr;  // of the thread; null: nothing to give up
     bool given_up = false;
@@ -69,12 +71,21 @@ class StorageThreads {
     return *std::move(*result);
   }
 
+  // The mount of a file whose operations are noted; a default one notes nothing. A value.
+  struct NotedMount {
+    StorageThreads* storage = nullptr;
+    std::string mount;
+  };
+  // That of a path without symlinks; `storage` may be null. Never blocks.
+  static NotedMount MountOfFile(StorageThreads* storage, const std::string& resolved) {
+    return storage == nullptr ? NotedMount() : NotedMount{storage, storage->mounts_.Find(resolved)};
+  }
+
   // While it is there, the thread that made it touches a file of a mount, or waits for threads that do.
   class Operation {
    public:
     enum class Kind { kTouches, kWaits };
-    // `storage` null: nothing is noted. `mount`: as MountNamed says.
-    Operation(StorageThreads* storage, const std::string& mount, Kind kind);
+    explicit Operation(const NotedMount& noted, Kind kind = Kind::kTouches);
     ~Operation();
     Operation(const Operation&) = delete;
 
@@ -84,8 +95,6 @@ class StorageThreads {
     bool is_first_ = false;  // of its thread
     std::list<Note>::iterator note_;
   };
-  // The mount of a path without symlinks. Never blocks.
-  std::string MountNamed(const std::string& resolved) const { return mounts_.Find(resolved); }
 
   // The mount that `path` is on, symlinks followed; after `limit` the one that does not answer.
   std::string MountOf(const std::string& path, absl::Duration limit);
@@ -96,20 +105,22 @@ class StorageThreads {
 
  private:
   struct Mount {
-    std::list<absl::Time> begun;  // steps under way, the oldest first
-    std::list<Note> notes;        // operations, the oldest first
-    bool told = false;            // the log says that it is stuck
+    std::list<Clock::time_point> begun;  // steps under way, the oldest first
+    std::list<Note> notes;               // operations, the oldest first
+    bool told = false;                   // the log says that it is stuck
   };
+  using Mounts = std::map<std::string, Mount>;  // by mount point
   struct Step;
 
   absl::Status RunStep(const std::string& path, const RequestContext& context, absl::AnyInvocable<void()> body);
   absl::Status Begin(const std::shared_ptr<Step>& step);
-  bool IsStuck(const Mount& mount, absl::Time now) const ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
+  bool IsOld(Clock::time_point begun, Clock::time_point now) const;
+  bool IsStuck(const Mount& mount, Clock::time_point now) const ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
   void Enter(Step& step, const std::string& mount) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
-  void Leave(Step& step) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
+  void Leave(Step& step) noexcept ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
   // To be called when something of the mount has ended.
-  void Tidy(const std::string& mount) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
-  void TellStuck(const std::string& name, Mount& mount) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
+  void Tidy(Mounts::iterator mount) noexcept ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
+  void TellStuck(const std::string& name, Mount& mount) noexcept ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
   void GiveUpTurns() ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
   void WatchOperations();
   std::vector<StuckMount> OlderThan(absl::Duration age) const;
@@ -121,7 +132,7 @@ class StorageThreads {
   mutable Mutex mutex_;
   CondVar ready_;
   CondVar ended_;
-  std::map<std::string, Mount> busy_ ABSL_GUARDED_BY(mutex_);  // by mount point
+  Mounts busy_ ABSL_GUARDED_BY(mutex_);
   std::deque<std::shared_ptr<Step>> queue_ ABSL_GUARDED_BY(mutex_);
   size_t idle_ ABSL_GUARDED_BY(mutex_) = 0;
   size_t noted_ ABSL_GUARDED_BY(mutex_) = 0;  // operations

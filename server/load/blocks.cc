@@ -39,6 +39,16 @@ void Count(const LoadPlan& plan, Block& block) {
 
 }  // namespace
 
+uint64_t SlabBytes(const LoadPlan& plan, const BlockLimits& limits) {
+  uint64_t growth = 0;
+  for (const TensorRun& run : plan.runs) {
+    if (!run.converts()) continue;
+    growth = std::max<uint64_t>(growth,
+                                (DTypeBits(run.dtype) + DTypeBits(run.stored_dtype) - 1) / DTypeBits(run.stored_dtype));
+  }
+  return limits.buffered_bytes * (1 + growth);
+}
+
 std::optional<Block> BlockCutter::Next() {
   while (extent_ < plan_.extents.size()) {
     const Extent& extent = plan_.extents[extent_];

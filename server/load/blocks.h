@@ -46,4 +46,7 @@ class BlockCutter {
   uint64_t position_ = 0;  // in the file
 };
 
+// What the longest buffered block of a plan takes as it is read and, behind that, as it is converted.
+uint64_t SlabBytes(const LoadPlan& plan, const BlockLimits& limits);
+
 }  // namespace keyload

@@ -4,6 +4,7 @@
 
 #include <cstdlib>
 
+#include "server/base/error.h"
 #include "server/base/rounding.h"
 #include "server/io/shard_reader.h"
 
@@ -35,12 +36,19 @@ void FreeMemory::operator()(std::byte* memory) const {
   }
 }
 
-ScratchMemory AllocateScratch(uint64_t bytes) {
+absl::StatusOr<ScratchMemory> AllocateScratch(uint64_t bytes) {
   const uint64_t alignment = bytes < kHugePage ? kSectorBytes : kHugePage;
   const uint64_t rounded = RoundUp(bytes, alignment);
-  if (rounded < bytes || rounded + kHugePage < rounded) return nullptr;
-  if (alignment == kHugePage) return ScratchMemory(MapAligned(rounded), FreeMemory{rounded});
-  return ScratchMemory(static_cast<std::byte*>(std::aligned_alloc(alignment, rounded)), FreeMemory{});
+  ScratchMemory memory;
+  if (rounded < bytes || rounded + kHugePage < rounded) {
+    // more than can be counted
+  } else if (alignment == kHugePage) {
+    memory = ScratchMemory(MapAligned(rounded), FreeMemory{rounded});
+  } else {
+    memory = ScratchMemory(static_cast<std::byte*>(std::aligned_alloc(alignment, rounded)), FreeMemory{});
+  }
+  if (memory != nullptr) return memory;
+  return MakeError(Reason::kDeviceOutOfMemory, "cpu: no memory for a read buffer", {{"device", "cpu"}});
 }
 
 }  // namespace keyload

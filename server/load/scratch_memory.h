@@ -4,6 +4,8 @@
 #include <cstdint>
 #include <memory>
 
+#include "absl/status/statusor.h"
+
 namespace keyload {
 
 struct FreeMemory {
@@ -13,7 +15,7 @@ struct FreeMemory {
 // Memory that direct reads may write: it begins at a multiple of kSectorBytes.
 using ScratchMemory = std::unique_ptr<std::byte[], FreeMemory>;
 
-// Uninitialised; of huge pages where the system gives them, which disks fill faster. Null when there is no memory.
-ScratchMemory AllocateScratch(uint64_t bytes);
+// Uninitialised; of huge pages where the system gives them, which disks fill faster. DEVICE_OUT_OF_MEMORY.
+absl::StatusOr<ScratchMemory> AllocateScratch(uint64_t bytes);
 
 }  // namespace keyload

@@ -37,10 +37,7 @@ absl::StatusOr<std::span<std::byte>> SlabPool::Take(const RequestContext& contex
       // itself.
       KEYLOAD_ASSIGN_OR_RETURN(ByteBudget::Grant grant,
                                first ? budget_.Acquire(slab_bytes_, context) : budget_.TryAcquire(slab_bytes_));
-      ScratchMemory memory = AllocateScratch(slab_bytes_);
-      if (memory == nullptr) {
-        return MakeError(Reason::kDeviceOutOfMemory, "cpu: no memory for a read buffer", {{"device", "cpu"}});
-      }
+      KEYLOAD_ASSIGN_OR_RETURN(ScratchMemory memory, AllocateScratch(slab_bytes_));
       std::byte* const address = memory.get();
       made.emplace(address, Slab{.grant = std::move(grant), .memory = std::move(memory)});
       return absl::OkStatus();

@@ -29,8 +29,7 @@ absl::Status CheckFilesRead(const CheckpointIndex& index, const std::vector<std:
   for (size_t i = 0; i < readers.size(); ++i) {
     if (readers[i] == nullptr) continue;
     const Shard& shard = index.shards()[i];
-    const StorageThreads::Operation touching(storage, storage == nullptr ? "" : storage->MountNamed(shard.resolved),
-                                             StorageThreads::Operation::Kind::kTouches);
+    const StorageThreads::Operation touching(StorageThreads::MountOfFile(storage, shard.resolved));
     KEYLOAD_RETURN_IF_ERROR(CheckUnchanged(shard, "while it was read"));
   }
   return absl::OkStatus();
@@ -75,11 +74,11 @@ absl::StatusOr<TransferResult> Transfer(const LoadPlan& plan, const CheckpointIn
   TransferResult result = {.segments = std::move(segments), .readers = {}, .equal_duplicates = {}, .conflicts = {}};
   result.readers = OpenReaders(plan, index, resources.make_reader);
   // A mount that does not answer holds up this thread and those that read.
-  const std::string mount = resources.storage == nullptr || plan.extents.empty()
-                                ? std::string()
-                                : resources.storage->MountNamed(index.shards()[plan.extents.front().shard].resolved);
-  const StorageThreads::Operation waiting(mount.empty() ? nullptr : resources.storage, mount,
-                                          StorageThreads::Operation::Kind::kWaits);
+  StorageThreads::NotedMount mount;
+  if (!plan.extents.empty()) {
+    mount = StorageThreads::MountOfFile(resources.storage, index.shards()[plan.extents.front().shard].resolved);
+  }
+  const StorageThreads::Operation waiting(mount, StorageThreads::Operation::Kind::kWaits);
   TransferRun run(plan, resources, context, result.segments, result.readers);
   const absl::Status status = run.Run(progress);
   for (const Segment& segment : result.segments) {

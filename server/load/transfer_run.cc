@@ -48,22 +48,22 @@ TransferRun::TransferRun(const LoadPlan& plan, const TransferResources& resource
       context_(context),
       segments_(segments),
       readers_(readers),
-      slabs_(*resources.scratch, SlabBytes(plan), resources.MostWorkers() + 2),
+      slabs_(*resources.scratch, SlabBytes(plan, kBlockLimits), resources.MostWorkers() + 2),
       measures_(plan, readers.size()),
       cutter_(plan, kBlockLimits) {}
 
-// A block as read and, behind it, as converted.
-uint64_t TransferRun::SlabBytes(const LoadPlan& plan) {
-  uint64_t growth = 0;
-  for (const TensorRun& run : plan.runs) {
-    if (!run.converts()) continue;
-    growth = std::max<uint64_t>(growth,
-                                (DTypeBits(run.dtype) + DTypeBits(run.stored_dtype) - 1) / DTypeBits(run.stored_dtype));
-  }
-  return kBlockLimits.buffered_bytes * (1 + growth);
+absl::Status TransferRun::Run(ProgressFunction progress) {
+  absl::Status status = NoThrow([&] { return RunWorkers(progress); });
+  if (status.ok()) return status;
+  // Where this thread had no memory, workers and copies may still be at it: they use all that the caller owns.
+  Fail(status);
+  MutexLock lock(mutex_);
+  TakeBackTurns();
+  while (outstanding_ > 0) idle_.Wait(mutex_);
+  return status;
 }
 
-absl::Status TransferRun::Run(ProgressFunction progress) {
+absl::Status TransferRun::RunWorkers(ProgressFunction progress) {
   uint64_t most_blocks = 0;
   for (const Extent& extent : plan_.extents) most_blocks += 1 + extent.length / kSectorBytes;
   const size_t workers = std::min<uint64_t>(resources_.WarmWorkers(), most_blocks);
@@ -121,10 +121,10 @@ bool TransferRun::StartWorker(size_t limit) {
     MutexLock lock(mutex_);
     if (workers_ >= limit || turns_are_over_) return true;
     extra = workers_ >= resources_.WarmWorkers();
+    std::erase_if(turns_, [](const auto& one) { return one->load(); });
+    turns_.push_back(turn);  // first, as it can throw
     ++workers_;
     ++outstanding_;
-    std::erase_if(turns_, [](const auto& one) { return one->load(); });
-    turns_.push_back(turn);
   }
   const auto work = [this, extra, turn] {
     if (!turn->exchange(true)) Work(extra);  // else the load may have ended, and this with it
@@ -184,9 +184,8 @@ absl::Status TransferRun::RunBlock(const Block& block, Worker& worker) {
   if (plan_.extents[block.extent].engine == Engine::kMapped) {
     KEYLOAD_RETURN_IF_ERROR(Populate(block));
   } else {
-    if (worker.scratch == nullptr) worker.scratch = AllocateScratch(kWorkerScratch);
     if (worker.scratch == nullptr) {
-      return MakeError(Reason::kDeviceOutOfMemory, "cpu: no memory for a read buffer", {{"device", "cpu"}});
+      KEYLOAD_ASSIGN_OR_RETURN(worker.scratch, AllocateScratch(kWorkerScratch));
     }
     const Way way = FindPieces(block, worker.pieces);
     if (way == Way::kSlab) return ReadThroughSlab(block, worker);

@@ -40,6 +40,7 @@ class TransferRun {
   struct Worker;      // what one thread reuses from block to block
   struct BlockState;  // a block whose copies are in flight
 
+  absl::Status RunWorkers(ProgressFunction progress);
   bool StartWorker(size_t limit);
   void Work(bool extra);
   void LeaveWorker() ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
@@ -67,7 +68,6 @@ class TransferRun {
   void Fail(const absl::Status& status);
   void CountDone(const Block& block);
   LoadProgress Progress() const;
-  static uint64_t SlabBytes(const LoadPlan& plan);
 
   const LoadPlan& plan_;
   const TransferResources& resources_;

@@ -134,14 +134,10 @@ absl::StatusOr<std::unique_ptr<Listener>> Listener::BindTcp(const std::string& a
 }
 
 Listener::~Listener() {
-  Unlink();
+  if (address_.starts_with(kUnixPrefix)) unlink(address_.substr(kUnixPrefix.size()).c_str());
   if (!thread_.joinable()) return;
   eventfd_write(wake_.get(), 1);
   thread_.join();
-}
-
-void Listener::Unlink() {
-  if (address_.starts_with(kUnixPrefix)) unlink(address_.substr(kUnixPrefix.size()).c_str());
 }
 
 void Listener::Start(OnConnection on_connection) {

@@ -32,8 +32,6 @@ class Listener {
   const std::string& address() const { return address_; }
   // Hands every connection to `on_connection`, on the thread. At most once.
   void Start(OnConnection on_connection);
-  // Takes the name of a Unix socket away.
-  void Unlink();
 
  private:
   Listener(std::string address, std::vector<UniqueFd> sockets, UniqueFd lock);

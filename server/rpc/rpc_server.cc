@@ -293,12 +293,12 @@ void RpcServer::BeginDrain() {
 }
 
 void RpcServer::Abandon() {
-  for (const std::unique_ptr<Entrance>& entrance : entrances_) entrance->listener->Unlink();
+  entrances_.clear();
+  health_entrance_ = nullptr;
 }
 
 void RpcServer::Shutdown(absl::Time deadline) {
-  entrances_.clear();
-  health_entrance_ = nullptr;
+  Abandon();
   for (grpc::Server* const server :
        {unix_server_.get(), tcp_server_.get(), health_server_.get(), refusing_server_.get()}) {
     if (server == nullptr) continue;

@@ -82,8 +82,8 @@ class RpcServer {
   // Cancels what still runs.
   void CancelCalls() { calls_.CancelAll(); }
   size_t open_calls() const { return calls_.size(); }
-  // Takes the sockets away, for a process that ends without Shutdown: a peer that takes no bytes can keep a call open
-  // for ever.
+  // Stops listening and takes the sockets away, for a process that ends without Shutdown: a peer that takes no bytes
+  // can keep a call open for ever, and a thread that hangs in the kernel keeps the descriptors of its process open.
   void Abandon();
   // Stops listening and waits for open calls at most until `deadline`.
   void Shutdown(absl::Time deadline);

@@ -25,7 +25,8 @@ absl::StatusOr<PreparedPlan> PrepareExtension(const LoadSpec& spec, const Prepar
                                               const ResidentModel& model, std::vector<PlacementDevice> devices,
                                               const DeviceSet& node, const RequestContext& context, PhaseClock& clock);
 
-// As MakeModelContent. Widens the residency that both generations share; cannot fail.
+// As MakeModelContent. Widens the residency that both generations share, which is to be cut back (Residency::CutBack)
+// when the new one is not published.
 ResidentModel::Content MakeExtendedContent(const LoadSpec& spec, const PreparedKeys& prepared, PreparedPlan& plan,
                                            const ResidentModel& model, LoadedTensors loaded, LoadReport& report);
 

@@ -7,6 +7,7 @@
 #include "absl/strings/str_format.h"
 #include "server/base/error.h"
 #include "server/base/log.h"
+#include "server/base/no_throw.h"
 #include "server/base/strings.h"
 #include "server/service/document_store.h"
 #include "server/service/load_table.h"
@@ -180,9 +181,10 @@ void KeptState::KeepModel(const LoadSpec& spec, uint64_t generation, bool extend
     LogFailure(written, caller);
     return RemoveModel(spec.model, caller);  // it would bring back what this model replaces
   }
-  ModelRecords& records = models_[spec.model];
+  const auto [place, is_new] = models_.try_emplace(spec.model);
+  ModelRecords& records = place->second;
   const std::vector<std::string> before = std::move(records.extensions);
-  records = {.generation = generation, .extensions = {}, .unwritten = ""};
+  records = {.generation = generation, .replaced = !is_new, .extensions = {}, .unwritten = ""};
   LogFailure(directory_.Forget(kExtensions, before), caller);
 }
 
@@ -202,6 +204,25 @@ void KeptState::KeepExtension(const LoadSpec& spec, uint64_t generation, const C
   } else if (bytes.size() <= kMostUnwritten) {
     records.unwritten = std::move(bytes);
   }
+}
+
+void KeptState::TakeBack(std::string_view name, uint64_t generation, bool extends, const Caller* caller) {
+  MutexLock lock(models_mutex_);
+  const auto found = models_.find(ToAbsl(name));
+  if (found == models_.end() || found->second.generation != generation) return;  // it was not kept
+  ModelRecords& records = found->second;
+  if (extends) {
+    const std::string extension = ExtensionName(name, generation);
+    LogFailure(directory_.Remove(kExtensions, extension), caller);
+    std::erase(records.extensions, extension);
+    records.unwritten.clear();
+    return;
+  }
+  const bool replaced = records.replaced;
+  RemoveModel(name, caller);
+  if (!replaced) return;
+  const std::string_view why = " stays as it was, but its record was replaced already: load it again to have it kept";
+  LogFailure(MakeError(Reason::kIoError, StrCat("model ", name, why)), caller);
 }
 
 void KeptState::DropModel(std::string_view name, uint64_t generation, const Caller* caller) {
@@ -232,22 +253,28 @@ absl::StatusOr<KeptModel> KeptState::ReadModel(std::string_view name) const {
 }
 
 void KeptState::KeepLoadSoon(const KeptLoad& load) {
-  StateDirectory::Record record = {load.identity.load, codec_.WriteLoad(load)};
+  Report report = {.name = load.identity.load, .bytes = codec_.WriteLoad(load)};
   MutexLock lock(reports_mutex_);
-  reports_.push_back(std::move(record));
+  reports_.push_back(std::move(report));
   reports_changed_.NotifyAll();
 }
 
 void KeptState::WriteReports() {
   while (true) {
-    std::vector<StateDirectory::Record> reports;
+    std::vector<Report> reports;
     {
       MutexLock lock(reports_mutex_);
       while (reports_.empty() && !ending_) reports_changed_.Wait(reports_mutex_);
       if (reports_.empty()) return;
       reports.swap(reports_);
     }
-    LogFailure(directory_.WriteAll(kLoads, reports));
+    const absl::Status written = NoThrow([&] {
+      std::vector<StateDirectory::Record> records;
+      records.reserve(reports.size());
+      for (const Report& report : reports) records.push_back({.name = report.name, .bytes = report.bytes});
+      return directory_.WriteAll(kLoads, records);
+    });
+    NoThrow([&] { LogFailure(written); }).IgnoreError();
   }
 }
 
@@ -259,8 +286,8 @@ void KeptState::DropLoads(const std::vector<std::string>& names) {
   if (names.empty()) return;
   {
     MutexLock lock(reports_mutex_);
-    std::erase_if(reports_, [&](const StateDirectory::Record& record) {
-      return std::find(names.begin(), names.end(), record.name) != names.end();
+    std::erase_if(reports_, [&](const Report& report) {
+      return std::find(names.begin(), names.end(), report.name) != names.end();
     });
   }
   LogFailure(directory_.Forget(kLoads, names));

@@ -81,6 +81,9 @@ class KeptState {
   // the model comes back narrower, and it is written with the next one. Where a new model cannot be written, the one
   // that it replaces does not come back.
   void KeepModel(const LoadSpec& spec, uint64_t generation, bool extends, const Caller* caller = nullptr);
+  // Undoes KeepModel, as `generation` was not published after all. Where it was to replace a model, that one's record
+  // is gone, which the log says.
+  void TakeBack(std::string_view name, uint64_t generation, bool extends, const Caller* caller = nullptr);
   // The model was withdrawn; nothing if the record is of a later generation. Generation 0: the model was not known, and
   // the record goes if it is of a run before.
   void DropModel(std::string_view name, uint64_t generation, const Caller* caller = nullptr);
@@ -92,6 +95,8 @@ class KeptState {
   void KeepLoadSoon(const KeptLoad& load);
   // After a crash they may be there once more.
   void DropLoads(const std::vector<std::string>& names);
+  // For a process that ends without destroying this, as threads of it hang: the next one may have the directory.
+  void GiveUpLock() { directory_.GiveUpLock(); }
   // Makes the record of a map what `maps` says.
   void SyncMap(const DeviceMapTable& maps, std::string_view name, const Caller* caller = nullptr);
 
@@ -99,8 +104,15 @@ class KeptState {
   // The records of one model: the request that made it, and for each that made it wider one more.
   struct ModelRecords {
     uint64_t generation = 0;              // written in this run; 0: by a run before
+    bool replaced = false;                // the name had another model before
     std::vector<std::string> extensions;  // names of records, in order
     std::string unwritten;                // an extension that the disk did not take
+  };
+
+  // The record of a load.
+  struct Report {
+    std::string name;
+    std::string bytes;
   };
 
   KeptState(StateDirectory directory, const StateCodec& codec);
@@ -112,7 +124,7 @@ class KeptState {
   void RemoveModel(std::string_view name, const Caller* caller) ABSL_EXCLUSIVE_LOCKS_REQUIRED(models_mutex_);
   void WriteReports();
 
-  const StateDirectory directory_;
+  StateDirectory directory_;
   const StateCodec& codec_;
   Content before_;
   uint64_t last_generation_ = 0;  // of the kept models, until BeginRun
@@ -124,7 +136,7 @@ class KeptState {
 
   Mutex reports_mutex_;
   CondVar reports_changed_;
-  std::vector<StateDirectory::Record> reports_ ABSL_GUARDED_BY(reports_mutex_);  // not written yet
+  std::vector<Report> reports_ ABSL_GUARDED_BY(reports_mutex_);  // not written yet
   bool ending_ ABSL_GUARDED_BY(reports_mutex_) = false;
   std::thread writer_;
 };

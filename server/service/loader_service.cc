@@ -370,17 +370,24 @@ absl::Status LoaderService::LoadAndPublish(Job& job, const PreparedKeys& keys, P
   job.clock.Enter("publish");
   KEYLOAD_RETURN_IF_ERROR(loaded.status());
   report.generation = job.claim.generation();
-  ResidentModel::Content content =
-      job.extends == nullptr
-          ? MakeModelContent(job.spec, keys, plan, *std::move(loaded), deps_.transfer.make_reader, report)
-          : MakeExtendedContent(job.spec, keys, plan, *job.extends, *std::move(loaded), report);
   // Before anybody can unload it.
-  if (deps_.state != nullptr && !job.spec.is_kept)
-    deps_.state->KeepModel(job.spec, report.generation, job.extends != nullptr, job.load->context().caller.get());
-  job.clock.Write(report);
-  content.report = report;
-  Publish(job, std::move(content));
-  return absl::OkStatus();
+  const bool keeps = deps_.state != nullptr && !job.spec.is_kept;
+  const Caller* const caller = job.load->context().caller.get();
+  if (keeps) deps_.state->KeepModel(job.spec, report.generation, job.extends != nullptr, caller);
+  const absl::Status published = NoThrow([&] {
+    ResidentModel::Content content =
+        job.extends == nullptr
+            ? MakeModelContent(job.spec, keys, plan, *std::move(loaded), deps_.transfer.make_reader, report)
+            : MakeExtendedContent(job.spec, keys, plan, *job.extends, *std::move(loaded), report);
+    job.clock.Write(report);
+    content.report = report;
+    Publish(job, std::move(content));
+  });
+  if (published.ok()) return published;
+  // There was no memory for it: what was there before is there alone.
+  if (job.extends != nullptr) job.extends->residency().CutBack(job.extends->content().plan);
+  if (keeps) deps_.state->TakeBack(job.spec.model, report.generation, job.extends != nullptr, caller);
+  return published;
 }
 
 }  // namespace keyload

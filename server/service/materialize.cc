@@ -146,10 +146,9 @@ absl::Status MakeResident(const ResidentModel& model, std::span<const uint32_t> 
   Residency& residency = model.residency();
   // A mount that does not answer holds up this thread, also where another one reads for it.
   const std::vector<Shard>& shards = model.content().keys->index->shards();
-  StorageThreads* const storage = shards.empty() ? nullptr : resources.storage;
-  const StorageThreads::Operation waiting(storage,
-                                          storage == nullptr ? "" : storage->MountNamed(shards.front().resolved),
-                                          StorageThreads::Operation::Kind::kWaits);
+  StorageThreads::NotedMount mount;
+  if (!shards.empty()) mount = StorageThreads::MountOfFile(resources.storage, shards.front().resolved);
+  const StorageThreads::Operation waiting(mount, StorageThreads::Operation::Kind::kWaits);
   while (true) {
     KEYLOAD_RETURN_IF_ERROR(context.Check());
     Residency::Claim claim = residency.Begin(tensors);

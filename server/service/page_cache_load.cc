@@ -29,17 +29,19 @@ struct Warming {
   HeldPages held;
 };
 
-absl::Status Warm(Warming& warming, HoldBudget* budget, const RequestContext& context) {
+absl::Status Warm(Warming& warming, HoldBudget* budget, StorageThreads* storage, const RequestContext& context) {
   const Shard& shard = *warming.shard;
+  const StorageThreads::NotedMount mount = StorageThreads::MountOfFile(storage, shard.resolved);
   if (budget != nullptr) {
-    KEYLOAD_ASSIGN_OR_RETURN(
-        warming.held, HoldInPageCache(*budget, shard.fd->get(), shard.file, *warming.ranges, context, warming.counts));
+    KEYLOAD_ASSIGN_OR_RETURN(warming.held, HoldInPageCache(*budget, shard.fd->get(), shard.file, *warming.ranges,
+                                                           context, warming.counts, mount));
   } else {
-    PageCacheWarmer warmer(shard.fd->get(), shard.file);
+    PageCacheWarmer warmer(shard.fd->get(), shard.file, mount);
     for (const ByteRange& range : *warming.ranges) {
       KEYLOAD_RETURN_IF_ERROR(warmer.Warm(range, context, warming.counts));
     }
   }
+  const StorageThreads::Operation touching(mount);
   return CheckUnchanged(shard, "while it was read");
 }
 
@@ -107,9 +109,13 @@ absl::StatusOr<std::vector<HeldPages>> WarmRanges(const KeyReport& keys, const S
     warmings.push_back({.shard = &keys.index->shards()[i], .ranges = &ranges[i], .bytes = TotalLength(ranges[i])});
     done.bytes_total += warmings.back().bytes;
   }
+  // A mount that does not answer holds up this thread and those that read.
+  StorageThreads::NotedMount mount;
+  if (!warmings.empty()) mount = StorageThreads::MountOfFile(resources.storage, warmings.front().shard->resolved);
+  const StorageThreads::Operation waiting(mount, StorageThreads::Operation::Kind::kWaits);
   Mutex mutex;
   const auto warm = [&](size_t i) -> absl::Status {
-    KEYLOAD_RETURN_IF_ERROR(Warm(warmings[i], budget, context));
+    KEYLOAD_RETURN_IF_ERROR(Warm(warmings[i], budget, resources.storage, context));
     MutexLock lock(mutex);
     done.bytes_done += warmings[i].bytes;
     progress(done);

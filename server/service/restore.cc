@@ -52,7 +52,11 @@ class LoaderService::Restoring : public std::enable_shared_from_this<Restoring> 
   void Load() {
     while (requests_.empty() && next_ < models_.size()) {
       absl::StatusOr<KeptModel> model = service_.deps_.state->ReadModel(models_[next_++]);
-      if (!model.ok()) continue;  // unloaded meanwhile
+      if (!model.ok()) {
+        const bool is_gone = ErrorReason(model.status()) == Reason::kCheckpointNotFound;  // unloaded meanwhile
+        if (!is_gone) LogNotRestored(model.status());
+        continue;
+      }
       requests_.assign(std::make_move_iterator(model->requests.begin()),
                        std::make_move_iterator(model->requests.end()));
       begins_ = true;
@@ -78,12 +82,16 @@ class LoaderService::Restoring : public std::enable_shared_from_this<Restoring> 
     }
     if (!status.ok()) {
       requests_.clear();  // what would make it wider has nothing to begin with
-      Log(LogLevel::kWarning, "model not restored",
-          {{"model", models_[next_ - 1]},
-           {"reason", std::string(ReasonName(ErrorReason(status)))},
-           {"message", std::string(status.message())}});
+      LogNotRestored(status);
     }
     Next();
+  }
+
+  void LogNotRestored(const absl::Status& status) const {
+    Log(LogLevel::kWarning, "model not restored",
+        {{"model", models_[next_ - 1]},
+         {"reason", std::string(ReasonName(ErrorReason(status)))},
+         {"message", std::string(status.message())}});
   }
 
   LoaderService& service_;

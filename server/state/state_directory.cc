@@ -53,10 +53,14 @@ absl::Status WriteFile(const std::string& path, std::string_view bytes) {
   return absl::OkStatus();
 }
 
-absl::StatusOr<std::string> ReadRecord(const std::string& path) {
+absl::StatusOr<std::string> ReadBytes(const std::string& path) {
   const UniqueFd file(open(path.c_str(), O_RDONLY | O_CLOEXEC | O_NOFOLLOW | O_NONBLOCK));
   if (!file) return ErrnoToStatus(errno, "open", path);
-  absl::StatusOr<std::string> read = ReadWholeFile(file.get(), path, kMaxRecordBytes);
+  return ReadWholeFile(file.get(), path, kMaxRecordBytes);
+}
+
+absl::StatusOr<std::string> ReadRecord(const std::string& path) {
+  absl::StatusOr<std::string> read = ReadBytes(path);
   // What cannot be read is not what makes no sense: the caller leaves it where it is.
   if (ErrorReason(read.status()) == Reason::kCheckpointCorrupt) {
     return MakeError(Reason::kIoError, ToStd(read.status().message()), {{"file", path}});
@@ -156,7 +160,7 @@ absl::Status StateDirectory::WriteHalf(std::string_view kind, std::string_view n
 }
 
 absl::Status StateDirectory::Write(std::string_view kind, std::string_view name, std::string_view bytes) const {
-  const Record record = {std::string(name), std::string(bytes)};
+  const Record record = {name, bytes};
   return WriteAll(kind, {&record, 1});
 }
 

@@ -22,8 +22,8 @@ class StateDirectory {
   // Brings a folder's entries to the disk: fsync, or what a test puts in its place. As a system call: -1 and errno.
   using FolderSync = std::function<int(int fd)>;
   struct Record {
-    std::string name;
-    std::string bytes;
+    std::string_view name;
+    std::string_view bytes;
   };
 
   // Makes what is absent of `path`, readable to this user only, and locks it: two daemons cannot share one. BAD_REQUEST
@@ -54,6 +54,9 @@ class StateDirectory {
   void SetAside(std::string_view kind, std::string_view name, const absl::Status& why) const;
 
   const std::string& path() const { return path_; }
+  // Lets another process have the directory, for one that is about to end and cannot be destroyed. Nothing may be
+  // written from then on.
+  void GiveUpLock() { lock_ = UniqueFd(); }
 
  private:
   static int FsyncFolder(int fd);

@@ -5,6 +5,7 @@
 #include <tuple>
 #include <utility>
 
+#include "absl/cleanup/cleanup.h"
 #include "server/base/error.h"
 #include "server/base/no_throw.h"
 
@@ -81,6 +82,42 @@ void Residency::Append(std::shared_ptr<const LoadPlan> plan, Content added) {
   }
 }
 
+// Takes no memory: what failed may have failed for the lack of it. So what is cut off is freed under the locks.
+void Residency::CutBack(std::shared_ptr<const LoadPlan> plan) noexcept {
+  MutexLock allocation(allocation_mutex_);
+  MutexLock lock(mutex_);
+  for (uint32_t i = static_cast<uint32_t>(plan->tensors.size()); i < states_.size(); ++i) {
+    const PlannedTensor& planned = plan_->tensors[i];
+    if (states_[i] == State::kDropped) continue;  // its key counts with its provider
+    if (states_[i] == State::kResident) {
+      DeviceTotals& device = totals_.devices[plan_->segments[planned.segment].device];
+      --device.tensors;
+      device.tensor_bytes -= planned.bytes;
+      totals_.resident_keys -= KeysOf(i);
+    } else {
+      totals_.lazy_keys -= KeysOf(i);
+    }
+    dropped_copies_.erase(i);
+  }
+  for (size_t i = plan->segments.size(); i < segments_.size(); ++i) {
+    const PlannedSegment& planned = plan_->segments[i];
+    if (segments_[i].memory != nullptr) totals_.allocated_bytes -= planned.bytes;
+    if (segments_[i].memory != nullptr || is_kept_[i]) totals_.devices[planned.device].memory_bytes -= planned.bytes;
+  }
+  const auto cut = [](auto& table, size_t size) {
+    table.erase(table.begin() + static_cast<ptrdiff_t>(size), table.end());
+  };
+  cut(segments_, plan->segments.size());
+  cut(users_, plan->segments.size());
+  cut(kept_, plan->segments.size());
+  cut(is_kept_, plan->segments.size());
+  cut(memories_, plan->segments.size());
+  cut(states_, plan->tensors.size());
+  cut(filled_, plan->tensors.size());
+  cut(totals_.devices, plan->devices.size());
+  plan_ = std::move(plan);
+}
+
 Residency::Claim::Claim(Claim&& other) noexcept
     : residency_(std::exchange(other.residency_, nullptr)),
       tensors_(std::move(other.tensors_)),
@@ -144,10 +181,10 @@ absl::StatusOr<std::vector<Segment>> Residency::AllocateSegments(const LoadPlan&
       if (segments[index].kind == SegmentKind::kMemory && segments[index].memory == nullptr) lacking.push_back(index);
     }
   }
+  allocated_bytes.resize(part.devices.size());
   // Under allocation_mutex_ nobody else gives a segment memory, and what is LOADING keeps its segment's.
   std::vector<std::unique_ptr<DeviceMemory>> memory;
   KEYLOAD_ASSIGN_OR_RETURN(memory, AllocateMemory(part, segments, lacking, filled, context));
-  allocated_bytes.resize(part.devices.size());
   MutexLock lock(mutex_);
   for (size_t i = 0; i < lacking.size(); ++i) {
     const PlannedSegment& planned = part.segments[lacking[i]];
@@ -176,32 +213,34 @@ absl::StatusOr<std::vector<std::unique_ptr<DeviceMemory>>> Residency::AllocateMe
   }
   std::vector<std::unique_ptr<DeviceMemory>> memory;
   std::vector<uint32_t> taken;  // out of kept_
-  absl::Status status;
-  for (const uint32_t index : lacking) {
-    if (status = context.Check(); !status.ok()) break;
-    const PlannedSegment& planned = part.segments[index];
-    const bool is_kept = kept_[index].remaining() > 0;
-    absl::StatusOr<std::unique_ptr<DeviceMemory>> one =
-        segments[index].device->Allocate(is_kept ? kept_[index] : fresh[planned.device], planned.bytes,
-                                         filled[index] ? Contents::kUnspecified : Contents::kZeroed);
-    if (status = one.status(); !status.ok()) break;
-    memory.push_back(*std::move(one));
-    if (is_kept) taken.push_back(index);
-  }
-  if (!status.ok()) {
+  memory.reserve(lacking.size());
+  taken.reserve(lacking.size());
+  absl::Cleanup keep_again = [&]() ABSL_NO_THREAD_SAFETY_ANALYSIS {
     memory.clear();
     KeepAgain(taken);
-    return status;
+  };
+  for (const uint32_t index : lacking) {
+    KEYLOAD_RETURN_IF_ERROR(context.Check());
+    const PlannedSegment& planned = part.segments[index];
+    const bool is_kept = kept_[index].remaining() > 0;
+    MemoryReservation& reservation = is_kept ? kept_[index] : fresh[planned.device];
+    const Contents contents = filled[index] ? Contents::kUnspecified : Contents::kZeroed;
+    KEYLOAD_ASSIGN_OR_RETURN(std::unique_ptr<DeviceMemory> one,
+                             segments[index].device->Allocate(reservation, planned.bytes, contents));
+    memory.push_back(std::move(one));
+    if (is_kept) taken.push_back(index);
   }
+  std::move(keep_again).Cancel();
   MutexLock lock(mutex_);
   for (size_t d = 0; d < wanted.size(); ++d) totals_.devices[d].memory_bytes += wanted[d];
   return memory;
 }
 
-void Residency::KeepAgain(std::span<const uint32_t> segments) {
+void Residency::KeepAgain(std::span<const uint32_t> segments) noexcept {
   MutexLock lock(mutex_);
   for (const uint32_t index : segments) {
-    absl::StatusOr<MemoryReservation> again = segments_[index].device->account().Reserve(plan_->segments[index].bytes);
+    MemoryAccount& account = segments_[index].device->account();
+    absl::StatusOr<MemoryReservation> again = NoThrow([&] { return account.Reserve(plan_->segments[index].bytes); });
     again.ok() ? void(kept_[index] = *std::move(again)) : GiveUp(index);
   }
 }
@@ -230,7 +269,7 @@ void Residency::Abandon(Claim& claim) {
     for (const auto& [segment, memory] : freed) is_kept_[segment] ? claim.kept_.push_back(segment) : GiveUp(segment);
     changed_.NotifyAll();
   }
-  NoThrow([&]() ABSL_NO_THREAD_SAFETY_ANALYSIS { KeepAgain(claim.kept_); }).IgnoreError();
+  KeepAgain(claim.kept_);
 }
 
 absl::Status Residency::WaitForOthers(std::span<const uint32_t> tensors, const RequestContext& context) {

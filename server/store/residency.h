@@ -46,6 +46,9 @@ class Residency {
   // Makes the model wider. `plan` has the devices, segments and tensors of plan() first and those of `added.plan`
   // behind them; `added` numbers its own from 0.
   void Append(std::shared_ptr<const LoadPlan> plan, Content added);
+  // Undoes the Appends behind `plan`, whose generation was never published: nobody has a claim on what they added. The
+  // memory of that is freed.
+  void CutBack(std::shared_ptr<const LoadPlan> plan) noexcept;
 
   // Tensors that one caller loads, so that each is read once however many want it. Movable; confine to one caller; must
   // not outlive the Residency.
@@ -132,7 +135,7 @@ class Residency {
       const LoadPlan& part, const std::vector<Segment>& segments, std::span<const uint32_t> lacking,
       const std::vector<bool>& filled, const RequestContext& context) ABSL_EXCLUSIVE_LOCKS_REQUIRED(allocation_mutex_);
   // Reserves again what is kept for `segments`, whose memory was freed: those for which there is room still.
-  void KeepAgain(std::span<const uint32_t> segments) ABSL_EXCLUSIVE_LOCKS_REQUIRED(allocation_mutex_);
+  void KeepAgain(std::span<const uint32_t> segments) noexcept ABSL_EXCLUSIVE_LOCKS_REQUIRED(allocation_mutex_);
   // The model has the segment's bytes no more, neither as memory nor reserved.
   void GiveUp(uint32_t segment) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
   void SetLoading(uint32_t tensor) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);

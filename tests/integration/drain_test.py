@@ -7,6 +7,7 @@ import unittest
 
 import checkpoints
 import daemon
+import log_test
 import scenario_runs
 
 EXIT_SECONDS = 60  # for what takes one; only a failure waits so long
@@ -52,7 +53,7 @@ class WatchdogTest(daemon.DaemonTest):
         self.config.touch()
         return super().start("--config", self.config, "--grace", "600s", **options)
 
-    def test_a_shutdown_that_hangs_is_ended_also_within_the_grace(self):
+    def hang_the_shutdown(self):
         self._cleanups.pop()  # of a daemon that cannot end with 0
         # A reload that waits for ever, as on a file system that is gone, and has to end before the daemon does.
         self.config.unlink()
@@ -62,9 +63,24 @@ class WatchdogTest(daemon.DaemonTest):
         self.addCleanup(os.close, writer)
         self.addCleanup(self.daemon.process.kill)
         self.succeed("health")
+
+    def assert_it_is_ended(self):
         self.daemon.process.send_signal(signal.SIGTERM)
         self.assertEqual(self.daemon.process.wait(timeout=EXIT_SECONDS), 6)
+
+    def test_a_shutdown_that_hangs_is_ended_also_within_the_grace(self):
+        self.hang_the_shutdown()
+        self.assert_it_is_ended()
         self.assertIn("the shutdown hangs", self.daemon.log.read_text())
+
+    def test_a_log_that_takes_nothing_does_not_keep_it(self):
+        self.daemon.stop()
+        self._cleanups.pop()
+        self.daemon = log_test.PipedDaemon(self.directory, "--config", self.config, "--grace", "600s")
+        self.addCleanup(self.daemon.stop)  # which hang_the_shutdown takes back
+        self.hang_the_shutdown()
+        self.daemon.fill_log()
+        self.assert_it_is_ended()
 
 
 if __name__ == "__main__":

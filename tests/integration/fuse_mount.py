@@ -40,6 +40,7 @@ class FuseMount:
         self.nodes = {ROOT: str(source)}
         self.numbers = {str(source): ROOT}
         self.hanging = set()  # opcodes that get no answer
+        self.hanging_beyond = 0
         self.held = []  # requests that wait for one
         self.lock = threading.Condition()
         self.device = os.open("/dev/fuse", os.O_RDWR)
@@ -48,10 +49,11 @@ class FuseMount:
         self.thread = threading.Thread(target=self._serve, daemon=True)
         self.thread.start()
 
-    def hang(self, *opcodes):
-        """From now on requests of these kinds wait."""
+    def hang(self, *opcodes, beyond=0):
+        """From now on requests of these kinds wait; reads only if they go beyond so many bytes of their file."""
         with self.lock:
             self.hanging = set(opcodes)
+            self.hanging_beyond = beyond
 
     def wait_for_held(self, count):
         """Until so many requests wait."""
@@ -80,7 +82,7 @@ class FuseMount:
                 _, opcode, unique, node, *_ = IN_HEADER.unpack_from(message)
                 request = (opcode, unique, node, message[IN_HEADER.size:])
                 with self.lock:
-                    if opcode in self.hanging:
+                    if opcode in self.hanging and (opcode != READ or self._end_of_read(request[3]) > self.hanging_beyond):
                         self.held.append(request)
                         self.lock.notify_all()
                         continue
@@ -88,6 +90,11 @@ class FuseMount:
         except OSError:  # ENODEV: unmounted
             pass
         os.close(self.device)  # which ends the connection
+
+    @staticmethod
+    def _end_of_read(body):
+        _, offset, size = struct.unpack_from("<QQI", body)
+        return offset + size
 
     def _answer(self, opcode, unique, node, body):
         if opcode in NO_ANSWER:

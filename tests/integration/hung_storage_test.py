@@ -1,6 +1,8 @@
 """A mount that does not answer costs what needs it, and nothing else. Takes root and /dev/fuse."""
 
+import fcntl
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -15,6 +17,7 @@ import metrics_page
 TENSORS = {f"model.layers.{i}.weight": ("F32", [64, 64]) for i in range(4)}
 ANSWER_SECONDS = 20  # of what does not need the mount, on a busy machine; what hangs does so for ever
 CANCELLED, FAILED = 5, 6
+HEADER_PAGE = 4096  # the header of a shard is in it, and little of its tensors
 
 
 @unittest.skipIf(fuse_mount.why_not(), fuse_mount.why_not())
@@ -106,6 +109,16 @@ class HungStorageTest(daemon.DaemonTest):
             self.ends_with(process, 0, "")
         self.wait_for_stuck(lambda stuck: not stuck)
 
+    def test_loads_that_warm_files_of_a_hung_mount_hold_up_no_others(self):
+        self.mount.hang(fuse_mount.READ, beyond=HEADER_PAGE)
+        loads = [self.begin("load", f"remote{i}", "--warm", "--from", self.remote / "m") for i in range(2)]
+        self.wait_for_stuck(lambda stuck: stuck == {str(self.remote): 2})
+        self.in_time("load", "local", "--from", self.models / "local", "--device-map", "cuda:0")
+        self.mount.release()
+        for process in loads:
+            self.ends_with(process, 0, "")
+        self.wait_for_stuck(lambda stuck: not stuck)
+
     def test_cancel_and_deadline_end_the_load_though_its_thread_hangs(self):
         self.mount.hang(fuse_mount.OPEN, fuse_mount.OPENDIR)
         cancelled = self.begin("load", "one", "--from", self.remote / "m")
@@ -144,6 +157,36 @@ class HungStorageTest(daemon.DaemonTest):
         self.in_time("load", "m", "--from", self.models / "local")
         self.mount.release()
         self.assertEqual(first.wait(timeout=60), 0, "it ends when the mount answers")
+
+    def test_a_daemon_whose_reads_hang_leaves_its_addresses_to_the_next(self):
+        state = self.directory / "state"
+        self.daemon.stop()
+        flags = ("--state-dir", str(state), "--grace", "1s")
+        self.daemon = self.start("--health-listen", "127.0.0.1:0", "--metrics-listen", "127.0.0.1:0", *flags)
+        self._cleanups.pop()  # of a daemon that cannot end with 0
+        first, log = self.daemon.process, self.daemon.log.read_text()
+        ports = {name: re.findall(rf" {name}_listen=(\S+)", log)[-1] for name in ("health", "metrics")}
+        self.mount.hang(fuse_mount.READ, beyond=HEADER_PAGE)
+        self.addCleanup(self.mount.release)
+        self.begin("load", "m", "--from", self.remote / "m", "--device-map", "cpu", "--copy")
+        self.wait_for_stuck(lambda stuck: list(stuck) == [str(self.remote)])
+        first.send_signal(signal.SIGTERM)
+        self._wait_for_the_lock(state / "lock")
+        self.assertIsNone(first.poll(), "its thread hangs in the kernel")
+        self.daemon = self.start("--health-listen", ports["health"], "--metrics-listen", ports["metrics"], *flags)
+        self.in_time("load", "m", "--from", self.models / "local")
+        self.mount.release()
+        self.assertEqual(first.wait(timeout=60), FAILED, "it ends when the mount answers")
+
+    def _wait_for_the_lock(self, path):
+        deadline = time.monotonic() + 60
+        with open(path) as lock:
+            while True:
+                try:
+                    return fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                except BlockingIOError:
+                    self.assertLess(time.monotonic(), deadline)
+                    time.sleep(0.02)
 
     def _wait_for_the_end(self):
         deadline = time.monotonic() + 60

@@ -26,6 +26,15 @@ class PipedDaemon(daemon.Daemon):
         finally:
             os.close(writer)
 
+    def fill_log(self):
+        """From now on the pipe takes nothing."""
+        writer = os.open(f"/proc/{self.process.pid}/fd/2", os.O_WRONLY | os.O_NONBLOCK)
+        try:
+            while True:
+                os.write(writer, b"\n")
+        except BlockingIOError:
+            os.close(writer)
+
     def read_log(self):
         with open(self.reader, "rb") as log:
             return log.read().decode()

@@ -3,14 +3,18 @@
 #include <fcntl.h>
 #include <gtest/gtest.h>
 #include <sys/ioctl.h>
+#include <sys/resource.h>
 #include <unistd.h>
 
 #include <csignal>
+#include <cstdlib>
 #include <thread>
 
+#include "absl/cleanup/cleanup.h"
 #include "absl/time/clock.h"
 #include "server/base/fd.h"
 #include "server/base/strings.h"
+#include "tests/support/failing_heap.h"
 
 namespace keyload {
 namespace {
@@ -103,13 +107,62 @@ TEST_F(LogStreamsTest, LineIsWrittenWhenTheCallReturnsWhileTheReaderKeepsUp) {
   }
 }
 
-TEST_F(LogStreamsTest, LinesForNobodyAreCounted) {
+TEST_F(LogStreamsTest, LinesForNobodyAreCountedAndTold) {
   const auto ignored = signal(SIGPIPE, SIG_IGN);
-  reader_ = UniqueFd(open("/dev/null", O_RDONLY));
+  const UniqueFd pipe(dup(STDERR_FILENO));
   LogStreams streams;
+  streams.StartThread(LostLine);
+  const UniqueFd full(open("/dev/full", O_WRONLY | O_CLOEXEC));
+  dup2(full.get(), STDERR_FILENO);
   streams.Log(spdlog::level::info, "to nobody");
+  EXPECT_TRUE(streams.Flush(absl::Seconds(30)));
   EXPECT_EQ(streams.lost_lines(), 1u);
+  dup2(pipe.get(), STDERR_FILENO);
+  for (int i = 0; i < 2; ++i) streams.Log(spdlog::level::info, "a line");
+  EXPECT_TRUE(streams.Flush(absl::Seconds(30)));
+  EXPECT_EQ(ReadTo("a line\na line\n"), "lost log 1\na line\na line\n");
   signal(SIGPIPE, ignored);
+}
+
+TEST_F(LogStreamsTest, LineThatWasCutDoesNotRunIntoTheNext) {
+  const auto ignored = signal(SIGXFSZ, SIG_IGN);
+  char path[] = "/tmp/log_streams_test.XXXXXX";
+  const UniqueFd file(mkostemp(path, O_CLOEXEC | O_APPEND));
+  unlink(path);
+  dup2(file.get(), STDERR_FILENO);
+  rlimit before = {};
+  ASSERT_EQ(getrlimit(RLIMIT_FSIZE, &before), 0);
+  LogStreams streams;
+  {
+    const rlimit little = {.rlim_cur = 5, .rlim_max = before.rlim_max};
+    ASSERT_EQ(setrlimit(RLIMIT_FSIZE, &little), 0);
+    const absl::Cleanup restore = [&] { setrlimit(RLIMIT_FSIZE, &before); };
+    streams.Log(spdlog::level::info, "long line");
+  }
+  streams.Log(spdlog::level::info, "next line");
+  signal(SIGXFSZ, ignored);
+  EXPECT_EQ(streams.lost_lines(), 1u);
+  char text[64] = {};
+  EXPECT_GT(pread(file.get(), text, sizeof(text) - 1, 0), 0);
+  EXPECT_STREQ(text, "long \nnext line\n");
+}
+
+TEST_F(LogStreamsTest, LineThatThereIsNoMemoryForIsLostAndNotWaitedFor) {
+  LogStreams streams;
+  streams.StartThread(LostLine);
+  const std::string line(1000, 'x');
+  while (streams.lost_lines() == 0) streams.Log(spdlog::level::info, line);  // until the pipe and the queue are full
+  const uint64_t lost = streams.lost_lines();
+  {
+    const FailingHeap heap(1);
+    streams.Log(spdlog::level::info, line);
+    EXPECT_GT(heap.refused(), 0u);
+  }
+  EXPECT_GT(streams.lost_lines(), lost);
+  std::thread reader([&] { ReadTo("the end\n"); });
+  EXPECT_TRUE(streams.Flush(absl::Seconds(30)));
+  streams.Log(spdlog::level::info, "the end");
+  reader.join();
 }
 
 }  // namespace

@@ -11,6 +11,7 @@
 #include <vector>
 
 #include "server/base/mutex.h"
+#include "tests/support/failing_heap.h"
 
 namespace keyload {
 namespace {
@@ -121,6 +122,29 @@ TEST(ParallelFor, WaitsForNoThreadThatIsBusyElsewhere) {
               }).ok());
   EXPECT_EQ(calls, 10u);
   release.set_value();
+}
+
+TEST(ParallelFor, WaitsForHelpersAlsoWhenThereIsNoMemoryForMore) {
+  Executor executor({.name = "test", .threads = 8, .queue_limit = 64});
+  size_t refused = 1;
+  for (size_t first = 2; refused > 0; ++first) {  // from the first allocation after that of the loop on
+    std::atomic<int> calls = 0;
+    std::atomic<int> inside = 0;
+    absl::Status status;
+    {
+      const FailingHeap heap(first);
+      status = ParallelFor(&executor, 100, [&](size_t) {
+        ++inside;
+        ++calls;
+        --inside;
+        return absl::OkStatus();
+      });
+      refused = heap.refused();
+    }
+    EXPECT_EQ(inside, 0);
+    EXPECT_EQ(calls, 100);
+    EXPECT_TRUE(status.ok()) << "by fewer threads";
+  }
 }
 
 TEST(ParallelFor, MayBeCalledOnAThreadOfItsExecutor) {

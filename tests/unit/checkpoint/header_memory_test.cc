@@ -2,9 +2,12 @@
 
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
+#include <simdjson.h>
 
 #include <filesystem>
+#include <fstream>
 #include <limits>
+#include <memory>
 #include <new>
 #include <string>
 
@@ -85,6 +88,29 @@ TEST(MostJsonTokens, IsNoLessThanWhatTheParserNotes) {
   EXPECT_LT(MostJsonTokens("   " + std::string(1000, 'x')), 10u);
 }
 
+// What the first pass of simdjson notes of `json`, which is padded; no string in it may have control characters.
+uint32_t NotedByTheParser(const JsonBuffer& json) {
+  std::unique_ptr<simdjson::internal::dom_parser_implementation> parser;
+  const simdjson::error_code made =
+      simdjson::get_active_implementation()->create_dom_parser_implementation(json.capacity(), 64, parser);
+  EXPECT_EQ(made, simdjson::SUCCESS);
+  // Most of these documents are refused, after they were noted.
+  [[maybe_unused]] const simdjson::error_code refused = parser->stage1(
+      reinterpret_cast<const uint8_t*>(json.data()), json.size(), simdjson::stage1_mode::regular);
+  return parser->n_structural_indexes;
+}
+
+TEST(MostJsonTokens, IsNoLessThanWhatTheParserNotesOfAnyByte) {
+  for (int byte = 0; byte < 256; ++byte) {
+    const char c = static_cast<char>(byte);
+    std::string json(1000, c);
+    for (int i = 0; i < 500; ++i) json += {c, c, '1'};
+    EXPECT_GE(MostJsonTokens(json), NotedByTheParser(JsonBuffer(json))) << byte;
+  }
+  EXPECT_GE(MostJsonTokens(std::string(1000, '\x0c')), 1000u);
+  EXPECT_GE(MostJsonTokens(std::string(1000, '\x1a')), 1000u);
+}
+
 class HeaderMemoryTest : public ::testing::Test {
  protected:
   HeaderMemoryTest() : roots_(ModelRoots::Create({dir_.path()}).value()) {}
@@ -132,6 +158,30 @@ TEST_F(HeaderMemoryTest, AHeaderOfTokensAloneIsCountedWithWhatTheParserNotes) {
   HeaderMemory enough(40 * kMiB), little(16 * kMiB);  // half of it for one: 20 MiB and 8 MiB, where it takes 12
   EXPECT_EQ(ErrorReason(Open(dir_.path(), enough).status()), Reason::kCheckpointCorrupt);
   EXPECT_EQ(ErrorReason(Open(dir_.path(), little).status()), Reason::kMemoryExhausted);
+}
+
+TEST_F(HeaderMemoryTest, StringsWithEscapesThatThereIsNoRoomForAreNoCorruptFile) {
+  const std::string padding(256 << 10, ' ');
+  const std::string dtype = dir_.MakeDir("dtype"), metadata = dir_.MakeDir("metadata"), index = dir_.MakeDir("index");
+  WriteRaw(dtype + "/model.safetensors",
+           R"({"a":{"dtype":"\u0046\u0033\u0032","shape":[],"data_offsets":[0,4]}})" + padding, "1234");
+  WriteRaw(metadata + "/model.safetensors", R"({"__metadata__":{"a":"\u0046"}})" + padding, "");
+  std::ofstream(index + "/model.safetensors.index.json") << R"({"weight_map":{"a":"\u0078.safetensors"}})" << padding;
+  WriteSafetensors(index + "/x.safetensors", {{.name = "a", .shape = {}}});
+  for (const std::string& directory : {dtype, metadata, index}) {
+    size_t refused = 0;
+    absl::Status status;
+    for (uint64_t limit = kMiB; limit < 8 * kMiB; limit += 64 << 10) {
+      HeaderMemory memory(limit);
+      status = Open(directory, memory).status();
+      if (status.ok()) continue;
+      EXPECT_EQ(ErrorReason(status), Reason::kMemoryExhausted) << status;
+      EXPECT_THAT(ErrorDetails(status)["file"], HasSubstr(directory));
+      ++refused;
+    }
+    EXPECT_GT(refused, 0u);
+    EXPECT_TRUE(status.ok()) << status;
+  }
 }
 
 TEST_F(HeaderMemoryTest, ManyShardsTogetherAreRefusedWhenTheyTakeTooMuch) {

@@ -21,8 +21,9 @@ class WeightFilesTest : public ::testing::Test {
  protected:
   WeightFilesTest() : roots_(ModelRoots::Create({dir_.path()}).value()), directory_(roots_.Open(dir_.path()).value()) {}
 
-  absl::StatusOr<WeightFile> Find(const RequestContext& context = {}, const std::string& weights = "") {
-    return FindWeights(roots_, directory_, weights, false, context);
+  absl::StatusOr<WeightFile> Find(const RequestContext& context = {}, const std::string& weights = "",
+                                  HeaderCharge* charge = nullptr) {
+    return FindWeights(roots_, directory_, weights, false, context, charge);
   }
   // Makes empty files and finds the weights among them.
   std::string FindAmong(const std::vector<std::string>& names) {
@@ -36,6 +37,15 @@ class WeightFilesTest : public ::testing::Test {
   const ModelRoots roots_;
   const OpenedPath directory_;
 };
+
+TEST_F(WeightFilesTest, ListingIsCountedAsReadingHeadersIs) {
+  for (int i = 0; i < 100; ++i) WriteFile(dir_.File(std::to_string(i) + std::string(200, 'x') + ".safetensors"), "");
+  HeaderMemory enough(1 << 20), little(128 << 10);  // half of it for one
+  HeaderCharge charge(&enough), refused(&little);
+  EXPECT_EQ(ErrorReason(Find({}, "", &charge).status()), Reason::kCheckpointAmbiguous);
+  EXPECT_GT(enough.used(), 100 * 200u);
+  EXPECT_EQ(ErrorReason(Find({}, "", &refused).status()), Reason::kMemoryExhausted);
+}
 
 TEST_F(WeightFilesTest, VariantsOfOneFileAreNoFurtherSets) {
   EXPECT_EQ(FindAmong({"x.safetensors", "x.fp16.safetensors"}), "x.safetensors");

@@ -11,7 +11,9 @@
 #include <vector>
 
 #include "server/base/error.h"
+#include "server/base/no_throw.h"
 #include "server/device/device.h"
+#include "tests/support/failing_heap.h"
 
 namespace keyload {
 namespace {
@@ -107,6 +109,27 @@ TEST(HostDeviceTest, TheBudgetKeepsWhatWasFreedLast) {
   UseOnce(*device, 2 * kMiB);
   UseOnce(*device, 8 * kMiB);
   EXPECT_EQ(device->account().state().idle, 8 * kMiB);
+}
+
+TEST(HostDeviceTest, WhatThereIsNoHeapForIsCountedNowhere) {
+  HostMemoryRoom room({.bounds = [] { return std::vector<MemoryBound>(); }, .margin = nullptr});
+  const auto device = MakeHostDevice({.capacity_bytes = 16 * kMiB, .reuse_bytes = 16 * kMiB, .room = &room});
+  const std::vector<std::byte> source(4096);
+  size_t refused = 1;
+  for (size_t first = 1; refused > 0; ++first) {
+    MemoryReservation reservation = *device->account().Reserve(2 * kMiB);
+    const FailingHeap heap(first);
+    NoThrow([&]() -> absl::Status {
+      KEYLOAD_ASSIGN_OR_RETURN(const std::unique_ptr<DeviceMemory> memory,
+                               device->Allocate(reservation, 2 * kMiB, Contents::kUnspecified));
+      KEYLOAD_RETURN_IF_ERROR(memory->Write(0, source));
+      return memory->Write(kMiB, source);
+    }).IgnoreError();
+    refused = heap.refused();
+    EXPECT_EQ(device->account().state().used, 0u);
+    EXPECT_EQ(room.promised(), 0u);
+  }
+  EXPECT_EQ(device->account().state().reserved, 0u);
 }
 
 TEST(HostDeviceTest, IdleMemoryGoesWhenAnAllocationNeedsItsRoom) {

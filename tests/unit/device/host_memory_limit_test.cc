@@ -2,6 +2,8 @@
 
 #include <gtest/gtest.h>
 
+#include <algorithm>
+
 #include <cstdlib>
 #include <filesystem>
 #include <fstream>
@@ -132,23 +134,24 @@ TEST_F(HostMemoryLimitTest, BoundsAreTheMachineAndTheGroupsBelowIt) {
   EXPECT_EQ(bounds[1].limit, 100'000u);
 }
 
-TEST(DivideHostMemory, SmallLimitLeavesOutScratchAndTheProcess) {
+TEST(DivideHostMemory, SmallLimitLeavesOutScratchTablesAndTheProcess) {
   const uint64_t mib = 1 << 20;
+  const uint64_t tables = 128 * mib;
   for (const uint64_t limit : {96 * mib, 128 * mib, 320 * mib, 512 * mib, 2048 * mib}) {
-    const HostMemoryShares shares = DivideHostMemory(limit, 8 * mib, std::nullopt, std::nullopt);
-    EXPECT_GT(shares.capacity, limit / 2);
-    EXPECT_LE(shares.capacity + shares.scratch + 2 * shares.process + 8 * mib, limit);
+    const HostMemoryShares shares = DivideHostMemory(limit, 8 * mib, tables, std::nullopt, std::nullopt);
+    EXPECT_GT(shares.capacity, limit / 4);
+    EXPECT_LE(shares.capacity + shares.scratch + 2 * shares.process + std::min(tables, limit / 4) + 8 * mib, limit);
     EXPECT_LE(shares.scratch, 256 * mib);
   }
 }
 
 TEST(DivideHostMemory, LargeMachineKeepsATenth) {
   const uint64_t limit = uint64_t{1000} << 30;
-  EXPECT_EQ(DivideHostMemory(limit, 0, std::nullopt, std::nullopt).capacity, limit / 10 * 9);
+  EXPECT_EQ(DivideHostMemory(limit, 0, uint64_t{2} << 30, std::nullopt, std::nullopt).capacity, limit / 10 * 9);
 }
 
 TEST(DivideHostMemory, WhatTheOperatorSaysIsTaken) {
-  const HostMemoryShares shares = DivideHostMemory(1 << 30, 0, 5, 7);
+  const HostMemoryShares shares = DivideHostMemory(1 << 30, 0, 1 << 20, 5, 7);
   EXPECT_EQ(shares.scratch, 5u);
   EXPECT_EQ(shares.capacity, 7u);
 }

@@ -182,6 +182,31 @@ TEST(HoldBudgetTest, AChangedLimitIsForWhatComes) {
   EXPECT_EQ(budget.Take(kPage), std::nullopt);
 }
 
+TEST(HoldBudgetTest, WhatOthersAreAboutToLockIsNotFree) {
+  HoldBudget budget(10 * kPage, [] { return 3 * kPage; });
+  EXPECT_EQ(budget.Take(2 * kPage), std::nullopt);
+  EXPECT_EQ(budget.coming(), 2 * kPage);
+  EXPECT_NE(budget.Take(2 * kPage), std::nullopt);
+  EXPECT_EQ(budget.coming(), 2 * kPage);
+  budget.Settle(2 * kPage);  // the system counts it from now on
+  EXPECT_EQ(budget.Take(3 * kPage), std::nullopt);
+  EXPECT_EQ(budget.held(), 5 * kPage);
+}
+
+TEST(HoldInPageCacheTest, APieceIsComingUntilItIsLocked) {
+  const DiskFile file(kMiB);
+  uint64_t coming = 0;
+  HoldBudget* taking = nullptr;
+  HoldBudget budget(kMiB, [&] {
+    coming = taking->coming();
+    return NoShortage();
+  });
+  taking = &budget;
+  ASSERT_TRUE(Hold(budget, file, {file.all()}).ok());
+  EXPECT_EQ(coming, kMiB);
+  EXPECT_EQ(budget.coming(), 0u);
+}
+
 TEST(HoldInPageCacheTest, TheLimitOfLockedMemoryRefusesAndIsNamed) {
   if (!kLocks) GTEST_SKIP() << "AddressSanitizer makes mlock do nothing";
   const DiskFile file(kMiB);

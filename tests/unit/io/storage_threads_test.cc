@@ -5,6 +5,7 @@
 #include <latch>
 #include <memory>
 #include <new>
+#include <stdexcept>
 #include <stop_token>
 #include <thread>
 #include <vector>
@@ -13,6 +14,10 @@
 #include "absl/time/clock.h"
 #include "server/base/error.h"
 #include "server/base/executor.h"
+#include "server/base/no_throw.h"
+#include "server/base/pool_turn.h"
+#include "server/base/strings.h"
+#include "tests/support/failing_heap.h"
 
 namespace keyload {
 namespace {
@@ -58,7 +63,40 @@ TEST(StorageThreads, StepGivesItsResultAndItsErrors) {
   EXPECT_EQ(threads.Run(kPath, context, [] { return absl::AbortedError("no"); }).code(), absl::StatusCode::kAborted);
   const absl::Status thrown = threads.Run(kPath, context, []() -> absl::Status { throw std::bad_alloc(); });
   EXPECT_EQ(ErrorReason(thrown), Reason::kMemoryExhausted);
+  const absl::Status bug = threads.Run(kPath, context, []() -> absl::Status { throw std::logic_error("a bug"); });
+  EXPECT_EQ(ErrorReason(bug), Reason::kInternal);
   EXPECT_TRUE(threads.under_way().empty());
+}
+
+class CountedTurn : public PoolTurn {
+ public:
+  void GiveUp() override { given_up.count_down(); }
+  void TakeBack() override {}
+  std::latch given_up{1};
+};
+
+TEST(StorageThreads, WhatThereIsNoMemoryForLeavesNothingUnderWay) {
+  using Operation = StorageThreads::Operation;
+  const std::string path = StrCat("/proc/self/", std::string(100, 'x'));  // too long for a string without heap
+  const std::string mount(100, 'm');
+  StorageThreads threads({.stuck_after = absl::Milliseconds(1)});
+  CountedTurn turn;
+  const PoolTurn::Scope scope(turn);
+  size_t refused = 1;
+  for (size_t first = 1; refused > 0; ++first) {
+    const FailingHeap heap(first);
+    NoThrow([&] { const Operation operation({&threads, mount}); }).IgnoreError();
+    refused = heap.refused();
+  }
+  refused = 1;
+  for (size_t first = 1; refused > 0; ++first) {
+    const FailingHeap heap(first);
+    NoThrow([&] { return threads.Run(path, {}, [] { return absl::OkStatus(); }); }).IgnoreError();
+    refused = heap.refused();
+  }
+  while (!threads.under_way().empty()) absl::SleepFor(absl::Milliseconds(1));
+  const Operation operation({&threads, mount});
+  turn.given_up.wait();
 }
 
 TEST(StorageThreads, DeadlineAndCancelEndTheCallThoughTheStepHangs) {
@@ -109,12 +147,12 @@ TEST(StorageThreads, OperationThatHangsGivesUpTheTurnsOfTheThreadsThatItHoldsUp)
   std::latch other(1);
   std::vector<StuckMount> stuck;
   ASSERT_TRUE(pool.TrySubmit([&] {
-    const Operation reading(&threads, "/mount", Operation::Kind::kTouches);
+    const Operation reading({&threads, "/mount"});
     other.wait();
   }));
   ASSERT_TRUE(pool.TrySubmit([&] {
-    const Operation waiting(&threads, "/mount", Operation::Kind::kWaits);
-    const Operation comparing(&threads, "/mount", Operation::Kind::kTouches);  // of the same thread, which has one turn
+    const Operation waiting({&threads, "/mount"}, Operation::Kind::kWaits);
+    const Operation comparing({&threads, "/mount"});  // of the same thread, which has one turn
     other.wait();
   }));
   ASSERT_TRUE(pool.TrySubmit([&] {

@@ -2,7 +2,9 @@
 #include <unistd.h>
 
 #include <future>
+#include <new>
 #include <optional>
+#include <thread>
 #include <utility>
 
 #include "absl/time/clock.h"
@@ -102,6 +104,19 @@ TEST(TransferFault, CancellingStopsBetweenBlocksAndWaitsForCopiesInFlight) {
     test.gpu().ReleaseCopies();
   });
   EXPECT_EQ(ErrorReason(result.status()), Reason::kLoadCancelled);
+  ExpectMemoryIsBack(test);
+}
+
+TEST(TransferFault, AnExceptionInTheThreadThatWaitsLeavesNoCopyBehind) {
+  TransferCase test(TwoTensors());
+  test.gpu().HoldCopies();
+  std::thread release;
+  const auto result = test.Run("cuda:0", {}, [&](const LoadProgress&) {
+    release = std::thread([&] { test.gpu().ReleaseCopies(); });
+    throw std::bad_alloc();
+  });
+  EXPECT_EQ(ErrorReason(result.status()), Reason::kMemoryExhausted);
+  release.join();
   ExpectMemoryIsBack(test);
 }
 

@@ -110,6 +110,30 @@ TEST_F(KeptStateTest, ExtensionIsARecordOfItsOwn) {
   EXPECT_THAT(Paths(), testing::ElementsAre("a", "b", "c", "d"));
 }
 
+TEST_F(KeptStateTest, AnExtensionThatIsTakenBackLeavesTheModelAsItWas) {
+  Keep("a", 1, false);
+  Keep("b", 2, true);
+  state_->TakeBack("m", 2, true);
+  EXPECT_THAT(Paths(), testing::ElementsAre("a"));
+  EXPECT_THAT(Files("extensions"), testing::IsEmpty());
+  Keep("c", 3, true);
+  EXPECT_THAT(Paths(), testing::ElementsAre("a", "c"));
+}
+
+TEST_F(KeptStateTest, AModelThatIsTakenBackLeavesNoRecord) {
+  Keep("a", 1, false);
+  state_->TakeBack("m", 1, false);
+  EXPECT_THAT(Files("models"), testing::IsEmpty());
+  Keep("b", 2, false);
+  testing::internal::CaptureStderr();
+  Keep("c", 3, false);
+  state_->TakeBack("m", 2, false);  // which is not what was kept last
+  EXPECT_THAT(Paths(), testing::ElementsAre("c"));
+  state_->TakeBack("m", 3, false);
+  EXPECT_THAT(testing::internal::GetCapturedStderr(), testing::HasSubstr("state not kept"));
+  EXPECT_THAT(Files("models"), testing::IsEmpty());
+}
+
 TEST_F(KeptStateTest, ExtensionThatCannotBeWrittenLeavesTheModelAndComesWithTheNext) {
   Keep("a", 1, false);
   fs::create_directory(path_ / "extensions" / StrCat(".half-", kSecond));  // in the way

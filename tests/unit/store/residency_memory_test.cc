@@ -109,27 +109,70 @@ TEST_F(ResidencyMemory, WhatIsNotFreeAnyMoreIsNotKeptAgain) {
   EXPECT_EQ(residency.totals().devices[0].memory_bytes, 0);
 }
 
-TEST_F(ResidencyMemory, AWiderModelKeepsWhatWasReservedForItsPart) {
-  Residency residency = Make();
-  auto wider = std::make_shared<LoadPlan>(*MakePlan());
+// MakePlan and one more tensor behind it, whose key is 4, in a segment of its own.
+std::shared_ptr<LoadPlan> MakeWiderPlan() {
+  std::shared_ptr<LoadPlan> wider = MakePlan();
+  wider->segments.push_back({.device = 0, .bytes = kTensorBytes});
+  wider->tensors.push_back({.key = 4, .segment = 3, .bytes = kTensorBytes});
+  return wider;
+}
+
+// That tensor alone, and what is reserved for it.
+Residency::Content LazyPart(FakeDevice& gpu) {
   auto part = std::make_shared<LoadPlan>();
   part->devices = {"cpu", "cuda:0"};
   part->segments = {{.device = 1, .bytes = kTensorBytes}};
   part->tensors = {{.key = 4, .segment = 0, .bytes = kTensorBytes}};
-  wider->segments.push_back({.device = 0, .bytes = kTensorBytes});
-  wider->tensors.push_back({.key = 4, .segment = 3, .bytes = kTensorBytes});
   std::vector<MemoryReservation> kept(2);
-  kept[1] = *gpu_.account().Reserve(kTensorBytes);
-  residency.Append(wider, {.plan = part,
-                           .segments = {{.device = &gpu_}},
-                           .state = State::kLazy,
-                           .dropped = {},
-                           .reserved = std::move(kept)});
+  kept[1] = *gpu.account().Reserve(kTensorBytes);
+  return {.plan = part,
+          .segments = {{.device = &gpu}},
+          .state = State::kLazy,
+          .dropped = {},
+          .reserved = std::move(kept)};
+}
+
+TEST_F(ResidencyMemory, AWiderModelKeepsWhatWasReservedForItsPart) {
+  Residency residency = Make();
+  residency.Append(MakeWiderPlan(), LazyPart(gpu_));
   EXPECT_EQ(residency.totals().devices[0].memory_bytes, kTensorBytes);
   const MemoryReservation other = *gpu_.account().Reserve(3 * kTensorBytes);  // the device is full now
   Load(residency, {4});
   EXPECT_EQ(used(), kTensorBytes);
   EXPECT_EQ(residency.totals().devices[0].memory_bytes, kTensorBytes);
+}
+
+TEST_F(ResidencyMemory, AModelThatIsCutBackIsAsItWas) {
+  Residency residency = Make();
+  Load(residency, {0});
+  const std::shared_ptr<const LoadPlan> narrow = residency.plan();
+  residency.Append(MakeWiderPlan(), LazyPart(gpu_));
+  residency.CutBack(narrow);
+  EXPECT_EQ(residency.plan(), narrow);
+  EXPECT_EQ(residency.states().size(), 4u);
+  EXPECT_EQ(residency.totals().lazy_keys, 3u);
+  EXPECT_EQ(residency.totals().devices[0].memory_bytes, 2 * kTensorBytes);
+  EXPECT_EQ(reserved(), 0u);
+}
+
+TEST_F(ResidencyMemory, AModelThatIsCutBackCanBeMadeWiderAgain) {
+  Residency residency = Make();
+  const std::shared_ptr<const LoadPlan> narrow = residency.plan();
+  Residency::Content resident = LazyPart(gpu_);
+  resident.segments[0].memory = *gpu_.Allocate(resident.reserved[1], kTensorBytes, Contents::kZeroed);
+  resident.reserved.clear();
+  resident.state = State::kResident;
+  residency.Append(MakeWiderPlan(), std::move(resident));
+  EXPECT_EQ(residency.totals().resident_keys, 1u);
+  residency.CutBack(narrow);
+  EXPECT_EQ(used(), 0u);
+  EXPECT_EQ(residency.totals().resident_keys, 0u);
+  EXPECT_EQ(residency.totals().allocated_bytes, 0u);
+  residency.Append(MakeWiderPlan(), LazyPart(gpu_));
+  EXPECT_EQ(residency.states(), std::vector<State>(5, State::kLazy));
+  Load(residency, {4});
+  EXPECT_EQ(residency.totals().resident_keys, 1u);
+  EXPECT_NE(residency.Pin(4)->memory, nullptr);
 }
 
 // A lazy model whose two memory segments are reserved on `gpu`.
