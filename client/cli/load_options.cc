@@ -5,6 +5,7 @@
 #include "absl/strings/str_format.h"
 #include "absl/time/time.h"
 #include "client/cli/command_context.h"
+#include "client/cli/dtype_words.h"
 #include "client/cli/enum_words.h"
 #include "client/cli/exit_code.h"
 #include "client/cli/input_file.h"
@@ -107,7 +108,8 @@ void AddLoadOptions(CLI::App& app, LoadOptions& options) {
   AddLimitOptions(app, options.limits);
   AddStorageOptions(app, options);
   AddDeviceMapOptions(app, options.device_map);
-  app.add_option("--dtype", options.dtype, "Convert floating tensors to this safetensors dtype")->type_name("T");
+  app.add_option("--dtype", options.dtype, "Convert floating tensors to this dtype; without it they stay as stored")
+      ->type_name("BF16|F16|F32|F64");
   app.add_option("--missing", options.missing, "What missing keys become")->type_name("leave|zeros|init");
   app.add_flag("--allow-no-weights", options.allow_no_weights, "A directory without weights is an empty checkpoint");
   app.add_option("--weights", options.weights, "Which set, where a directory holds several")->type_name("SET");
@@ -146,7 +148,7 @@ absl::StatusOr<LoadInput> BuildLoadInput(const LoadOptions& options, const std::
   KEYLOAD_ASSIGN_OR_RETURN(*spec.mutable_device_map(), BuildDeviceMapSpec(options.device_map));
   KEYLOAD_RETURN_IF_ERROR(BuildPolicies(options, spec));
   if (auto limits = BuildLimits(options.limits)) *spec.mutable_limits() = *std::move(limits);
-  spec.set_dtype(options.dtype);
+  spec.set_dtype(DTypeFromWord(options.dtype));
   spec.set_detach(options.detach);
   spec.set_name_limit(options.names);
   spec.set_priority(options.priority);

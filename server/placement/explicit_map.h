@@ -11,7 +11,7 @@
 namespace keyload {
 
 // Places by the entries of the request: the longest dotted prefix of a tensor's name decides, "" is a prefix of all. A
-// tied group follows its first member. The map of the result holds the entries that cover a tensor, the ones that match
+// tied group follows its first member. Computed tensors need no entry. The map of the result holds the entries that cover a tensor, the ones that match
 // neither tensor nor module are one warning.
 // DEVICE_UNKNOWN; DEVICE_MAP_INVALID: one name with two devices; DEVICE_MAP_INCOMPLETE: tensors without a device.
 absl::StatusOr<Placement> PlaceExplicitly(const PlacementModel& model,

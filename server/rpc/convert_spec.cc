@@ -172,7 +172,8 @@ absl::StatusOr<LoadSpec> FromProto(const v1::LoadSpec& request, const DeviceMapT
     spec.dtype = ParseDType(message.dtype());
     if (!spec.dtype) {
       return MakeError(Reason::kDtypeNotSupported,
-                       StrCat("spec.dtype \"", message.dtype(), "\" is no safetensors dtype"),
+                       StrCat("spec.dtype \"", message.dtype(),
+                              "\" is no dtype; take one of F64, F32, F16 and BF16, or leave it out for what is stored"),
                        {{"dtype", message.dtype()}});
     }
   }

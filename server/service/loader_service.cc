@@ -82,12 +82,16 @@ absl::Status LoaderService::Validate(const LoadSpec& spec, bool plan_only) const
     return BadField("spec.expected.from", "is FROM_CONFIG, but a manifest is given");
   if (spec.dtype && !IsConvertible(*spec.dtype)) {
     return MakeError(Reason::kDtypeNotSupported,
-                     StrCat("spec.dtype ", DTypeName(*spec.dtype), " is none of F64, F32, F16, BF16"),
+                     StrCat("spec.dtype ", DTypeName(*spec.dtype),
+                            " is none of F64, F32, F16 and BF16; leave it out for what is stored"),
                      {{"dtype", std::string(DTypeName(*spec.dtype))}});
   }
   if (spec.dtype && !DTypeConversionAvailable()) {
-    return MakeError(Reason::kDtypeNotSupported, "this server was built without LibTorch: spec.dtype must be empty",
-                     {{"dtype", std::string(DTypeName(*spec.dtype))}});
+    return MakeError(
+        Reason::kDtypeNotSupported,
+        "this server was built without LibTorch and converts to none of F64, F32, F16 and BF16; leave spec.dtype "
+        "out for what is stored",
+        {{"dtype", std::string(DTypeName(*spec.dtype))}});
   }
   return absl::OkStatus();
 }
