@@ -75,17 +75,21 @@ absl::StatusOr<ExpectedKeys> FindExpectedKeys(const LoadSpec& spec, const Checkp
   clock.Enter("expected");
   const absl::StatusOr<std::string>& json = file->json;
   const absl::StatusOr<ConfigValue> config = json.ok() ? ParseConfigJson(*json, path) : json.status();
-  absl::StatusOr<std::shared_ptr<const Manifest>> manifest =
-      config.ok() ? DeriveManifest(*config, path, sources.templates, &context) : config.status();
+  absl::StatusOr<DerivedKeys> derived =
+      config.ok() ? DeriveKeys(*config, path, sources.templates, index, &context) : config.status();
   if (directory != nullptr) {
     // The file is one more of the checkpoint: all of them must have been there at one time.
     KEYLOAD_RETURN_IF_ERROR(directory->CheckEntry(std::string(kConfigFile), file->identity));
     KEYLOAD_RETURN_IF_ERROR(index.CheckEntries());
   }
-  if (manifest.ok()) return ExpectedKeys{.manifest = *std::move(manifest), .from = ExpectedFrom::kConfig};
+  if (derived.ok()) {
+    return ExpectedKeys{.manifest = std::move(derived->manifest),
+                        .from = ExpectedFrom::kConfig,
+                        .warning = std::move(derived->warning)};
+  }
   // One that no template knows is for another program; one that is broken, or contradicts its template, is for nobody.
-  if (demanded || ErrorReason(manifest.status()) != Reason::kConfigNotSupported) return manifest.status();
-  return ExpectedKeys{.manifest = nullptr, .warning = WarningFrom(manifest.status())};
+  if (demanded || ErrorReason(derived.status()) != Reason::kConfigNotSupported) return derived.status();
+  return ExpectedKeys{.manifest = nullptr, .warning = WarningFrom(derived.status())};
 }
 
 }  // namespace keyload
