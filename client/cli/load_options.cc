@@ -23,8 +23,9 @@ void AddKeyOptions(CLI::App& app, LoadOptions& options) {
       ->type_name("checkpoint|config|manifest");
   AddSelectionOptions(app, options.select);
   app.add_option("--base-prefix", options.base_prefix, "Prefix of the base model in the model's keys")->type_name("P");
-  app.add_option("--rename", options.renames, "RE2 rename of checkpoint keys, in order")
-      ->type_name("PATTERN=>REPLACEMENT")
+  app.add_option("--rename", options.renames,
+                 "RE2 rename of checkpoint keys, in order; auto: find one that makes all keys match")
+      ->type_name("PATTERN=>REPLACEMENT|auto")
       ->allow_extra_args(false);
   app.add_option("--names", options.names, "Names per list in the report (default 100)")
       ->type_name("N")
@@ -62,11 +63,16 @@ absl::Status BuildExpected(const LoadOptions& options, LoadInput& input) {
 
 absl::Status BuildRules(const LoadOptions& options, v1::LoadSpec& spec) {
   constexpr std::string_view kArrow = "=>";
+  constexpr std::string_view kAuto = "auto";
   if (options.base_prefix) spec.mutable_rules()->set_base_model_prefix(*options.base_prefix);
   for (const std::string& text : options.renames) {
+    if (text == kAuto) {
+      spec.mutable_rules()->set_rename_auto(true);
+      continue;
+    }
     size_t arrow = text.find(kArrow);
     if (arrow == std::string::npos || arrow == 0) {
-      return UsageError(absl::StrFormat("--rename: \"%s\" is not PATTERN=>REPLACEMENT", text));
+      return UsageError(absl::StrFormat("--rename: \"%s\" is neither PATTERN=>REPLACEMENT nor auto", text));
     }
     v1::Rename& rename = *spec.mutable_rules()->add_renames();
     rename.set_pattern(text.substr(0, arrow));

@@ -15,6 +15,7 @@
 #include "server/base/error.h"
 #include "server/checkpoint/json_checks.h"
 #include "server/checkpoint/json_reader.h"
+#include "server/checkpoint/metadata_aliases.h"
 
 namespace keyload {
 namespace {
@@ -83,6 +84,7 @@ class HeaderParser {
   JsonReader reader_;
   SteppedCharge shapes_{charge_};  // of those that do not fit into a StoredTensor
   bool has_metadata_ = false;
+  MetadataAliases aliases_;
   bool sorted_ = true;
   std::string_view key_;       // of the entry being read, for messages; empty outside entries
   uint64_t key_position_ = 0;  // in the file
@@ -116,6 +118,7 @@ absl::StatusOr<SafetensorsHeader> HeaderParser::Parse() {
   ondemand::document document;
   if (auto error = reader_.Begin(document)) return BadJson(error);
   KEYLOAD_RETURN_IF_ERROR(ParseRoot(document));
+  result_.aliases = aliases_.Find(result_.tensors);
   KEYLOAD_RETURN_IF_ERROR(StoreNames());
   if (!sorted_) SortByOffset();
   if (absl::Status coverage = CheckCoverage(); !coverage.ok()) {
@@ -160,6 +163,7 @@ absl::Status HeaderParser::ParseMetadata(ondemand::value value) {
     if (reader_.GetString(field.value(), text)) {
       return Corrupt(absl::StrFormat("__metadata__ \"%s\" is not a string", Shortened(name)), position);
     }
+    KEYLOAD_RETURN_IF_ERROR(aliases_.Add(name, text, charge_, file_));
   }
   return absl::OkStatus();
 }

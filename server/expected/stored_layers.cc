@@ -45,6 +45,22 @@ bool Includes(const SuffixSet& all, const SuffixSet& some) {
   return std::includes(all.begin(), all.end(), some.begin(), some.end());
 }
 
+std::string_view ModuleOf(std::string_view tensor) {
+  const size_t dot = tensor.rfind('.');
+  return dot == std::string_view::npos ? std::string_view() : tensor.substr(0, dot);
+}
+
+// "model.layers.61.mlp" and "model.layers.2.mlp" are one then.
+std::string WithoutNumbers(std::string_view module) {
+  std::string result;
+  for (const char c : module) {
+    const bool digit = c >= '0' && c <= '9';
+    if (!digit) result += c;
+    if (digit && !result.ends_with('#')) result += '#';
+  }
+  return result;
+}
+
 enum class Storage : uint8_t { kNothing, kFloat, kQuantised };
 
 // Layers with the same last name, which store the same if they are quantised.
@@ -66,14 +82,14 @@ class Follower {
     if (templated_ != nullptr) KEYLOAD_RETURN_IF_ERROR(table_.AddTemplated(*templated_, check_));
     KEYLOAD_RETURN_IF_ERROR(FindStored());
     KEYLOAD_RETURN_IF_ERROR(FormGroups());
-    const bool elsewhere = empty_layers_ > 0 && foreign_ >= std::max(kLeastForeign, empty_layers_);
-    if (elsewhere && (named || quantised_layers_ > 0)) return NotUnderstood();
     StoredLayers result;
-    if (quantised_layers_ == 0) return result;
-    if (templated_ != nullptr) {
+    if (templated_ != nullptr && quantised_layers_ > 0) {
       KEYLOAD_ASSIGN_OR_RETURN(const bool fits, TemplateFits());
       if (fits) return result;
     }
+    const bool elsewhere = empty_layers_ > 0 && foreign_ >= std::max(kLeastForeign, empty_layers_);
+    if (elsewhere && (named || quantised_layers_ > 0)) return NotUnderstood();
+    if (quantised_layers_ == 0) return result;
     result.verdict = StoredLayers::Verdict::kFollowed;
     result.summary = StrCat(quantised_layers_, " of ", table_.layers().size(), " layers are quantised, as ", Example(),
                             "; each is expected to have what the layers like it have");
@@ -83,13 +99,15 @@ class Follower {
 
  private:
   absl::Status FindStored() {
-    absl::flat_hash_set<std::string_view> expected;
-    for (const TensorSpec& tensor : plain_.tensors) expected.insert(tensor.name);
+    // A layer more than the model has is no other name.
+    absl::flat_hash_set<std::string> expected;
+    for (const TensorSpec& tensor : plain_.tensors) expected.insert(WithoutNumbers(ModuleOf(tensor.name)));
     for (uint32_t i = 0; i < index_.tensors().size(); ++i) {
       KEYLOAD_RETURN_IF_ERROR(check_.Check());
       const StoredTensor& tensor = index_.tensors()[i];
       if (table_.AddStored(tensor.name, i)) continue;
-      if (!IsQuantised(tensor.dtype) || tensor.shape.size() < 2 || expected.contains(tensor.name)) continue;
+      if (!IsQuantised(tensor.dtype) || tensor.shape.size() < 2) continue;
+      if (expected.contains(WithoutNumbers(ModuleOf(tensor.name)))) continue;
       if (foreign_++ == 0) first_foreign_ = tensor.name;
     }
     storage_.reserve(table_.layers().size());

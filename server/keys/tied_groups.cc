@@ -39,12 +39,18 @@ int64_t ProviderOf(const std::vector<uint32_t>& members, const std::vector<Model
 
 }  // namespace
 
-void ResolveTiedGroups(const Manifest& manifest, ModelNames& names, const KeyReport* widened, KeyReport& report) {
+std::vector<std::vector<uint32_t>> TiedGroupsOf(const Manifest& manifest, ModelNames& names) {
+  std::vector<std::vector<uint32_t>> groups;
+  groups.reserve(manifest.tied_groups.size());
+  for (const TiedGroup& group : manifest.tied_groups) groups.push_back(Members(group, names));
+  return groups;
+}
+
+void ResolveTiedGroups(std::vector<std::vector<uint32_t>> groups, const KeyReport* widened, KeyReport& report) {
   std::vector<ModelKey>& keys = report.keys;
   uint64_t cut_off = 0;
   std::string first_cut_off;
-  for (const TiedGroup& group : manifest.tied_groups) {
-    std::vector<uint32_t> members = Members(group, names);
+  for (std::vector<uint32_t>& members : groups) {
     const auto unselected = [&](uint32_t member) {
       return keys[member].state == KeyState::kNotSelected && keys[member].stored >= 0;
     };

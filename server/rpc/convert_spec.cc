@@ -72,6 +72,7 @@ KeyRules RulesFrom(const v1::KeyRules& message) {
   KeyRules rules;
   if (message.has_base_model_prefix()) rules.base_model_prefix = message.base_model_prefix();
   for (const v1::Rename& rename : message.renames()) rules.renames.push_back({rename.pattern(), rename.replacement()});
+  rules.rename_auto = message.rename_auto();
   rules.ignore_missing.assign(message.ignore_missing().begin(), message.ignore_missing().end());
   rules.ignore_unexpected.assign(message.ignore_unexpected().begin(), message.ignore_unexpected().end());
   return rules;
