@@ -1,7 +1,7 @@
 #include "server/signals.h"
 
-#include <signal.h>
 #include <poll.h>
+#include <signal.h>
 #include <unistd.h>
 
 #include <algorithm>

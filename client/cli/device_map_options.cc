@@ -1,9 +1,11 @@
 #include "client/cli/device_map_options.h"
 
+#include <algorithm>
 #include <cstdint>
 #include <set>
 #include <utility>
 
+#include "absl/strings/ascii.h"
 #include "absl/strings/numbers.h"
 #include "absl/strings/str_format.h"
 #include "absl/strings/str_split.h"
@@ -49,16 +51,28 @@ absl::Status ReadEntries(const std::string& path, v1::DeviceMapSpec& spec) {
 
 absl::Status ParseMaxMemory(const std::string& text, v1::DeviceMapSpec& spec) {
   for (const std::string& item : std::vector<std::string>(absl::StrSplit(text, ','))) {
-    size_t equals = item.find('=');
-    if (equals == std::string::npos || equals == 0) {
-      return UsageError(absl::StrFormat("--max-memory: \"%s\" is not DEVICE=SIZE", item));
+    const size_t equals = std::min(item.find('='), item.size());
+    std::string device = item.substr(0, equals);
+    absl::StripAsciiWhitespace(&device);
+    if (equals == item.size() || device.empty()) {
+      return UsageError(absl::StrFormat("--max-memory: \"%s\" is not DEVICE=SIZE, as 0=20GiB or cpu=64GiB is", item));
     }
     KEYLOAD_ASSIGN_OR_RETURN(uint64_t bytes, ParseSizeFlag("--max-memory", item.substr(equals + 1)));
-    if (!spec.mutable_max_memory()->insert({item.substr(0, equals), bytes}).second) {
-      return UsageError(absl::StrFormat("--max-memory: %s is named twice", item.substr(0, equals)));
+    if (!spec.mutable_max_memory()->insert({device, bytes}).second) {
+      return UsageError(absl::StrFormat("--max-memory: %s is named twice", device));
     }
   }
   return absl::OkStatus();
+}
+
+// Limits exclude what they do not name. Of planned GPUs the size is said already, so that limits for the host alone add
+// the host to them.
+void AddPlannedGpus(v1::DeviceMapSpec& spec) {
+  auto& limits = *spec.mutable_max_memory();
+  const bool host_only = std::all_of(limits.begin(), limits.end(),
+                                     [](const auto& limit) { return limit.first == "cpu" || limit.first == "disk"; });
+  if (limits.empty() || !host_only) return;
+  for (const v1::VirtualDevice& device : spec.plan_for()) limits[device.device()] = device.bytes();
 }
 
 absl::Status ParsePlanFor(const std::string& text, v1::DeviceMapSpec& spec) {
@@ -117,6 +131,7 @@ absl::StatusOr<v1::DeviceMapSpec> BuildDeviceMapSpec(const DeviceMapOptions& opt
   spec.set_offload_buffers(options.offload_buffers);
   spec.set_fallback_allocation(options.fallback_allocation);
   if (!options.plan_for.empty()) KEYLOAD_RETURN_IF_ERROR(ParsePlanFor(options.plan_for, spec));
+  AddPlannedGpus(spec);
   return spec;
 }
 

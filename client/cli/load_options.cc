@@ -5,6 +5,7 @@
 #include "absl/strings/str_format.h"
 #include "absl/time/time.h"
 #include "client/cli/command_context.h"
+#include "client/cli/dtype_words.h"
 #include "client/cli/enum_words.h"
 #include "client/cli/exit_code.h"
 #include "client/cli/input_file.h"
@@ -24,8 +25,9 @@ void AddKeyOptions(CLI::App& app, LoadOptions& options) {
       ->type_name("DIR");
   AddSelectionOptions(app, options.select);
   app.add_option("--base-prefix", options.base_prefix, "Prefix of the base model in the model's keys")->type_name("P");
-  app.add_option("--rename", options.renames, "RE2 rename of checkpoint keys, in order")
-      ->type_name("PATTERN=>REPLACEMENT")
+  app.add_option("--rename", options.renames,
+                 "RE2 rename of checkpoint keys, in order; auto: find one that makes all keys match")
+      ->type_name("PATTERN=>REPLACEMENT|auto")
       ->allow_extra_args(false);
   app.add_option("--names", options.names, "Names per list in the report (default 100)")
       ->type_name("N")
@@ -71,11 +73,16 @@ absl::Status BuildExpected(const LoadOptions& options, const std::filesystem::pa
 
 absl::Status BuildRules(const LoadOptions& options, v1::LoadSpec& spec) {
   constexpr std::string_view kArrow = "=>";
+  constexpr std::string_view kAuto = "auto";
   if (options.base_prefix) spec.mutable_rules()->set_base_model_prefix(*options.base_prefix);
   for (const std::string& text : options.renames) {
+    if (text == kAuto) {
+      spec.mutable_rules()->set_rename_auto(true);
+      continue;
+    }
     size_t arrow = text.find(kArrow);
     if (arrow == std::string::npos || arrow == 0) {
-      return UsageError(absl::StrFormat("--rename: \"%s\" is not PATTERN=>REPLACEMENT", text));
+      return UsageError(absl::StrFormat("--rename: \"%s\" is neither PATTERN=>REPLACEMENT nor auto", text));
     }
     v1::Rename& rename = *spec.mutable_rules()->add_renames();
     rename.set_pattern(text.substr(0, arrow));
@@ -118,7 +125,8 @@ void AddLoadOptions(CLI::App& app, LoadOptions& options) {
   AddReportOnlyOption(app, options.report_only);
   AddStorageOptions(app, options);
   AddDeviceMapOptions(app, options.device_map);
-  app.add_option("--dtype", options.dtype, "Convert floating tensors to this safetensors dtype")->type_name("T");
+  app.add_option("--dtype", options.dtype, "Convert floating tensors to this dtype; without it they stay as stored")
+      ->type_name("BF16|F16|F32|F64");
   app.add_option("--missing", options.missing, "What missing keys become")->type_name("leave|zeros|init");
   app.add_flag("--allow-no-weights", options.allow_no_weights, "A directory without weights is an empty checkpoint");
   app.add_option("--weights", options.weights, "Which set, where a directory holds several")->type_name("SET");
@@ -161,7 +169,7 @@ absl::StatusOr<LoadInput> BuildLoadInput(const LoadOptions& options, const std::
   KEYLOAD_ASSIGN_OR_RETURN(*spec.mutable_device_map(), BuildDeviceMapSpec(options.device_map));
   KEYLOAD_RETURN_IF_ERROR(BuildPolicies(options, spec));
   if (auto limits = BuildLimits(options.limits)) *spec.mutable_limits() = *std::move(limits);
-  spec.set_dtype(options.dtype);
+  spec.set_dtype(DTypeFromWord(options.dtype));
   spec.set_detach(options.detach);
   spec.set_name_limit(options.names);
   spec.set_priority(options.priority);

@@ -31,7 +31,7 @@ struct LoadOptions {
   std::string dtype;
   std::string missing;
   std::optional<std::string> base_prefix;
-  std::vector<std::string> renames;  // PATTERN=>REPLACEMENT
+  std::vector<std::string> renames;  // PATTERN=>REPLACEMENT, or auto
   bool allow_no_weights = false;
   std::string weights;
   std::string if_exists;

@@ -1,5 +1,6 @@
 #include "server/base/byte_size.h"
 
+#include <algorithm>
 #include <array>
 #include <cmath>
 #include <limits>
@@ -17,20 +18,33 @@ struct Unit {
   std::string_view suffix;
   uint64_t bytes;
 };
-constexpr std::array<Unit, 8> kUnits = {{{"kib", 1ull << 10},
-                                         {"mib", 1ull << 20},
-                                         {"gib", 1ull << 30},
-                                         {"tib", 1ull << 40},
-                                         {"kb", 1000},
-                                         {"mb", 1000'000},
-                                         {"gb", 1000'000'000},
-                                         {"tb", 1000'000'000'000}}};
+constexpr std::array<Unit, 12> kUnits = {{{"kib", 1ull << 10},
+                                          {"mib", 1ull << 20},
+                                          {"gib", 1ull << 30},
+                                          {"tib", 1ull << 40},
+                                          {"ki", 1ull << 10},
+                                          {"mi", 1ull << 20},
+                                          {"gi", 1ull << 30},
+                                          {"ti", 1ull << 40},
+                                          {"kb", 1000},
+                                          {"mb", 1000'000},
+                                          {"gb", 1000'000'000},
+                                          {"tb", 1000'000'000'000}}};
+
+// A number and then letters: what is wrong is the unit.
+bool HasUnknownUnit(std::string_view text) {
+  const size_t unit = std::min(text.find_first_not_of("0123456789. "), text.size());
+  return unit > 0 && unit < text.size() &&
+         std::all_of(text.begin() + static_cast<ptrdiff_t>(unit), text.end(), absl::ascii_isalpha);
+}
 
 }  // namespace
 
 absl::StatusOr<uint64_t> ParseByteSize(std::string_view text) {
   const auto error = [&] {
-    return MakeError(Reason::kBadRequest, StrCat("\"", text, "\" is not a size such as 20GiB, 512MB or 4096"));
+    std::string message = StrCat("\"", text, "\" is not a size such as 20GiB, 512MB or 4096");
+    if (HasUnknownUnit(text)) message += "; units are KiB, MiB, GiB, TiB, or KB, MB, GB, TB for powers of 1000";
+    return MakeError(Reason::kBadRequest, message);
   };
   const std::string lower = absl::AsciiStrToLower(absl::StripAsciiWhitespace(ToAbsl(text)));
   std::string_view number = lower;

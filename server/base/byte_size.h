@@ -8,9 +8,9 @@
 
 namespace keyload {
 
-// "20GiB", "512MiB", "1.5GB", "4096": a number of bytes. Suffixes KiB MiB GiB TiB are binary, KB MB GB TB decimal, in
-// any case; no suffix means bytes. BAD_REQUEST on anything else, on negative numbers and on overflow. (accelerate reads
-// a final lower-case "b" as bits; keyload does not.)
+// "20GiB", "512MiB", "1.5GB", "4096": a number of bytes. Suffixes KiB MiB GiB TiB (or Ki Mi Gi Ti) are binary, KB MB GB
+// TB decimal, in any case, with or without a space before them; no suffix means bytes. BAD_REQUEST on anything else, on
+// negative numbers and on overflow. (accelerate reads a final lower-case "b" as bits; keyload does not.)
 absl::StatusOr<uint64_t> ParseByteSize(std::string_view text);
 
 // For people, in binary units with at most one decimal: "90.9 MiB", "512 B".

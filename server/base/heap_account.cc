@@ -9,13 +9,13 @@ namespace keyload {
 namespace {
 
 absl::Status NoRoom(std::string_view what, uint64_t bytes, uint64_t used, uint64_t limit) {
-  return MakeError(Reason::kMemoryExhausted,
-                   StrCat(what, " needs ", bytes,
-                          " bytes more: requests, documents and the tables of loaded models use ", used, " of the ",
-                          limit,
-                          " bytes that they may have together (--request-memory); try again when other requests have "
-                          "ended, unload models, ask for less at a time, or allow more"),
-                   {{"requested_bytes", StrCat(bytes)}, {"limit_bytes", StrCat(limit)}});
+  return MakeError(
+      Reason::kMemoryExhausted,
+      StrCat(what, " needs ", bytes, " bytes more: requests, documents and the tables of loaded models use ", used,
+             " of the ", limit,
+             " bytes that they may have together (--request-memory); try again when other requests have "
+             "ended, unload models, ask for less at a time, or allow more"),
+      {{"requested_bytes", StrCat(bytes)}, {"limit_bytes", StrCat(limit)}});
 }
 
 }  // namespace

@@ -78,11 +78,11 @@ std::shared_ptr<const Value> WithCharge(std::shared_ptr<const Value> value, Heap
   return std::shared_ptr<const Value>(std::move(owner), held);
 }
 
-// The heap that the work on one request takes, for tables that grow with what the request or its files bring. Thread-safe.
+// The heap that the work on one request takes, for tables that grow with what the request or its files bring.
+// Thread-safe.
 class RequestHeap {
  public:
-  explicit RequestHeap(std::shared_ptr<HeapAccount> account)
-      : account_(*account), charge_(std::move(account)) {}
+  explicit RequestHeap(std::shared_ptr<HeapAccount> account) : account_(*account), charge_(std::move(account)) {}
 
   // Call before the heap is taken; it counts until the request is over. See
   // HeapAccount::CheckForOne and HeapCharge::Resize.

@@ -26,8 +26,8 @@ class HeapTrimmer {
   std::thread thread_;
 };
 
-// Whether `free_bytes` of free heap are to be given back: they are those of the look before, or nearly, and more than were
-// left after the last time. Confine to one thread.
+// Whether `free_bytes` of free heap are to be given back: they are those of the look before, or nearly, and more than
+// were left after the last time. Confine to one thread.
 class TrimDecision {
  public:
   bool Look(size_t free_bytes);

@@ -20,8 +20,7 @@ class ShareSlots {
   // Held until its destruction.
   class Slot {
    public:
-    Slot(Slot&& other) noexcept
-        : slots_(std::exchange(other.slots_, nullptr)), share_(std::move(other.share_)) {}
+    Slot(Slot&& other) noexcept : slots_(std::exchange(other.slots_, nullptr)), share_(std::move(other.share_)) {}
     Slot& operator=(Slot&&) = delete;
     ~Slot() {
       if (slots_ != nullptr) slots_->Give(share_);

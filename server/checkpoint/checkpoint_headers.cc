@@ -6,6 +6,12 @@
 
 namespace keyload {
 
+uint64_t MemoryBytes(const StoredAliases& aliases) {
+  uint64_t bytes = aliases.capacity() * sizeof(StoredAlias);
+  for (const StoredAlias& names : aliases) bytes += names.alias.capacity() + names.stored.capacity();
+  return bytes;
+}
+
 CheckpointHeaders::CheckpointHeaders(Content content)
     : content_(std::move(content)), by_name_(content_.tensors.size()) {
   const auto name_at = [this](uint32_t i) { return content_.tensors[i].name; };
@@ -55,7 +61,10 @@ uint64_t CheckpointHeaders::CountBytes() const {
   for (const StoredTensor& tensor : content_.tensors) {
     bytes += HeapOf(tensor.shape);
   }
-  for (const ShardHeader& shard : content_.shards) bytes += shard.file.capacity() + shard.names->capacity();
+  for (const ShardHeader& shard : content_.shards) {
+    bytes += shard.file.capacity() + shard.names->capacity();
+    if (shard.aliases != nullptr) bytes += MemoryBytes(*shard.aliases);
+  }
   for (const auto& block : content_.name_blocks) bytes += block->capacity();
   for (const auto* keys : {&content_.index_only_keys, &content_.unindexed_keys}) {
     for (const std::string& key : *keys) bytes += sizeof(key) + key.capacity();

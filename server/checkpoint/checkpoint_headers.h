@@ -23,6 +23,14 @@ struct StoredTensor {
   DType dtype = DType::kF32;
 };
 
+// A further name of a stored tensor, as __metadata__ says it: safetensors' save_model stores a shared tensor once.
+struct StoredAlias {
+  std::string alias;
+  std::string stored;  // the tensor's name in the same shard
+};
+using StoredAliases = std::vector<StoredAlias>;
+uint64_t MemoryBytes(const StoredAliases& aliases);
+
 // One shard's part of CheckpointHeaders.
 struct ShardHeader {
   std::string file;  // name inside the checkpoint
@@ -30,7 +38,8 @@ struct ShardHeader {
   uint64_t data_offset = 0;
   uint32_t first_tensor = 0;
   uint32_t tensor_count = 0;
-  std::shared_ptr<const std::string> names;  // storage behind its StoredTensor::name
+  std::shared_ptr<const std::string> names;                // storage behind its StoredTensor::name
+  std::shared_ptr<const StoredAliases> aliases = nullptr;  // null: none
 };
 
 // What the headers of a checkpoint's shards and its index file say, without paths and descriptors: what several opens

@@ -78,7 +78,8 @@ absl::Status HeaderAssembly::Append(uint32_t number, Waiting waiting) {
                              .data_offset = shard.data_offset,
                              .first_tensor = static_cast<uint32_t>(first),
                              .tensor_count = static_cast<uint32_t>(count),
-                             .names = before == nullptr ? std::move(read.names) : before->names});
+                             .names = before == nullptr ? std::move(read.names) : before->names,
+                             .aliases = before == nullptr ? std::move(read.aliases) : before->aliases});
   return InsertNames(first);
 }
 

@@ -122,9 +122,8 @@ CheckpointOpener::Result CheckpointOpener::OpenDirectory(OpenedPath opened, cons
   }
   content_.directory = std::make_shared<const CheckpointDirectory>(std::move(opened));
   content_.resolved = content_.directory->resolved();
-  KEYLOAD_ASSIGN_OR_RETURN(WeightFile file,
-                           FindWeights(roots_, content_.directory->opened(), weights, source_.allow_no_weights,
-                                       context_, charge_.get()));
+  KEYLOAD_ASSIGN_OR_RETURN(WeightFile file, FindWeights(roots_, content_.directory->opened(), weights,
+                                                        source_.allow_no_weights, context_, charge_.get()));
   if (file.kind == WeightFile::Kind::kNone) {
     return Finish(std::make_shared<CheckpointHeaders>(CheckpointHeaders::Content()));
   }

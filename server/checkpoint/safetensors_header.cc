@@ -14,6 +14,7 @@
 #include "server/base/error.h"
 #include "server/checkpoint/json_checks.h"
 #include "server/checkpoint/json_reader.h"
+#include "server/checkpoint/metadata_aliases.h"
 
 namespace keyload {
 namespace {
@@ -82,6 +83,7 @@ class HeaderParser {
   JsonReader reader_;
   SteppedCharge shapes_{charge_};  // of those that do not fit into a StoredTensor
   bool has_metadata_ = false;
+  MetadataAliases aliases_;
   bool sorted_ = true;
   std::string_view key_;       // of the entry being read, for messages; empty outside entries
   uint64_t key_position_ = 0;  // in the file
@@ -115,6 +117,7 @@ absl::StatusOr<SafetensorsHeader> HeaderParser::Parse() {
   ondemand::document document;
   if (auto error = reader_.Begin(document)) return BadJson(error);
   KEYLOAD_RETURN_IF_ERROR(ParseRoot(document));
+  result_.aliases = aliases_.Find(result_.tensors);
   KEYLOAD_RETURN_IF_ERROR(StoreNames());
   if (!sorted_) SortByOffset();
   if (absl::Status coverage = CheckCoverage(); !coverage.ok()) {
@@ -160,6 +163,7 @@ absl::Status HeaderParser::ParseMetadata(ondemand::value value) {
       if (error == simdjson::MEMALLOC) return BadJson(error);
       return Corrupt(absl::StrFormat("__metadata__ \"%s\" is not a string", Shortened(name)), position);
     }
+    KEYLOAD_RETURN_IF_ERROR(aliases_.Add(name, text, charge_, file_));
   }
   return absl::OkStatus();
 }
@@ -302,9 +306,8 @@ absl::Status HeaderParser::CheckNames() {
   std::vector<StoredTensor>& tensors = result_.tensors;
   std::sort(tensors.begin(), tensors.end(),
             [](const StoredTensor& a, const StoredTensor& b) { return a.name < b.name; });
-  const auto twice =
-      std::adjacent_find(tensors.begin(), tensors.end(),
-                         [](const StoredTensor& a, const StoredTensor& b) { return a.name == b.name; });
+  const auto twice = std::adjacent_find(tensors.begin(), tensors.end(),
+                                        [](const StoredTensor& a, const StoredTensor& b) { return a.name == b.name; });
   if (twice == tensors.end()) return absl::OkStatus();
   return MakeError(Reason::kCheckpointCorrupt,
                    absl::StrFormat("%s: tensor \"%s\" comes twice in the header", file_, Shortened(twice->name)),

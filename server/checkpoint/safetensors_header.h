@@ -29,8 +29,9 @@ inline constexpr size_t kMaxRank = 64;                    // as many dimensions 
 absl::StatusOr<uint64_t> ParseHeaderLength(std::string_view prefix, uint64_t file_size, std::string_view file);
 
 struct SafetensorsHeader {
-  std::vector<StoredTensor> tensors;         // by offset; they cover the data without hole or overlap
-  std::shared_ptr<const std::string> names;  // storage behind StoredTensor::name
+  std::vector<StoredTensor> tensors;             // by offset; they cover the data without hole or overlap
+  std::shared_ptr<const std::string> names;      // storage behind StoredTensor::name
+  std::shared_ptr<const StoredAliases> aliases;  // further names of its tensors, of __metadata__; null: none
   uint64_t data_offset = 0;
 };
 

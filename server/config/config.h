@@ -51,9 +51,9 @@ struct Config {
   std::optional<uint64_t> hold_memory_bytes;   // page cache kept locked; absent: half of what the machine allows
   // Buffers between file and device, all loads together; absent: 256 MiB, or less where the machine allows little.
   std::optional<uint64_t> scratch_bytes;
-  HugePages huge_pages = HugePages::kNever;     // for models on the device cpu
-  uint64_t send_bytes = uint64_t{256} << 20;    // answers on their way to clients
-  uint32_t max_connections = 4096;              // open ones of each listener
+  HugePages huge_pages = HugePages::kNever;   // for models on the device cpu
+  uint64_t send_bytes = uint64_t{256} << 20;  // answers on their way to clients
+  uint32_t max_connections = 4096;            // open ones of each listener
   uint32_t max_connections_per_peer = 1024;
   uint32_t max_calls = 4096;  // open ones
   uint32_t max_calls_per_peer = 2048;

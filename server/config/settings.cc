@@ -303,7 +303,8 @@ constexpr Setting kSettings[] = {
      "Put models on the device cpu into huge pages that are set aside (vm.nr_hugepages): never, try or require [never]",
      ApplyHugePages, Same<&Config::huge_pages>, nullptr},
     {"--request-memory", "KEYLOADD_REQUEST_MEMORY", "request_memory", SettingKind::kSize, '\0', "SIZE",
-     "Memory for what requests bring (key lists, manifests, large messages) and for the tables that planning makes of it, "
+     "Memory for what requests bring (key lists, manifests, large messages) and for the tables that planning makes of "
+     "it, "
      "all together; one request may take half [an eighth of what the machine allows, at most 1GiB]",
      ApplyMemory<&Config::request_memory_bytes>, Same<&Config::request_memory_bytes>, nullptr},
     {"--send-memory", "KEYLOADD_SEND_MEMORY", "send_memory", SettingKind::kSize, '\0', "SIZE",

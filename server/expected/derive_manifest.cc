@@ -16,6 +16,7 @@
 #include "server/base/whole_file.h"
 #include "server/checkpoint/json_checks.h"
 #include "server/expected/expand.h"
+#include "server/expected/stored_layers.h"
 
 namespace keyload {
 namespace {
@@ -66,10 +67,14 @@ class Deriver {
           const RequestContext* context)
       : config_(config), file_(file), directories_(directories), context_(context) {}
 
-  absl::StatusOr<std::shared_ptr<const Manifest>> Run() {
+  // Whether the configuration names a quantization, known or not.
+  bool NamesQuantization() const { return QuantizationConfig() != nullptr; }
+
+  enum class Layers { kPlain, kQuantised };
+  absl::StatusOr<std::shared_ptr<const Manifest>> Run(Layers layers) {
     KEYLOAD_RETURN_IF_ERROR(FindFamily());
     KEYLOAD_ASSIGN_OR_RETURN(const std::string_view head, FindHead());
-    KEYLOAD_RETURN_IF_ERROR(FindQuantization());
+    if (layers == Layers::kQuantised) KEYLOAD_RETURN_IF_ERROR(FindQuantization());
     KEYLOAD_ASSIGN_OR_RETURN(const DType dtype, FindDType());
     KEYLOAD_ASSIGN_OR_RETURN(std::vector<Value> values, FindValues(*family_, config_, file_, head));
     auto manifest = std::make_shared<Manifest>();
@@ -131,15 +136,27 @@ class Deriver {
                         StrCat(family_->file, " does not know the architecture \"", Shortened(architecture_), "\""));
   }
 
+  // compressed-tensors had a name of its own for it, and so has MLX.
+  const ConfigValue* QuantizationConfig() const {
+    for (const std::string_view name : {"quantization_config", "compression_config", "quantization"}) {
+      const ConfigValue* given = config_.Find(name);
+      if (given != nullptr && !given->is_null() && (name == "quantization_config" || given->object() != nullptr))
+        return given;
+    }
+    return nullptr;
+  }
+
   absl::Status FindQuantization() {
-    const ConfigValue* given = config_.Find("quantization_config");
-    if (given == nullptr || given->is_null()) return absl::OkStatus();
+    const ConfigValue* given = QuantizationConfig();
+    if (given == nullptr) return absl::OkStatus();
     if (given->object() == nullptr) return Invalid(file_, "quantization_config is not an object");
     const std::string_view method = TextAt(given->Find("quant_method"));
     KEYLOAD_ASSIGN_OR_RETURN(method_, FindTemplate(method, TemplateKind::kQuantization, directories_));
     if (!method_) {
-      return NotSupported(file_,
-                          StrCat("no template for quantization_config.quant_method \"", Shortened(method), "\""));
+      const std::string problem =
+          method.empty() ? "the quantization has no quant_method"
+                         : StrCat("no template for quantization_config.quant_method \"", Shortened(method), "\"");
+      return NotSupported(file_, problem);
     }
     KEYLOAD_ASSIGN_OR_RETURN(quantization_, Quantization::Create(*method_, *given, file_));
     return absl::OkStatus();
@@ -184,6 +201,11 @@ class Deriver {
   std::string_view architecture_;
 };
 
+absl::StatusOr<DerivedKeys> AsKeys(absl::StatusOr<std::shared_ptr<const Manifest>> manifest) {
+  if (!manifest.ok()) return manifest.status();
+  return DerivedKeys{.manifest = *std::move(manifest), .warning = ""};
+}
+
 }  // namespace
 
 std::string BuiltInTemplateDirectory() {
@@ -195,7 +217,34 @@ std::string BuiltInTemplateDirectory() {
 absl::StatusOr<std::shared_ptr<const Manifest>> DeriveManifest(const ConfigValue& config, std::string_view file,
                                                                const TemplateDirectories& directories,
                                                                const RequestContext* context) {
-  return Deriver(config, file, directories, context).Run();
+  return Deriver(config, file, directories, context).Run(Deriver::Layers::kQuantised);
+}
+
+absl::StatusOr<DerivedKeys> DeriveKeys(const ConfigValue& config, std::string_view file,
+                                       const TemplateDirectories& directories, const CheckpointIndex& index,
+                                       const RequestContext* context) {
+  using Verdict = StoredLayers::Verdict;
+  absl::StatusOr<std::shared_ptr<const Manifest>> derived = DeriveManifest(config, file, directories, context);
+  const bool supported = derived.ok() || ErrorReason(derived.status()) == Reason::kConfigNotSupported;
+  if (!supported || !StoresQuantisedTensors(index)) return AsKeys(std::move(derived));
+  Deriver plain_deriver(config, file, directories, context);
+  const absl::StatusOr<std::shared_ptr<const Manifest>> plain = plain_deriver.Run(Deriver::Layers::kPlain);
+  if (!plain.ok()) return AsKeys(std::move(derived));  // the model itself is not known
+  const bool named = plain_deriver.NamesQuantization();
+  const Manifest* quantised = named && derived.ok() ? derived->get() : nullptr;
+  KEYLOAD_ASSIGN_OR_RETURN(StoredLayers stored, FollowStoredLayers(**plain, quantised, named, index, context));
+  if (stored.verdict == Verdict::kAsDerived) return AsKeys(std::move(derived));
+  const std::string problem =
+      !derived.ok() ? std::string(derived.status().message())
+      : named       ? StrCat(file, ": the checkpoint's layers do not store what the template of its quantization says")
+                    : StrCat(file, " does not say that weights are quantised");
+  if (stored.verdict == Verdict::kNotUnderstood)
+    return MakeError(Reason::kConfigNotSupported, StrCat(problem, "; ", stored.summary), {{"file", std::string(file)}});
+  auto manifest = std::make_shared<Manifest>(std::move(stored.manifest));
+  if (const absl::Status status = ValidateManifest(*manifest); !status.ok())
+    return MakeError(Reason::kConfigNotSupported, StrCat(problem, "; ", ToStd(status.message())),
+                     {{"file", std::string(file)}});
+  return DerivedKeys{.manifest = std::move(manifest), .warning = StrCat(problem, "; ", stored.summary)};
 }
 
 }  // namespace keyload

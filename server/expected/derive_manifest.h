@@ -7,6 +7,7 @@
 
 #include "absl/status/statusor.h"
 #include "server/base/request_context.h"
+#include "server/checkpoint/checkpoint_index.h"
 #include "server/expected/config_value.h"
 #include "server/keys/manifest.h"
 
@@ -26,5 +27,18 @@ std::string BuiltInTemplateDirectory();
 absl::StatusOr<std::shared_ptr<const Manifest>> DeriveManifest(const ConfigValue& config, std::string_view file,
                                                                const TemplateDirectories& directories,
                                                                const RequestContext* context = nullptr);
+
+struct DerivedKeys {
+  std::shared_ptr<const Manifest> manifest;
+  std::string warning;  // how quantised layers were understood; empty: as the templates say
+};
+
+// The same for the checkpoint that `index` has. Where it stores quantised weights and the configuration is silent about
+// them, has no template for the method, or one that is not right for these layers, the layers are expected to have what
+// those like them have (FollowStoredLayers). CONFIG_NOT_SUPPORTED besides: quantised tensors are under names that such
+// a model does not have.
+absl::StatusOr<DerivedKeys> DeriveKeys(const ConfigValue& config, std::string_view file,
+                                       const TemplateDirectories& directories, const CheckpointIndex& index,
+                                       const RequestContext* context = nullptr);
 
 }  // namespace keyload

@@ -6,6 +6,7 @@
 #include "server/base/error.h"
 #include "server/checkpoint/natural_order.h"
 #include "server/keys/key_converter.h"
+#include "server/keys/stored_aliases.h"
 
 namespace keyload {
 namespace {
@@ -35,6 +36,23 @@ absl::Status AppendIndexOnly(const CheckpointIndex& index, const RenameRules& re
     KEYLOAD_RETURN_IF_ERROR(check.Check(renames.CostOf(name)));
     KEYLOAD_ASSIGN_OR_RETURN(const std::string_view renamed, renames.Apply(name, arena, work));
     if (taken.insert(renamed).second) entries.push_back({.name = renamed});
+  }
+  return absl::OkStatus();
+}
+
+// Further names of stored tensors, without those that another key has.
+absl::Status AppendAliases(const CheckpointIndex& index, const RenameRules& renames, NameArena& arena, SearchWork& work,
+                           PeriodicCheck& check, std::vector<NamedTensor>& entries) {
+  if (!HasAliases(index)) return absl::OkStatus();
+  absl::flat_hash_set<std::string_view> taken;
+  for (const NamedTensor& entry : entries) taken.insert(entry.name);
+  for (const ShardHeader& shard : index.headers().shards()) {
+    if (shard.aliases == nullptr) continue;
+    for (const StoredAlias& names : *shard.aliases) {
+      KEYLOAD_RETURN_IF_ERROR(check.Check(renames.CostOf(names.alias)));
+      KEYLOAD_ASSIGN_OR_RETURN(const std::string_view renamed, renames.Apply(names.alias, arena, work));
+      if (taken.insert(renamed).second) entries.push_back({.name = renamed});
+    }
   }
   return absl::OkStatus();
 }
@@ -123,6 +141,7 @@ absl::StatusOr<std::vector<NamedTensor>> RenamedTensors(const CheckpointIndex& i
     entries.push_back({.name = name, .stored = stored});
   }
   KEYLOAD_RETURN_IF_ERROR(AppendIndexOnly(index, renames, arena, work, check, entries));
+  KEYLOAD_RETURN_IF_ERROR(AppendAliases(index, renames, arena, work, check, entries));
 
   std::vector<std::string_view> names;
   names.reserve(entries.size());
@@ -138,7 +157,7 @@ absl::StatusOr<std::vector<NamedTensor>> RenamedTensors(const CheckpointIndex& i
 absl::StatusOr<std::vector<ModelKey>> KeysOfCheckpoint(const CheckpointIndex& index, const RenameRules& renames,
                                                        NameArena& arena, SearchWork& work, PeriodicCheck& check) {
   std::vector<ModelKey> keys;
-  if (renames.empty() && index.index_only_keys().empty()) {
+  if (renames.empty() && index.index_only_keys().empty() && !HasAliases(index)) {
     keys.reserve(index.tensors().size());
     for (const uint32_t stored : index.headers().NaturalOrder()) {
       KEYLOAD_RETURN_IF_ERROR(check.Check());

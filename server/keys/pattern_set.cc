@@ -15,7 +15,7 @@ constexpr int64_t kAllPatternsMemory = 64 << 20;
 constexpr int64_t kLeastMemory = 32 << 10;     // that RE2 is given for a program, and
 constexpr int64_t kMemoryPerCharacter = 2048;  // for each character of its pattern: room for many states of its cache
 constexpr uint64_t kStepsPerTarget = 128;      // of a conversion: making its name out of one and looking that up
-constexpr uint64_t kRuleStepsPerUnit = 8192;  // of PeriodicCheck; a search is mostly far faster than its worst case
+constexpr uint64_t kRuleStepsPerUnit = 8192;   // of PeriodicCheck; a search is mostly far faster than its worst case
 constexpr int64_t kAlternationMemoryBytes = 16 << 20;
 
 absl::Status InvalidPattern(std::string_view field, std::string_view pattern, std::string_view why) {
@@ -80,23 +80,24 @@ absl::Status PatternBudget::TakeProgram(std::string_view field, std::string_view
 absl::Status PatternBudget::CheckWork(uint64_t name_bytes) const {
   const uint64_t per_byte = instructions_ + target_steps_;
   if (name_bytes == 0 || per_byte <= kMostSteps / name_bytes) return absl::OkStatus();
-  return MakeError(Reason::kPatternInvalid,
-                   absl::StrCat("renames, conversions and ignore patterns: they come to ", per_byte,
-                                " instructions, targets included, to be searched in ", name_bytes,
-                                " bytes of names; at most ", kMostSteps, " of one times the other are taken: give fewer or simpler patterns"),
-                   {{"instructions", absl::StrCat(per_byte)},
-                    {"name_bytes", absl::StrCat(name_bytes)},
-                    {"limit_steps", absl::StrCat(kMostSteps)}});
+  return MakeError(
+      Reason::kPatternInvalid,
+      absl::StrCat("renames, conversions and ignore patterns: they come to ", per_byte,
+                   " instructions, targets included, to be searched in ", name_bytes, " bytes of names; at most ",
+                   kMostSteps, " of one times the other are taken: give fewer or simpler patterns"),
+      {{"instructions", absl::StrCat(per_byte)},
+       {"name_bytes", absl::StrCat(name_bytes)},
+       {"limit_steps", absl::StrCat(kMostSteps)}});
 }
 
 absl::Status SearchWork::Take(uint64_t instructions, std::string_view name) {
   steps_ += instructions * name.size();
   if (steps_ <= PatternBudget::kMostSteps) return check_.Check(CostOfSearch(instructions, name));
-  return MakeError(Reason::kPatternInvalid,
-                   absl::StrCat("renames: searching the names that they make takes more than ",
-                                PatternBudget::kMostSteps,
-                                " instructions in all: give fewer or simpler renames, or such as make shorter names"),
-                   {{"limit_steps", absl::StrCat(PatternBudget::kMostSteps)}});
+  return MakeError(
+      Reason::kPatternInvalid,
+      absl::StrCat("renames: searching the names that they make takes more than ", PatternBudget::kMostSteps,
+                   " instructions in all: give fewer or simpler renames, or such as make shorter names"),
+      {{"limit_steps", absl::StrCat(PatternBudget::kMostSteps)}});
 }
 
 uint64_t CostOfSearch(uint64_t instructions, std::string_view name) {

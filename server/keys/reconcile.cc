@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <utility>
 
+#include "absl/container/flat_hash_map.h"
 #include "absl/container/flat_hash_set.h"
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_join.h"
@@ -16,6 +17,8 @@
 #include "server/keys/name_arena.h"
 #include "server/keys/pattern_set.h"
 #include "server/keys/rename_rules.h"
+#include "server/keys/rename_suggestion.h"
+#include "server/keys/stored_aliases.h"
 #include "server/keys/tied_groups.h"
 
 namespace keyload {
@@ -213,6 +216,37 @@ absl::Status WarnAboutSelection(const KeySelection& selection, uint64_t selected
   return absl::OkStatus();
 }
 
+absl::StatusOr<RenameSuggestion> SuggestFor(const KeyReport& report, PeriodicCheck& check) {
+  std::vector<NamedShape> lacking, spare;
+  for (const UnexpectedKey& key : report.unexpected) {
+    if (!key.ignored) spare.push_back({.name = key.name, .shape = &report.index->tensors()[key.stored].shape});
+  }
+  if (spare.empty()) return RenameSuggestion();
+  for (const ModelKey& key : report.keys) {
+    const bool lacks = key.stored < 0 && key.made < 0 && key.kind != TensorKind::kNonPersistentBuffer;
+    if (lacks) lacking.push_back({.name = key.name, .shape = &key.shape});
+  }
+  return SuggestRenames(lacking, spare, check);
+}
+
+// Of a checkpoint's own keys.
+absl::StatusOr<std::vector<std::vector<uint32_t>>> AliasGroups(const CheckpointIndex& index, const RenameRules& renames,
+                                                               NameArena& arena, PeriodicCheck& check,
+                                                               std::vector<ModelKey>& keys) {
+  std::vector<std::vector<uint32_t>> groups;
+  if (!HasAliases(index)) return groups;
+  absl::flat_hash_map<std::string_view, int64_t> positions;
+  for (size_t i = 0; i < keys.size(); ++i) positions.emplace(keys[i].name, static_cast<int64_t>(i));
+  const auto find = [&](std::string_view name) {
+    const auto found = positions.find(name);
+    return found == positions.end() ? int64_t{-1} : found->second;
+  };
+  KEYLOAD_ASSIGN_OR_RETURN(const std::vector<AliasedKey> aliased,
+                           FindAliasedKeys(index, renames, find, /*shaped=*/false, arena, work, check, keys));
+  AddToGroups(aliased, groups);
+  return groups;
+}
+
 }  // namespace
 
 const Shape& KeyReport::StoredShape(const ModelKey& key) const {
@@ -245,7 +279,11 @@ uint64_t MemoryBytes(const KeyReport& report) {
   return bytes;
 }
 
-absl::StatusOr<std::shared_ptr<const KeyReport>> Reconcile(const ReconcileInput& input) {
+namespace {
+
+// Decides with the rules of `input` alone. `suggestion`, which may be null, gets what would make the names match that
+// do not.
+absl::StatusOr<std::shared_ptr<KeyReport>> ReconcileAsAsked(const ReconcileInput& input, RenameSuggestion* suggestion) {
   KEYLOAD_ASSIGN_OR_RETURN(const CompiledRules rules, CompileRules(input));
   auto report = std::make_shared<KeyReport>();
   report->index = input.index;
@@ -267,23 +305,95 @@ absl::StatusOr<std::shared_ptr<const KeyReport>> Reconcile(const ReconcileInput&
     KEYLOAD_ASSIGN_OR_RETURN(report->unexpected,
                              MapStoredKeys(index, rules.renames, names, arena, work, converter, check, report->keys));
     KEYLOAD_RETURN_IF_ERROR(converter.Finish(check));
+    if (suggestion != nullptr) {
+      KEYLOAD_ASSIGN_OR_RETURN(*suggestion, SuggestFor(*report, check));
+    }
     KEYLOAD_ASSIGN_OR_RETURN(const std::vector<std::string_view> unexpected,
                              UnexpectedIndexOnly(index, rules.renames, names, converter, arena, work, check));
     WarnAboutIndexOnly(index, unexpected, *report);
     KEYLOAD_ASSIGN_OR_RETURN(selected, ClassifyKeys(*input.selection, widened(), check, *report));
-    KEYLOAD_RETURN_IF_ERROR(ResolveTiedGroups(manifest, names, widened(), check, *report));
+    KEYLOAD_ASSIGN_OR_RETURN(std::vector<std::vector<uint32_t>> tied, TiedGroupsOf(manifest, names, check));
+    const auto find = [&](std::string_view name) { return names.FindWithPrefix(name); };
+    KEYLOAD_ASSIGN_OR_RETURN(
+        const std::vector<AliasedKey> aliased,
+        FindAliasedKeys(index, rules.renames, find, /*shaped=*/true, arena, work, check, report->keys));
+    AddToGroups(aliased, tied);
+    ResolveTiedGroups(std::move(tied), widened(), *report);
     KEYLOAD_RETURN_IF_ERROR(FinishKeys(rules.ignore_missing, check, *report));
     converter.Explain();
   } else {
     KEYLOAD_ASSIGN_OR_RETURN(report->keys, KeysOfCheckpoint(index, rules.renames, arena, work, check));
     WarnAboutIndexOnly(index, {}, *report);
+    KEYLOAD_ASSIGN_OR_RETURN(std::vector<std::vector<uint32_t>> tied,
+                             AliasGroups(index, rules.renames, arena, work, check, report->keys));
     KEYLOAD_ASSIGN_OR_RETURN(selected, ClassifyKeys(*input.selection, widened(), check, *report));
+    ResolveTiedGroups(std::move(tied), widened(), *report);
     KEYLOAD_RETURN_IF_ERROR(FinishKeys(rules.ignore_missing, check, *report));
   }
   KEYLOAD_RETURN_IF_ERROR(FinishUnexpected(rules.ignore_unexpected, *input.selection, widened(), check, *report));
   KEYLOAD_RETURN_IF_ERROR(WarnAboutSelection(*input.selection, selected, check, *report));
   report->name_blocks = arena.Release();
-  return std::shared_ptr<const KeyReport>(std::move(report));
+  return report;
+}
+
+std::string AsFlags(const std::vector<Rename>& renames) {
+  std::string flags;
+  for (const Rename& rename : renames) {
+    StrAppend(&flags, flags.empty() ? "" : " ", "--rename '", Shortened(rename.pattern), "=>",
+              Shortened(rename.replacement), "'");
+  }
+  return flags;
+}
+
+// Whether the renames mend so much that they are worth a word: what strips or adds a name half of either side, what
+// replaces one, and may be an accident, half of both.
+bool IsWorthIt(const KeyCounts& before, const KeyCounts& after, bool replaces) {
+  if (after.missing >= before.missing || after.mismatched > before.mismatched) return false;
+  const bool most_missing = 2 * (before.missing - after.missing) >= before.missing;
+  const bool most_unexpected =
+      after.unexpected < before.unexpected && 2 * (before.unexpected - after.unexpected) >= before.unexpected;
+  return replaces ? most_missing && most_unexpected : most_missing || most_unexpected;
+}
+
+std::string AboutRenames(const RenameSuggestion& suggestion, uint64_t mended, uint64_t missing) {
+  const std::string keys = missing == 1        ? "the missing key is"
+                           : mended == missing ? StrCat("all ", missing, " missing keys are")
+                                               : StrCat(mended, " of ", missing, " missing keys are");
+  return StrCat(keys, " in the checkpoint under another name, ", suggestion.what);
+}
+
+}  // namespace
+
+absl::StatusOr<std::shared_ptr<const KeyReport>> Reconcile(const ReconcileInput& input) {
+  RenameSuggestion suggestion;
+  KEYLOAD_ASSIGN_OR_RETURN(std::shared_ptr<KeyReport> report, ReconcileAsAsked(input, &suggestion));
+  const uint64_t missing = report->counts.missing;
+  if (missing == 0 || suggestion.renames.empty()) return report;
+  if (input.context != nullptr) {
+    KEYLOAD_RETURN_IF_ERROR(input.context->TakeHeap(MemoryBytes(*report), "trying other names"));
+  }
+  ReconcileInput renamed = input;
+  renamed.rules.renames.insert(renamed.rules.renames.end(), suggestion.renames.begin(), suggestion.renames.end());
+  const absl::StatusOr<std::shared_ptr<KeyReport>> again = ReconcileAsAsked(renamed, nullptr);
+  if (!again.ok()) {  // renames that make a conflict are none to suggest
+    if (input.context != nullptr) KEYLOAD_RETURN_IF_ERROR(input.context->Check());
+    return report;
+  }
+  if (!IsWorthIt(report->counts, (*again)->counts, suggestion.replaces)) return report;
+  const uint64_t mended = missing - (*again)->counts.missing;
+  const std::string about = AboutRenames(suggestion, mended, missing);
+  const std::string flags = AsFlags(suggestion.renames);
+  if (mended < missing) {
+    report->warnings.push_back(
+        StrCat(about, "; ", flags, " makes them match",
+               input.rules.rename_auto ? ", and is not applied by itself, as not all would" : ""));
+  } else if (input.rules.rename_auto) {
+    (*again)->warnings.push_back(StrCat(about, "; renamed as by ", flags));
+    return *again;
+  } else {
+    report->warnings.push_back(StrCat(about, "; ", flags, " makes them match, as --rename auto does by itself"));
+  }
+  return report;
 }
 
 }  // namespace keyload

@@ -20,6 +20,7 @@ namespace keyload {
 struct KeyRules {
   std::optional<std::string> base_model_prefix;  // overrides the manifest's
   std::vector<Rename> renames;
+  bool rename_auto = false;  // apply a rename that is found where all that is missing matches by it
   std::vector<std::string> ignore_missing;
   std::vector<std::string> ignore_unexpected;
 };
@@ -125,10 +126,11 @@ struct ReconcileInput {
   const RequestContext* context = nullptr;
 };
 
-// Renames, prefix, tied groups, filters and shapes, decided for every key in one pass each over both sides. Reads
-// nothing, never blocks. PATTERN_INVALID; KEY_CONFLICT when two stored keys become one model key, or one part of it
-// (both are named, with their shards); FIELD_NOT_SUPPORTED when stored keys need a conversion that would reorder bytes;
-// LOAD_CANCELLED and DEADLINE_EXCEEDED of the context.
+// Where keys are missing and others unexpected because all names differ in one place, a warning says by which rename
+// they would match, and rules.rename_auto applies it. Renames, prefix, tied groups, filters and shapes, decided for
+// every key in one pass each over both sides. Reads nothing, never blocks. PATTERN_INVALID; KEY_CONFLICT when two
+// stored keys become one model key, or one part of it (both are named, with their shards); FIELD_NOT_SUPPORTED when
+// stored keys need a conversion that would reorder bytes; LOAD_CANCELLED and DEADLINE_EXCEEDED of the context.
 absl::StatusOr<std::shared_ptr<const KeyReport>> Reconcile(const ReconcileInput& input);
 
 }  // namespace keyload

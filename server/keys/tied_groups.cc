@@ -40,14 +40,22 @@ int64_t ProviderOf(const std::vector<uint32_t>& members, const std::vector<Model
 
 }  // namespace
 
-absl::Status ResolveTiedGroups(const Manifest& manifest, ModelNames& names, const KeyReport* widened,
-                               PeriodicCheck& check, KeyReport& report) {
+absl::StatusOr<std::vector<std::vector<uint32_t>>> TiedGroupsOf(const Manifest& manifest, ModelNames& names,
+                                                                PeriodicCheck& check) {
+  std::vector<std::vector<uint32_t>> groups;
+  groups.reserve(manifest.tied_groups.size());
+  for (const TiedGroup& group : manifest.tied_groups) {
+    KEYLOAD_RETURN_IF_ERROR(check.Check(1 + group.targets.size()));
+    groups.push_back(Members(group, names));
+  }
+  return groups;
+}
+
+void ResolveTiedGroups(std::vector<std::vector<uint32_t>> groups, const KeyReport* widened, KeyReport& report) {
   std::vector<ModelKey>& keys = report.keys;
   uint64_t cut_off = 0;
   std::string first_cut_off;
-  for (const TiedGroup& group : manifest.tied_groups) {
-    KEYLOAD_RETURN_IF_ERROR(check.Check(1 + group.targets.size()));
-    std::vector<uint32_t> members = Members(group, names);
+  for (std::vector<uint32_t>& members : groups) {
     const auto unselected = [&](uint32_t member) {
       return keys[member].state == KeyState::kNotSelected && keys[member].stored >= 0;
     };

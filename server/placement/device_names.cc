@@ -30,6 +30,8 @@ DeviceNames::DeviceNames(const std::vector<PlacementDevice>& devices) {
     if (!device.uuid.empty()) canonical_.emplace(device.uuid, device.name);
     if (known_.size() < kKnownInMessage) StrAppend(&known_, device.name, ", ");
   }
+  // Every machine has these, also one that is only planned for and of which no more than its GPUs is told.
+  if (canonical_.emplace(kCpuDevice, kCpuDevice).second) StrAppend(&known_, kCpuDevice, ", ");
   canonical_.emplace(kDiskDevice, kDiskDevice);
   StrAppend(&known_, kDiskDevice);
 }

@@ -18,8 +18,8 @@ class DeviceNames {
  public:
   explicit DeviceNames(const std::vector<PlacementDevice>& devices);
 
-  // The device's own name: a bare N and "cuda:N" give "cuda:N", "cuda" gives "cuda:0", a uuid its alias. "disk" is
-  // always known. DEVICE_UNKNOWN names the device and those that are known.
+  // The device's own name: a bare N and "cuda:N" give "cuda:N", "cuda" gives "cuda:0", a uuid its alias. "cpu" and
+  // "disk" are always known. DEVICE_UNKNOWN names the device and those that are known.
   absl::StatusOr<std::string> Normalise(std::string_view name) const;
 
  private:

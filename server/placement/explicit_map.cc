@@ -90,6 +90,17 @@ absl::Status CountEntries(const std::vector<std::pair<std::string, std::string>>
   return context->TakeHeap(components * kHeapPerComponent, "the device map");
 }
 
+// What the model computes itself is placed for its size alone: where no entry says more, it goes with the tensor that
+// is registered before it.
+void PlaceComputed(const PlacementModel& model, std::vector<uint32_t>& device_of) {
+  const auto placed = std::find_if(device_of.begin(), device_of.end(), [](uint32_t at) { return at != kNoDevice; });
+  uint32_t device = placed == device_of.end() ? kNoDevice : *placed;
+  for (size_t i = 0; i < device_of.size(); ++i) {
+    if (device_of[i] == kNoDevice && model.tensors[i].computed) device_of[i] = device;
+    if (device_of[i] != kNoDevice) device = device_of[i];
+  }
+}
+
 absl::Status CheckComplete(const PlacementModel& model, const std::vector<uint32_t>& device_of) {
   size_t lacking = 0;
   std::string names;
@@ -161,6 +172,7 @@ absl::StatusOr<Placement> PlaceExplicitly(const PlacementModel& model,
       placement.device_map.push_back({.module = std::string(map.NameOf(entry)), .device = map.DeviceAt(entry)});
     }));
   }
+  PlaceComputed(model, device_of);
   KEYLOAD_RETURN_IF_ERROR(CheckComplete(model, device_of));
   for (const ModuleSpec& module : model.modules) map.Find(module.name, [&](uint32_t entry) { matched[entry] = true; });
   matched[NameTrie::kRoot] = true;

@@ -158,9 +158,8 @@ absl::StatusOr<Placement> Place(const PlacementModel& model, const DeviceMapSpec
   const DeviceNames names(devices);
   if (IsPolicy(spec.policy)) return PlaceByPolicy(model, spec, names, devices, context);
   const std::string_view device = spec.policy.empty() ? kCpuDevice : std::string_view(spec.policy);
-  absl::StatusOr<Placement> placement =
-      spec.entries.empty() ? PlaceOnOneDevice(model, device, names)
-                           : PlaceExplicitly(model, spec.entries, names, context);
+  absl::StatusOr<Placement> placement = spec.entries.empty() ? PlaceOnOneDevice(model, device, names)
+                                                             : PlaceExplicitly(model, spec.entries, names, context);
   if (placement.ok() && !spec.max_memory.empty()) {
     return MakeError(Reason::kDeviceMapInvalid, StrCat("device_map.max_memory limits a policy (", kPolicies,
                                                        "); a map that names its devices takes none"));

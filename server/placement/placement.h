@@ -23,6 +23,7 @@ struct PlacementTensor {
   std::string_view name;
   uint64_t bytes = 0;  // what it will occupy, after dtype conversion
   bool buffer = false;
+  bool computed = false;  // a non-persistent buffer: no checkpoint has it, so an explicit map need not name its device
 };
 
 // What is placed. Tensors are in registration order.

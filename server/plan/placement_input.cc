@@ -58,7 +58,10 @@ PlacementInput MakePlacementInput(const KeyReport& report, const DTypeRequest& d
     if (!placed_at.empty()) placed_at[i] = static_cast<int64_t>(input.keys.size());
     input.keys.push_back(i);
     input.dtypes.push_back(on_device);
-    input.model.tensors.push_back({.name = key.name, .bytes = bytes, .buffer = key.kind != TensorKind::kParameter});
+    input.model.tensors.push_back({.name = key.name,
+                                   .bytes = bytes,
+                                   .buffer = key.kind != TensorKind::kParameter,
+                                   .computed = key.kind == TensorKind::kNonPersistentBuffer});
   }
   if (report.manifest != nullptr) {
     input.model.modules = report.manifest->modules;

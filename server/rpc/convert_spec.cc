@@ -78,6 +78,7 @@ KeyRules RulesFrom(const v1::KeyRules& message) {
   KeyRules rules;
   if (message.has_base_model_prefix()) rules.base_model_prefix = message.base_model_prefix();
   for (const v1::Rename& rename : message.renames()) rules.renames.push_back({rename.pattern(), rename.replacement()});
+  rules.rename_auto = message.rename_auto();
   rules.ignore_missing.assign(message.ignore_missing().begin(), message.ignore_missing().end());
   rules.ignore_unexpected.assign(message.ignore_unexpected().begin(), message.ignore_unexpected().end());
   return rules;
@@ -177,7 +178,8 @@ absl::StatusOr<LoadSpec> FromProto(const v1::LoadSpec& request, const DeviceMapT
     spec.dtype = ParseDType(message.dtype());
     if (!spec.dtype) {
       return MakeError(Reason::kDtypeNotSupported,
-                       StrCat("spec.dtype \"", message.dtype(), "\" is no safetensors dtype"),
+                       StrCat("spec.dtype \"", message.dtype(),
+                              "\" is no dtype; take one of F64, F32, F16 and BF16, or leave it out for what is stored"),
                        {{"dtype", message.dtype()}});
     }
   }

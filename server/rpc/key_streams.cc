@@ -32,8 +32,7 @@ absl::StatusOr<KeySelection> SelectionOf(const RpcContext& rpc, const v1::KeySel
 
 class ListKeysStream : public ChunkStream<v1::ListKeysResponse> {
  public:
-  ListKeysStream(const RpcContext& rpc, grpc::CallbackServerContext& context,
-                 RequestPtr<v1::ListKeysRequest> request)
+  ListKeysStream(const RpcContext& rpc, grpc::CallbackServerContext& context, RequestPtr<v1::ListKeysRequest> request)
       : ChunkStream(rpc, *rpc.keys, context), request_(std::move(request)) {
     Continue();
   }

@@ -14,7 +14,7 @@ inline constexpr size_t kDefaultConnectionsPerPeer = 1024;
 inline constexpr uint64_t kDefaultSendBytes = 256 << 20;  // on their way to all clients
 // gRPC's buffers for what clients have begun to send: those of all Unix sockets together, and those of all TCP ports.
 inline constexpr size_t kReceiveBytes = 128 << 20;
-inline constexpr size_t kMaxWatchers = 256;         // WatchModels calls: each is written to at every change
-inline constexpr int kMaxWatchedModels = 10'000;    // that one of them may name
+inline constexpr size_t kMaxWatchers = 256;       // WatchModels calls: each is written to at every change
+inline constexpr int kMaxWatchedModels = 10'000;  // that one of them may name
 
 }  // namespace keyload

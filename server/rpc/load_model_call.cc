@@ -28,8 +28,7 @@ class LoadModelCall : public grpc::ServerUnaryReactor, public LiveCall {
   void Start(const RpcContext& rpc, const grpc::CallbackServerContext& context,
              const RequestPtr<v1::LoadModelRequest>& request) {
     const auto start = [this, service = rpc.service, deadline = DeadlineOf(context), request] {
-      absl::StatusOr<LoadSpec> converted =
-          NoThrow([&] { return FromProto(request->spec(), &service->device_maps()); });
+      absl::StatusOr<LoadSpec> converted = NoThrow([&] { return FromProto(request->spec(), &service->device_maps()); });
       if (!converted.ok()) return End(converted.status());
       converted->charge = request;
       service->StartLoad(*std::move(converted), deadline, std::make_shared<Observer>(*this), ticket_, caller_);
@@ -90,7 +89,8 @@ class LoadModelCall : public grpc::ServerUnaryReactor, public LiveCall {
 }  // namespace
 
 grpc::ServerUnaryReactor* StartLoadModel(const RpcContext& rpc, grpc::CallbackServerContext* context,
-                                         const RequestPtr<v1::LoadModelRequest>& request, v1::LoadModelResponse* response) {
+                                         const RequestPtr<v1::LoadModelRequest>& request,
+                                         v1::LoadModelResponse* response) {
   auto* const call = new LoadModelCall(rpc, *context, request->spec().model(), response);
   call->Start(rpc, *context, request);
   return call;

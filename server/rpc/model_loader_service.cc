@@ -93,8 +93,8 @@ grpc::ServerWriteReactor<v1::WatchModelsResponse>* ModelLoaderServiceImpl::Watch
   return StartWatchModels(rpc_, context, request);
 }
 
-grpc::ServerWriteReactor<v1::ListKeysResponse>* ModelLoaderServiceImpl::ListKeys(grpc::CallbackServerContext* context,
-                                                                                 const RequestPtr<v1::ListKeysRequest>& request) {
+grpc::ServerWriteReactor<v1::ListKeysResponse>* ModelLoaderServiceImpl::ListKeys(
+    grpc::CallbackServerContext* context, const RequestPtr<v1::ListKeysRequest>& request) {
   return StartListKeys(rpc_, context, request);
 }
 

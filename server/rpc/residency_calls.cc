@@ -41,7 +41,8 @@ grpc::ServerUnaryReactor* ModelLoaderServiceImpl::Materialize(grpc::CallbackServ
 }
 
 grpc::ServerUnaryReactor* ModelLoaderServiceImpl::Evict(grpc::CallbackServerContext* context,
-                                                        const RequestPtr<v1::EvictRequest>& request, v1::EvictResponse* response) {
+                                                        const RequestPtr<v1::EvictRequest>& request,
+                                                        v1::EvictResponse* response) {
   const auto evict = [this, request, response](const RequestContext& call) -> absl::Status {
     KEYLOAD_ASSIGN_OR_RETURN(const Residency::Evicted evicted,
                              rpc_.service->Evict(SelectionFrom(request->model(), request->select()), call));

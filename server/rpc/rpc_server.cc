@@ -77,8 +77,8 @@ std::vector<std::pair<std::string, uint64_t>> LimitValues(const RpcServer::Optio
 constexpr std::string_view kLiveness = "liveness";
 constexpr std::string_view kReadiness = "readiness";
 
-RpcContext OfServer(const RpcServer::Options& options, LiveCalls& calls, SendBudget& send,
-                    ShareSlots& watchers, const AccessControl& open_access) {
+RpcContext OfServer(const RpcServer::Options& options, LiveCalls& calls, SendBudget& send, ShareSlots& watchers,
+                    const AccessControl& open_access) {
   RpcContext rpc = options.rpc;
   rpc.calls = &calls;
   rpc.send = &send;

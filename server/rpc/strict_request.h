@@ -21,9 +21,9 @@ namespace keyload {
 // FIELD_NOT_SUPPORTED with the number of the first unknown field and the message that it stands in, at any depth.
 absl::Status CheckKnownFields(const google::protobuf::Message& request);
 
-// Parses `bytes`, which are empty afterwards, into `request`; returns the charge for the memory that it takes, for what it
-// is converted to and for tables of its names, at most half of the account. MEMORY_EXHAUSTED before anything is taken. BAD_REQUEST: bytes that are no
-// such message, or have a string that is not UTF-8.
+// Parses `bytes`, which are empty afterwards, into `request`; returns the charge for the memory that it takes, for what
+// it is converted to and for tables of its names, at most half of the account. MEMORY_EXHAUSTED before anything is
+// taken. BAD_REQUEST: bytes that are no such message, or have a string that is not UTF-8.
 absl::StatusOr<HeapCharge> ParseRequestInto(grpc::ByteBuffer& bytes, const std::shared_ptr<HeapAccount>& account,
                                             google::protobuf::Message& request);
 

@@ -38,8 +38,8 @@ class UnloadCall : public grpc::ServerUnaryReactor, public LiveCall {
 
   void OnCancel() override {
     End(*waiting_, NoThrow([]() -> absl::Status {
-          return MakeError(Reason::kLoadCancelled, "nobody waits any more; the model goes with its last user");
-        }));
+      return MakeError(Reason::kLoadCancelled, "nobody waits any more; the model goes with its last user");
+    }));
   }
   void OnDone() override { delete this; }
   void Drain() override {}  // it is waiting for its answer
@@ -84,7 +84,8 @@ class UnloadCall : public grpc::ServerUnaryReactor, public LiveCall {
 }  // namespace
 
 grpc::ServerUnaryReactor* StartUnloadModel(const RpcContext& rpc, grpc::CallbackServerContext* context,
-                                           const RequestPtr<v1::UnloadModelRequest>& request, v1::UnloadModelResponse* response) {
+                                           const RequestPtr<v1::UnloadModelRequest>& request,
+                                           v1::UnloadModelResponse* response) {
   const AuditEntry audit = AuditOf(*request);
   if (request->leased() != v1::UnloadModelRequest::LEASED_UNSPECIFIED &&
       request->leased() != v1::UnloadModelRequest::LEASED_REFUSE) {

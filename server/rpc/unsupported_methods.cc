@@ -27,7 +27,8 @@ grpc::ServerUnaryReactor* ModelLoaderServiceImpl::AcquireLease(grpc::CallbackSer
 }
 
 grpc::ServerUnaryReactor* ModelLoaderServiceImpl::RenewLease(grpc::CallbackServerContext* context,
-                                                             const RequestPtr<v1::RenewLeaseRequest>&, v1::RenewLeaseResponse*) {
+                                                             const RequestPtr<v1::RenewLeaseRequest>&,
+                                                             v1::RenewLeaseResponse*) {
   return FinishNow(context, MethodNotSupported("RenewLease"));
 }
 
@@ -38,7 +39,8 @@ grpc::ServerUnaryReactor* ModelLoaderServiceImpl::ReleaseLease(grpc::CallbackSer
 }
 
 grpc::ServerUnaryReactor* ModelLoaderServiceImpl::ListLeases(grpc::CallbackServerContext* context,
-                                                             const RequestPtr<v1::ListLeasesRequest>&, v1::ListLeasesResponse*) {
+                                                             const RequestPtr<v1::ListLeasesRequest>&,
+                                                             v1::ListLeasesResponse*) {
   return FinishNow(context, MethodNotSupported("ListLeases"));
 }
 

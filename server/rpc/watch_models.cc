@@ -62,7 +62,9 @@ class WatchModelsCall : public grpc::ServerWriteReactor<v1::WatchModelsResponse>
   }
   void OnCancel() override { End(ClientIsGone()); }
   void OnDone() override { delete this; }
-  void Drain() override { End(NoThrow([]() -> absl::Status { return Draining(); })); }
+  void Drain() override {
+    End(NoThrow([]() -> absl::Status { return Draining(); }));
+  }
   void Cancel() override {
     Drain();
     context_.TryCancel();  // a write that the client does not take would wait for ever
@@ -142,8 +144,8 @@ class WatchModelsCall : public grpc::ServerWriteReactor<v1::WatchModelsResponse>
   }
 
   grpc::CallbackServerContext& context_;
-  const std::optional<ShareSlots::Slot> watching_;  // changes of models are written to all, under the registry's lock
-  const RequestPtr<v1::WatchModelsRequest> request_;   // its charge counts as long as the names are used
+  const std::optional<ShareSlots::Slot> watching_;    // changes of models are written to all, under the registry's lock
+  const RequestPtr<v1::WatchModelsRequest> request_;  // its charge counts as long as the names are used
   const absl::flat_hash_set<std::string_view> names_;  // of request_; empty: all
   v1::WatchModelsResponse response_;                   // the write in flight
 

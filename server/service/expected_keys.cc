@@ -89,22 +89,25 @@ absl::StatusOr<ExpectedKeys> FindExpectedKeys(const LoadSpec& spec, const Checkp
   const absl::StatusOr<std::string>& json = file->json;
   if (json.ok()) KEYLOAD_RETURN_IF_ERROR(context.TakeHeap(ConfigParseBytes(*json), path));
   const absl::StatusOr<ConfigValue> config = json.ok() ? ParseConfigJson(*json, path) : json.status();
-  absl::StatusOr<std::shared_ptr<const Manifest>> manifest =
-      config.ok() ? DeriveManifest(*config, path, sources.templates, &context) : config.status();
+  absl::StatusOr<DerivedKeys> derived =
+      config.ok() ? DeriveKeys(*config, path, sources.templates, index, &context) : config.status();
   if (directory != nullptr) {
     // The file is one more of the checkpoint: all of them must have been there at one time.
     KEYLOAD_RETURN_IF_ERROR(directory->CheckEntry(std::string(kConfigFile), file->identity));
     KEYLOAD_RETURN_IF_ERROR(index.CheckEntries());
   }
-  if (manifest.ok()) manifest = sources.documents.Count(*std::move(manifest));
-  if (manifest.ok()) {
-    const std::string compared_with = StrCat("config.json (", Shortened((*manifest)->architecture), ")");
-    return ExpectedKeys{
-        .manifest = *std::move(manifest), .from = ExpectedFrom::kConfig, .warning = "", .compared_with = compared_with};
+  if (derived.ok()) {
+    KEYLOAD_ASSIGN_OR_RETURN(std::shared_ptr<const Manifest> manifest,
+                             sources.documents.Count(std::move(derived->manifest)));
+    const std::string compared_with = StrCat("config.json (", Shortened(manifest->architecture), ")");
+    return ExpectedKeys{.manifest = std::move(manifest),
+                        .from = ExpectedFrom::kConfig,
+                        .warning = std::move(derived->warning),
+                        .compared_with = compared_with};
   }
   // One that no template knows is for another program; one that is broken, or contradicts its template, is for nobody.
-  if (demanded || ErrorReason(manifest.status()) != Reason::kConfigNotSupported) return manifest.status();
-  return OwnKeys(ToStd(manifest.status().message()), WarningFrom(manifest.status()));
+  if (demanded || ErrorReason(derived.status()) != Reason::kConfigNotSupported) return derived.status();
+  return OwnKeys(ToStd(derived.status().message()), WarningFrom(derived.status()));
 }
 
 }  // namespace keyload

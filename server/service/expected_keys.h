@@ -23,7 +23,7 @@ absl::StatusOr<std::shared_ptr<const Manifest>> FindManifest(const ExpectedSpec&
 struct ExpectedKeys {
   std::shared_ptr<const Manifest> manifest;  // null: what the checkpoint has
   ExpectedFrom from = ExpectedFrom::kCheckpoint;
-  std::string warning;        // why a config.json does not count; empty: none
+  std::string warning;        // why a config.json does not count, or how it was understood; empty: none
   std::string compared_with;  // as LoadReport has it
 };
 

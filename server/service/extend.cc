@@ -149,8 +149,8 @@ absl::StatusOr<PreparedPlan> PrepareExtension(const LoadSpec& spec, const Prepar
   for (const DeviceUse& use : before) {
     for (PlacementDevice& device : devices) device.free_bytes += device.name == use.device ? use.reserved_bytes : 0;
   }
-  KEYLOAD_ASSIGN_OR_RETURN(LoadReport whole, MakePlanReport(spec, prepared, input, result.placement, *result.plan,
-                                                            devices, node, context));
+  KEYLOAD_ASSIGN_OR_RETURN(
+      LoadReport whole, MakePlanReport(spec, prepared, input, result.placement, *result.plan, devices, node, context));
   result.report = JoinReports(std::move(whole), std::move(part_report), before);
   result.placed_keys = std::move(input.keys);
   return result;

@@ -54,8 +54,8 @@ LoadQueue::LoadQueue(const Options& options)
       limit_(options.limit),
       ends_(std::make_unique<Executor>(
           Executor::Options{.name = "load-end", .threads = 1, .queue_limit = std::numeric_limits<size_t>::max()})),
-      executor_(
-          std::make_unique<Executor>(Executor::Options{.name = "load", .threads = threads_ + 1, .queue_limit = threads_ + 1})) {
+      executor_(std::make_unique<Executor>(
+          Executor::Options{.name = "load", .threads = threads_ + 1, .queue_limit = threads_ + 1})) {
   if (devices_ != nullptr) {
     for (const std::unique_ptr<Device>& device : devices_->devices()) {
       device->account().AddListener([signal = signal_] { signal->Raise(); });

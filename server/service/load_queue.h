@@ -28,9 +28,9 @@ namespace keyload {
 
 // The threads of loads, and what waits for them: in one bounded queue for a thread, or for memory of a device without a
 // thread. Larger priorities go first. Among equal ones callers take turns (Caller::share): a caller of whose tasks none
-// runs goes before one of whose tasks one runs, and the tasks of one caller run in the order in which they came. One caller
-// alone uses all threads, and then one more thread is there for another one, which so never waits for the first. What is
-// cancelled or too late leaves the queue at once. Thread-safe.
+// runs goes before one of whose tasks one runs, and the tasks of one caller run in the order in which they came. One
+// caller alone uses all threads, and then one more thread is there for another one, which so never waits for the first.
+// What is cancelled or too late leaves the queue at once. Thread-safe.
 class LoadQueue {
  public:
   struct Options {

@@ -67,14 +67,14 @@ struct LoadSpec {
   // The bytes are read into the page cache and every tensor stays in its file.
   bool warms() const { return page_cache == PageCache::kWarm || page_cache == PageCache::kHold; }
 
-  int32_t priority = 0;        // of the loads that wait the larger one goes first
-  absl::Duration wait_memory;  // how long it may wait for device memory that others use now
-  std::string request_id;      // the caller's name for the request; empty: none
-  bool detach = false;         // the load runs to its end, whether or not its caller waits
-  std::string fingerprint;     // equal for requests that may share a model: the same but for the keys selected
-  std::string digest;          // equal for requests that one load answers; empty: it equals no other
-  std::string request;         // as the contract writes it, without what identifies it
-  bool is_kept = false;        // of a run before: what a restart needs is on the disk already
+  int32_t priority = 0;                // of the loads that wait the larger one goes first
+  absl::Duration wait_memory;          // how long it may wait for device memory that others use now
+  std::string request_id;              // the caller's name for the request; empty: none
+  bool detach = false;                 // the load runs to its end, whether or not its caller waits
+  std::string fingerprint;             // equal for requests that may share a model: the same but for the keys selected
+  std::string digest;                  // equal for requests that one load answers; empty: it equals no other
+  std::string request;                 // as the contract writes it, without what identifies it
+  bool is_kept = false;                // of a run before: what a restart needs is on the disk already
   std::shared_ptr<const void> charge;  // for the memory of the request; null: small, or not counted
 };
 

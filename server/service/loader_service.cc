@@ -91,12 +91,16 @@ absl::Status LoaderService::Validate(const LoadSpec& spec, bool plan_only) const
     return BadField("spec.expected.from", "is not FROM_LIKE, but another checkpoint is given");
   if (spec.dtype && !IsConvertible(*spec.dtype)) {
     return MakeError(Reason::kDtypeNotSupported,
-                     StrCat("spec.dtype ", DTypeName(*spec.dtype), " is none of F64, F32, F16, BF16"),
+                     StrCat("spec.dtype ", DTypeName(*spec.dtype),
+                            " is none of F64, F32, F16 and BF16; leave it out for what is stored"),
                      {{"dtype", std::string(DTypeName(*spec.dtype))}});
   }
   if (spec.dtype && !DTypeConversionAvailable()) {
-    return MakeError(Reason::kDtypeNotSupported, "this server was built without LibTorch: spec.dtype must be empty",
-                     {{"dtype", std::string(DTypeName(*spec.dtype))}});
+    return MakeError(
+        Reason::kDtypeNotSupported,
+        "this server was built without LibTorch and converts to none of F64, F32, F16 and BF16; leave spec.dtype "
+        "out for what is stored",
+        {{"dtype", std::string(DTypeName(*spec.dtype))}});
   }
   return absl::OkStatus();
 }
@@ -285,9 +289,8 @@ absl::Status LoaderService::PlaceAndReserve(Job& job, const RequestContext& cont
     KEYLOAD_RETURN_IF_ERROR(context.Check());
     const DeviceSet& node = *deps_.transfer.devices;
     absl::StatusOr<PreparedPlan> prepared =
-        job.extends == nullptr
-            ? PreparePlan(job.spec, keys, devices, node, context, job.clock)
-            : PrepareExtension(job.spec, keys, *job.extends, devices, node, context, job.clock);
+        job.extends == nullptr ? PreparePlan(job.spec, keys, devices, node, context, job.clock)
+                               : PrepareExtension(job.spec, keys, *job.extends, devices, node, context, job.clock);
     if (!prepared.ok()) return prepared.status();
     plan = *std::move(prepared);
     plan.report.load = job.load->identity().load;

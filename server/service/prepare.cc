@@ -20,8 +20,8 @@ bool MayMap(const Shard& shard) {
   return kind.ok() && *kind == FileSystemKind::kLocal;
 }
 
-// Of all tables that planning makes for a key, roughly: of the keys, of the placement and of the plan. What stays with a
-// loaded model is less than a third.
+// Of all tables that planning makes for a key, roughly: of the keys, of the placement and of the plan. What stays with
+// a loaded model is less than a third.
 constexpr uint64_t kPlanningBytesPerKey = 600;
 constexpr uint64_t kPlanBytesPerKey = 100;
 constexpr uint64_t kManifestBytesPerKey = 2 * sizeof(TensorSpec);

@@ -58,8 +58,7 @@ absl::Status SharedLoad::RoomFor(bool watcher) const {
   if (count < kMostWaiters) return absl::OkStatus();
   return MakeError(Reason::kLoadQueueFull,
                    StrCat(identity_.load, " of model ", identity_.model, ": ", count, " callers ",
-                          watcher ? "watch" : "wait for",
-                          " it already; try again later, or ask for it with GetLoad"),
+                          watcher ? "watch" : "wait for", " it already; try again later, or ask for it with GetLoad"),
                    {{"load", identity_.load}, {"model", identity_.model}, {std::string(kRetryDelay), "1"}});
 }
 
@@ -143,9 +142,9 @@ void SharedLoad::Remove(WaiterId waiter, bool cancels) {
     waiters_.erase(it);
   }
   TellEnd(*gone, NoThrow([&]() -> absl::Status {
-            return MakeError(Reason::kLoadCancelled, StrCat(identity_.load, " goes on without this caller"),
-                             {{"load", identity_.load}, {"goes_on", "true"}});
-          }));
+    return MakeError(Reason::kLoadCancelled, StrCat(identity_.load, " goes on without this caller"),
+                     {{"load", identity_.load}, {"goes_on", "true"}});
+  }));
 }
 
 void SharedLoad::Stop() {

@@ -95,8 +95,8 @@ uint32_t NotedByTheParser(const JsonBuffer& json) {
       simdjson::get_active_implementation()->create_dom_parser_implementation(json.capacity(), 64, parser);
   EXPECT_EQ(made, simdjson::SUCCESS);
   // Most of these documents are refused, after they were noted.
-  [[maybe_unused]] const simdjson::error_code refused = parser->stage1(
-      reinterpret_cast<const uint8_t*>(json.data()), json.size(), simdjson::stage1_mode::regular);
+  [[maybe_unused]] const simdjson::error_code refused =
+      parser->stage1(reinterpret_cast<const uint8_t*>(json.data()), json.size(), simdjson::stage1_mode::regular);
   return parser->n_structural_indexes;
 }
 

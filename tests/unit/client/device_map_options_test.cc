@@ -55,6 +55,32 @@ TEST_F(DeviceMapOptionsTest, AFileThatIsNoMapIsRefused) {
   ExpectUsageError("absent.json");
 }
 
+TEST_F(DeviceMapOptionsTest, MaxMemoryTakesBlanksAroundNamesAndUnits) {
+  options_.max_memory = " cuda = 20 GiB, cpu=64Gi ,1 =500 mib";
+  EXPECT_THAT(Build()->max_memory(),
+              UnorderedElementsAre(Pair("cuda", 20ull << 30), Pair("cpu", 64ull << 30), Pair("1", 500ull << 20)));
+}
+
+TEST_F(DeviceMapOptionsTest, ALimitWithAnUnknownUnitIsToldTheUnits) {
+  options_.max_memory = "0=20G";
+  ExpectUsageError("units are KiB, MiB, GiB, TiB");
+  options_.max_memory = "0=1.5 gigs";
+  ExpectUsageError("units are KiB");
+  options_.max_memory = "=20GiB";
+  ExpectUsageError("is not DEVICE=SIZE, as 0=20GiB");
+}
+
+TEST_F(DeviceMapOptionsTest, ALimitForTheHostAloneLeavesThePlannedGpus) {
+  options_.plan_for = "2x24GiB";
+  options_.max_memory = "cpu=64GiB";
+  EXPECT_THAT(Build()->max_memory(),
+              UnorderedElementsAre(Pair("cuda:0", 24ull << 30), Pair("cuda:1", 24ull << 30), Pair("cpu", 64ull << 30)));
+  options_.max_memory = "1=10GiB,cpu=64GiB";
+  EXPECT_THAT(Build()->max_memory(), UnorderedElementsAre(Pair("1", 10ull << 30), Pair("cpu", 64ull << 30)));
+  options_.max_memory = "";
+  EXPECT_THAT(Build()->max_memory(), testing::IsEmpty());
+}
+
 TEST_F(DeviceMapOptionsTest, MaxMemoryTakesSizesAndBytes) {
   options_.max_memory = "0=20GiB,cpu=4096";
   EXPECT_THAT(Build()->max_memory(), UnorderedElementsAre(Pair("0", 20ull << 30), Pair("cpu", 4096)));

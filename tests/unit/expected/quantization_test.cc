@@ -59,6 +59,26 @@ TEST(Quantization, KeptModulesAreNamedWholeOrInPart) {
   EXPECT_THAT(Below(kKey, config), Contains("weight_scale_inv [1, 1] F32"));
 }
 
+// Names and order as in the state dict of transformers 5.24, packed as openai/gpt-oss is published.
+TEST(Quantization, TheExpertsOfGptOssArePackedOrNot) {
+  const auto config = [](std::string_view quantization) {
+    return StrCat(R"({"model_type": "gpt_oss", "torch_dtype": "bfloat16", "vocab_size": 96, "hidden_size": 64,
+        "intermediate_size": 96, "num_hidden_layers": 3, "num_attention_heads": 4, "num_key_value_heads": 2,
+        "head_dim": 16, "num_local_experts": 4)",
+                  quantization, "}");
+  };
+  EXPECT_THAT(Below("model.layers.2.mlp", config("")),
+              ElementsAre("router.weight [4, 64] BF16", "router.bias [4] BF16",
+                          "experts.gate_up_proj [4, 64, 192] BF16", "experts.gate_up_proj_bias [4, 192] BF16",
+                          "experts.down_proj [4, 96, 64] BF16", "experts.down_proj_bias [4, 64] BF16"));
+  EXPECT_THAT(Below("model.layers.0.mlp.experts", config(R"(, "quantization_config": {"quant_method": "mxfp4",
+                    "modules_to_not_convert": ["model.layers.*.self_attn", "lm_head"]})")),
+              ElementsAre("gate_up_proj_blocks [4, 192, 2, 16] U8", "gate_up_proj_scales [4, 192, 2] U8",
+                          "gate_up_proj_bias [4, 192] BF16", "down_proj_blocks [4, 64, 3, 16] U8",
+                          "down_proj_scales [4, 64, 3] U8", "down_proj_bias [4, 64] BF16"));
+  EXPECT_EQ((*Derive(config("")))->tensors.size(), 55u);  // 54 and the rotary embedding's buffer, which is not stored
+}
+
 TEST(Quantization, AwqPacksOutputs) {
   const std::string config = Config(
       R"({"quant_method": "awq", "bits": 4, "group_size": 32, "version": "gemm", "modules_to_not_convert": null})",

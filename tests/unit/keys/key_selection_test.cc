@@ -159,8 +159,16 @@ TEST(KeySelection, KnowsItsNamesAfterAMove) {
 }
 
 TEST(KeySelection, RangesOfASetMayOverlapAndComeInAnyOrder) {
-  EXPECT_TRUE(Matches("[\xC3\xB0-\xC3\xB5" "a-f\xC3\xA0-\xC3\xB2" "c-k]", "\xC3\xB4"));
-  EXPECT_TRUE(Matches("[\xC3\xB0-\xC3\xB5" "a-f\xC3\xA0-\xC3\xB2" "c-k]", "\xC3\xA1"));
+  EXPECT_TRUE(
+      Matches("[\xC3\xB0-\xC3\xB5"
+              "a-f\xC3\xA0-\xC3\xB2"
+              "c-k]",
+              "\xC3\xB4"));
+  EXPECT_TRUE(
+      Matches("[\xC3\xB0-\xC3\xB5"
+              "a-f\xC3\xA0-\xC3\xB2"
+              "c-k]",
+              "\xC3\xA1"));
   EXPECT_TRUE(Matches("[x-za-fc-k]", "j"));
   EXPECT_FALSE(Matches("[x-za-fc-k]", "l"));
   EXPECT_FALSE(Matches("[!x-za-fc-k]", "d"));

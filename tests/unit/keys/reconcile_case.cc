@@ -9,7 +9,7 @@
 namespace keyload {
 
 std::shared_ptr<const CheckpointIndex> MakeIndex(const std::vector<StoredKey>& keys,
-                                                 std::vector<std::string> index_only) {
+                                                 std::vector<std::string> index_only, StoredAliases aliases) {
   CheckpointIndex::Content content;
   CheckpointHeaders::Content headers;
   content.resolved = "/models/case";
@@ -25,6 +25,12 @@ std::shared_ptr<const CheckpointIndex> MakeIndex(const std::vector<StoredKey>& k
                                .bytes = bytes,
                                .shard = key.shard,
                                .dtype = key.dtype});
+  }
+  if (!aliases.empty()) {
+    headers.shards.push_back({.file = "a.safetensors",
+                              .identity = {},
+                              .names = std::make_shared<const std::string>(),
+                              .aliases = std::make_shared<const StoredAliases>(std::move(aliases))});
   }
   headers.index_only_keys = std::move(index_only);
   headers.name_blocks = arena.Release();
@@ -48,7 +54,7 @@ std::vector<TensorSpec> Parameters(const std::vector<std::string>& names) {
 
 absl::StatusOr<std::shared_ptr<const KeyReport>> ReconcileCase::Run() const {
   ReconcileInput input;
-  input.index = MakeIndex(stored, index_only);
+  input.index = MakeIndex(stored, index_only, aliases);
   if (has_manifest) {
     Manifest validated = manifest;
     EXPECT_TRUE(ValidateManifest(validated).ok());

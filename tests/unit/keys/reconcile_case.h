@@ -27,7 +27,7 @@ struct StoredKey {
 
 // An index of two shards, "a.safetensors" and "b.safetensors", without files.
 std::shared_ptr<const CheckpointIndex> MakeIndex(const std::vector<StoredKey>& keys,
-                                                 std::vector<std::string> index_only = {});
+                                                 std::vector<std::string> index_only = {}, StoredAliases aliases = {});
 
 TensorSpec Parameter(std::string name, Shape shape = {2}, DType dtype = DType::kF32);
 TensorSpec NonPersistent(std::string name);
@@ -38,6 +38,7 @@ std::vector<TensorSpec> Parameters(const std::vector<std::string>& names);
 struct ReconcileCase {
   std::vector<StoredKey> stored;
   std::vector<std::string> index_only;
+  StoredAliases aliases;  // of both shards
   bool has_manifest = true;
   Manifest manifest;
   KeyRules rules;

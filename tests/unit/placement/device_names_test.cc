@@ -30,7 +30,11 @@ TEST(DeviceNames, EveryNameGivesTheAlias) {
   EXPECT_EQ(Normalised("cpu"), "cpu");
 }
 
-TEST(DeviceNames, DiskIsAlwaysKnown) { EXPECT_EQ(*DeviceNames({}).Normalise("disk"), "disk"); }
+TEST(DeviceNames, HostAndDiskAreAlwaysKnown) {
+  const DeviceNames planned({{.name = "cuda:0", .uuid = "", .free_bytes = 1}});
+  EXPECT_EQ(*planned.Normalise("disk"), "disk");
+  EXPECT_EQ(*planned.Normalise("cpu"), "cpu");
+}
 
 TEST(DeviceNames, UnknownDevicesAreRefused) {
   for (const char* name : {"1", "cuda:1", "-1", "GPU-z", "", "mps", "99999999999", "cuda:01"}) {

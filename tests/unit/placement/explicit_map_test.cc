@@ -53,6 +53,39 @@ TEST(ExplicitMap, MapIsNormalisedAndInRegistrationOrder) {
   EXPECT_THAT(placement->warnings, IsEmpty());
 }
 
+// What the model computes has a size and no bytes in a checkpoint.
+PlacementModel WithComputed(std::vector<std::pair<std::string_view, bool>> tensors) {
+  PlacementModel model;
+  for (const auto& [name, computed] : tensors)
+    model.tensors.push_back({.name = name, .bytes = 4, .buffer = computed, .computed = computed});
+  return model;
+}
+
+TEST(ExplicitMap, ComputedBuffersNeedNoEntryAndFollowWhatIsBeforeThem) {
+  const PlacementModel model =
+      WithComputed({{"rotary.inv_freq", true}, {"a.w", false}, {"b.w", false}, {"b.pos", true}});
+  const auto placement = Place(model, {.entries = {{"a", "0"}, {"b.w", "1"}}}, EightGpus());
+  ASSERT_TRUE(placement.ok()) << placement.status();
+  EXPECT_EQ(MapText(placement->device_map), "a:0 b.w:1");
+  EXPECT_THAT(placement->device_of, ElementsAre(0, 0, 1, 1));
+  EXPECT_THAT(placement->warnings, IsEmpty());
+}
+
+TEST(ExplicitMap, AnEntryForAComputedBufferCounts) {
+  const PlacementModel model = WithComputed({{"a.w", false}, {"rotary.inv_freq", true}});
+  const auto placement = Place(model, {.entries = {{"a", "0"}, {"rotary", "cpu"}}}, EightGpus());
+  ASSERT_TRUE(placement.ok()) << placement.status();
+  EXPECT_THAT(placement->devices, ElementsAre("cuda:0", "cpu"));
+}
+
+TEST(ExplicitMap, WhatIsStoredNeedsADeviceBesideComputedBuffers) {
+  const PlacementModel model = WithComputed({{"a.w", false}, {"a.mask", true}, {"b.w", false}});
+  const auto placement = Place(model, {.entries = {{"a", "0"}}}, EightGpus());
+  EXPECT_EQ(ErrorReason(placement.status()), Reason::kDeviceMapIncomplete);
+  EXPECT_THAT(ToStd(placement.status().message()), HasSubstr("no device to 1 of 3 tensors: \"b.w\""));
+  EXPECT_FALSE(Place(WithComputed({{"a.mask", true}}), {.entries = {{"b", "0"}}}, EightGpus()).ok());
+}
+
 TEST(ExplicitMap, RootEntryCoversAll) {
   const auto placement = PlaceBy(ModelBuilder().M(), {{"", "0"}});
   ASSERT_TRUE(placement.ok());

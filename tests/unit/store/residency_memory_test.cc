@@ -125,11 +125,8 @@ Residency::Content LazyPart(FakeDevice& gpu) {
   part->tensors = {{.key = 4, .segment = 0, .bytes = kTensorBytes}};
   std::vector<MemoryReservation> kept(2);
   kept[1] = *gpu.account().Reserve(kTensorBytes);
-  return {.plan = part,
-          .segments = {{.device = &gpu}},
-          .state = State::kLazy,
-          .dropped = {},
-          .reserved = std::move(kept)};
+  return {
+      .plan = part, .segments = {{.device = &gpu}}, .state = State::kLazy, .dropped = {}, .reserved = std::move(kept)};
 }
 
 TEST_F(ResidencyMemory, AWiderModelKeepsWhatWasReservedForItsPart) {
