@@ -10,6 +10,7 @@
 #include "server/base/strings.h"
 #include "server/checkpoint/json_checks.h"
 #include "server/checkpoint/natural_order.h"
+#include "server/keys/absent_shards.h"
 #include "server/keys/conversion_rules.h"
 #include "server/keys/key_converter.h"
 #include "server/keys/key_mapping.h"
@@ -36,6 +37,7 @@ uint64_t NameBytes(const ReconcileInput& input) {
   uint64_t bytes = 0;
   for (const StoredTensor& tensor : input.index->tensors()) bytes += tensor.name.size();
   for (const std::string& name : input.index->index_only_keys()) bytes += name.size();
+  for (const AbsentKey& key : input.index->absent_keys()) bytes += key.name.size();
   if (input.manifest != nullptr) {
     for (const TensorSpec& tensor : input.manifest->tensors) bytes += tensor.name.size();
   }
@@ -256,12 +258,14 @@ absl::StatusOr<std::shared_ptr<const KeyReport>> Reconcile(const ReconcileInput&
     WarnAboutIndexOnly(index, unexpected, *report);
     KEYLOAD_ASSIGN_OR_RETURN(selected, ClassifyKeys(*input.selection, widened(), check, *report));
     ResolveTiedGroups(manifest, names, widened(), *report);
+    KEYLOAD_RETURN_IF_ERROR(CheckAbsentShards(rules.renames, names, converter, arena, check, *report));
     KEYLOAD_RETURN_IF_ERROR(FinishKeys(rules.ignore_missing, check, *report));
     converter.Explain();
   } else {
     KEYLOAD_ASSIGN_OR_RETURN(report->keys, KeysOfCheckpoint(index, rules.renames, arena, check));
     WarnAboutIndexOnly(index, {}, *report);
     KEYLOAD_ASSIGN_OR_RETURN(selected, ClassifyKeys(*input.selection, widened(), check, *report));
+    KEYLOAD_RETURN_IF_ERROR(CheckAbsentShards(rules.renames, arena, check, *report));
     KEYLOAD_RETURN_IF_ERROR(FinishKeys(rules.ignore_missing, check, *report));
   }
   KEYLOAD_RETURN_IF_ERROR(FinishUnexpected(rules.ignore_unexpected, *input.selection, widened(), check, *report));

@@ -53,8 +53,9 @@ absl::StatusOr<ExpectedKeys> FindExpectedKeys(const LoadSpec& spec, const Checkp
   const bool demanded = spec.expected.from == ExpectedSpec::From::kConfig;
   if (spec.expected.from == ExpectedSpec::From::kCheckpoint || (!demanded && !AreModelWeights(index)))
     return ExpectedKeys();
-  const std::string path = StrCat(spec.source.path, "/", kConfigFile);
   const std::shared_ptr<const CheckpointDirectory> directory = index.source_directory();
+  const std::string path =
+      directory == nullptr ? StrCat(spec.source.path, "/", kConfigFile) : directory->PathOf(kConfigFile);
   struct ConfigFile {
     FileIdentity identity;
     absl::StatusOr<std::string> json;

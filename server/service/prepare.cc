@@ -11,6 +11,7 @@ namespace keyload {
 namespace {
 
 bool MayMap(const Shard& shard) {
+  if (shard.fd == nullptr) return false;
   const absl::StatusOr<FileSystemKind> kind = FileSystemOf(shard.fd->get(), shard.file);
   return kind.ok() && *kind == FileSystemKind::kLocal;
 }
@@ -57,7 +58,9 @@ absl::StatusOr<PreparedKeys> PrepareKeys(const LoadSpec& spec, const KeySources&
   KEYLOAD_ASSIGN_OR_RETURN(const KeySelection selection,
                            CompileSelection(spec.select, spec.key_list_digest, sources.documents));
   clock.Enter("index");
-  KEYLOAD_ASSIGN_OR_RETURN(OpenedCheckpoint opened, Open(spec.source, sources, context));
+  CheckpointSource source = spec.source;
+  source.may_lack_shards = !selection.selects_all();  // Reconcile looks whether a selected key is in one of them
+  KEYLOAD_ASSIGN_OR_RETURN(OpenedCheckpoint opened, Open(source, sources, context));
   const std::shared_ptr<const CheckpointIndex> index = std::move(opened.index);
   if (expected.manifest == nullptr) {
     KEYLOAD_ASSIGN_OR_RETURN(expected, FindExpectedKeys(spec, *index, sources, context, clock));
