@@ -12,6 +12,9 @@
 #include "client/cli/exit_code.h"
 #include "client/cli/json_message.h"
 #include "keyload/v1/model_loader.pb.h"
+#include "server/base/error.h"
+#include "server/base/file_kind.h"
+#include "server/base/strings.h"
 
 namespace keyload::cli {
 namespace {
@@ -42,6 +45,7 @@ absl::StatusOr<std::string> ReadInputFile(const std::string& path) {
 absl::StatusOr<std::string> ReadManifestFile(const std::string& path) {
   absl::StatusOr<std::string> bytes = ReadInputFile(path);
   if (!bytes.ok()) return bytes;
+  bytes->erase(0, bytes->size() - WithoutByteOrderMark(*bytes).size());
   size_t first = bytes->find_first_not_of(" \t\r\n");
   if (first == std::string::npos || (*bytes)[first] != '{') return bytes;
   absl::StatusOr<std::string> manifest = JsonToBinary(*std::move(bytes), v1::ModelManifest());
@@ -52,8 +56,10 @@ absl::StatusOr<std::string> ReadManifestFile(const std::string& path) {
 absl::StatusOr<std::vector<std::string>> ReadKeyFile(const std::string& path) {
   absl::StatusOr<std::string> bytes = ReadInputFile(path);
   if (!bytes.ok()) return std::move(bytes).status();
+  if (const auto kind = RecognizeInsteadOfList(*bytes, bytes->size()))
+    return UsageError(std::string(WrongKind(Reason::kBadRequest, path, *kind).message()));
   std::vector<std::string> keys;
-  for (absl::string_view line : absl::StrSplit(*bytes, '\n')) {
+  for (absl::string_view line : absl::StrSplit(ToAbsl(WithoutByteOrderMark(*bytes)), '\n')) {
     line = absl::StripSuffix(line, "\r");
     if (!line.empty()) keys.emplace_back(line);
   }

@@ -14,7 +14,8 @@ absl::StatusOr<std::string> ReadInputFile(const std::string& path);
 // (proto3's) and is converted, any other is taken to be binary and not looked at. UsageError if the JSON does not fit.
 absl::StatusOr<std::string> ReadManifestFile(const std::string& path);
 
-// Names, one a line; carriage returns and empty lines are dropped.
+// Names, one a line; a byte order mark, carriage returns and empty lines are dropped. UsageError says what a file is
+// that is no list.
 absl::StatusOr<std::vector<std::string>> ReadKeyFile(const std::string& path);
 
 }  // namespace keyload::cli

@@ -44,7 +44,9 @@ const std::vector<uint32_t>& CheckpointHeaders::NaturalOrder() const {
 }
 
 void CheckpointHeaders::SetIndexDifferences(std::vector<std::string> index_only_keys,
-                                            std::vector<std::string> unindexed_keys) {
+                                            std::vector<std::string> unindexed_keys,
+                                            std::vector<AbsentKey> absent_keys) {
+  content_.absent_keys = std::move(absent_keys);
   content_.index_only_keys = std::move(index_only_keys);
   content_.unindexed_keys = std::move(unindexed_keys);
   bytes_ = CountBytes();
@@ -69,6 +71,7 @@ uint64_t CheckpointHeaders::CountBytes() const {
   for (const auto* keys : {&content_.index_only_keys, &content_.unindexed_keys}) {
     for (const std::string& key : *keys) bytes += sizeof(key) + key.capacity();
   }
+  for (const AbsentKey& key : content_.absent_keys) bytes += sizeof(key) + key.name.capacity();
   return bytes;
 }
 

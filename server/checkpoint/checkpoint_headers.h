@@ -38,8 +38,24 @@ struct ShardHeader {
   uint64_t data_offset = 0;
   uint32_t first_tensor = 0;
   uint32_t tensor_count = 0;
+  bool whole =
+      true;  // false: some of its tensors count in another shard, as the index file says, and are left out here
   std::shared_ptr<const std::string> names;                // storage behind its StoredTensor::name
   std::shared_ptr<const StoredAliases> aliases = nullptr;  // null: none
+};
+
+// A key that the index file says is in a shard that is absent.
+struct AbsentKey {
+  std::string name;
+  uint32_t shard = 0;  // index into the shards
+};
+
+// Tensors that are in two shards or more, of which the index file says which one counts; the others are left out.
+struct OtherCopies {
+  uint64_t count = 0;
+  std::string example;  // the name of one
+  uint32_t counts = 0;  // the shard in which it counts
+  uint32_t other = 0;   // one in which it is left out
 };
 
 // What the headers of a checkpoint's shards and its index file say, without paths and descriptors: what several opens
@@ -51,6 +67,8 @@ class CheckpointHeaders {
     std::vector<StoredTensor> tensors;         // by shard, then offset
     std::vector<std::string> index_only_keys;  // as CheckpointIndex has them
     std::vector<std::string> unindexed_keys;
+    std::vector<AbsentKey> absent_keys;
+    OtherCopies other_copies;
     std::vector<std::shared_ptr<const std::string>> name_blocks;  // storage besides ShardHeader::names
   };
   explicit CheckpointHeaders(Content content);
@@ -61,6 +79,8 @@ class CheckpointHeaders {
   const std::vector<StoredTensor>& tensors() const { return content_.tensors; }
   const std::vector<std::string>& index_only_keys() const { return content_.index_only_keys; }
   const std::vector<std::string>& unindexed_keys() const { return content_.unindexed_keys; }
+  const std::vector<AbsentKey>& absent_keys() const { return content_.absent_keys; }
+  const OtherCopies& other_copies() const { return content_.other_copies; }
   // Position in tensors(), or -1.
   int64_t Find(std::string_view name) const;
   // As Find(name); quick when the name is the one at `guess`, which may be any number.
@@ -72,7 +92,8 @@ class CheckpointHeaders {
 
   // For OpenCheckpoint, before it shares the headers: how the index file differs from them, and the charge that counts
   // their memory from now on.
-  void SetIndexDifferences(std::vector<std::string> index_only_keys, std::vector<std::string> unindexed_keys);
+  void SetIndexDifferences(std::vector<std::string> index_only_keys, std::vector<std::string> unindexed_keys,
+                           std::vector<AbsentKey> absent_keys);
   void SetCharge(std::unique_ptr<HeaderCharge> charge);
 
  private:

@@ -4,6 +4,7 @@
 #include <iterator>
 #include <utility>
 
+#include "absl/container/flat_hash_map.h"
 #include "absl/strings/str_format.h"
 #include "server/base/error.h"
 #include "server/checkpoint/json_checks.h"
@@ -87,23 +88,103 @@ absl::Status HeaderAssembly::InsertNames(size_t first) {
   const std::vector<StoredTensor>& tensors = content_.tensors;
   KEYLOAD_RETURN_IF_ERROR(ReserveNames(tensors.size(), first));
   for (auto i = static_cast<uint32_t>(first); i < tensors.size(); ++i) {
-    if (!by_name_.Insert(tensors[i].name, i, NameAt())) return NameTwice(tensors[i].name);
+    if (by_name_.Insert(tensors[i].name, i, NameAt())) continue;
+    const auto earlier = static_cast<size_t>(by_name_.Find(tensors[i].name, NameAt()));
+    if (tensors[earlier].shard == tensors[i].shard) return NameTwice(i);
+    KEYLOAD_RETURN_IF_ERROR(ReserveCounted(again_, again_.size() + 1, &charge_, path_));
+    again_.push_back(i);
   }
   return absl::OkStatus();
 }
 
-absl::Status HeaderAssembly::NameTwice(std::string_view name) const {
+absl::Status HeaderAssembly::NameTwice(uint32_t again) const {
   const std::vector<StoredTensor>& tensors = content_.tensors;
+  const std::string_view name = tensors[again].name;
   const auto earlier = static_cast<size_t>(by_name_.Find(name, NameAt()));
-  const std::string& file = content_.shards[tensors[earlier].shard].file;
-  const std::string& again = content_.shards.back().file;
+  const std::string& first = content_.shards[tensors[earlier].shard].file;
+  const std::string& second = content_.shards[tensors[again].shard].file;
   return MakeError(
       Reason::kCheckpointCorrupt,
-      absl::StrFormat("%s: tensor \"%s\" is in shard %s and again in shard %s", path_, Shortened(name), file, again),
-      {{"path", path_}, {"key", Shortened(name)}, {"file", file}, {"shard", again}});
+      absl::StrFormat("%s: tensor \"%s\" is in shard %s and again in shard %s", path_, Shortened(name), first, second),
+      {{"path", path_}, {"key", Shortened(name)}, {"file", first}, {"shard", second}});
 }
 
-std::shared_ptr<CheckpointHeaders> HeaderAssembly::Finish() {
+absl::Status HeaderAssembly::LeaveOutCopies(const IndexFile& index, const RequestContext& context) {
+  struct Place {
+    int64_t shard = -1;  // where the index file says that the tensor is
+    bool found = false;
+  };
+  constexpr uint64_t kBytesPerName = 2 * (sizeof(std::string_view) + sizeof(Place));
+  const std::vector<StoredTensor>& tensors = content_.tensors;
+  TemporaryCharge work(&charge_);
+  KEYLOAD_RETURN_IF_ERROR(work.Add(again_.size() * kBytesPerName + tensors.size() / 8, path_));
+  PeriodicCheck check(&context);
+  absl::flat_hash_map<std::string_view, Place> places;
+  places.reserve(again_.size());
+  for (const uint32_t again : again_) places.try_emplace(tensors[again].name);
+  for (const IndexFile::Entry& entry : index.entries) {
+    KEYLOAD_RETURN_IF_ERROR(check.Check());
+    const auto place = places.find(entry.key);
+    if (place != places.end()) place->second.shard = entry.shard;
+  }
+  std::vector<bool> left_out(tensors.size()), seen(tensors.size());
+  OtherCopies& copies = content_.other_copies;
+  const auto decide = [&](uint32_t i, Place& place) {
+    if (seen[i]) return true;
+    seen[i] = true;
+    if (tensors[i].shard == place.shard) return !std::exchange(place.found, true);
+    left_out[i] = true;
+    if (copies.count++ == 0) {
+      copies.example = Shortened(tensors[i].name);
+      copies.counts = static_cast<uint32_t>(place.shard);
+      copies.other = tensors[i].shard;
+    }
+    return true;
+  };
+  for (const uint32_t again : again_) {
+    KEYLOAD_RETURN_IF_ERROR(check.Check());
+    Place& place = places.find(tensors[again].name)->second;
+    const auto earlier = static_cast<uint32_t>(by_name_.Find(tensors[again].name, NameAt()));
+    if (place.shard < 0 || !decide(earlier, place) || !decide(again, place)) return NameTwice(again);
+  }
+  for (const uint32_t again : again_) {
+    const Place& place = places.find(tensors[again].name)->second;
+    if (place.found) continue;
+    return Annotate(NameTwice(again), absl::StrFormat("the index file says that it is in shard %s, where it is not",
+                                                      content_.shards[place.shard].file));
+  }
+  return Remove(left_out);
+}
+
+absl::Status HeaderAssembly::Remove(const std::vector<bool>& left_out) {
+  std::vector<StoredTensor>& tensors = content_.tensors;
+  uint32_t kept = 0;
+  for (ShardHeader& shard : content_.shards) {
+    const uint32_t begin = shard.first_tensor, end = begin + shard.tensor_count;
+    shard.first_tensor = kept;
+    for (uint32_t i = begin; i < end; ++i) {
+      if (left_out[i]) continue;
+      if (kept != i) tensors[kept] = std::move(tensors[i]);
+      ++kept;
+    }
+    shard.tensor_count = kept - shard.first_tensor;
+    shard.whole = shard.tensor_count == end - begin;
+  }
+  tensors.resize(kept);
+  by_name_ = NameTable(0);
+  KEYLOAD_RETURN_IF_ERROR(ReserveNames(kept, 0));
+  for (uint32_t i = 0; i < kept; ++i) by_name_.Insert(tensors[i].name, i, NameAt());
+  return absl::OkStatus();
+}
+
+absl::StatusOr<std::shared_ptr<CheckpointHeaders>> HeaderAssembly::Finish(const IndexFile* index,
+                                                                          const RequestContext& context) {
+  if (!again_.empty()) {
+    if (index == nullptr) return NameTwice(again_.front());
+    KEYLOAD_RETURN_IF_ERROR(LeaveOutCopies(*index, context));
+    charge_.Remove(again_.capacity() * sizeof(uint32_t));
+    again_ = {};
+  }
   return std::make_shared<CheckpointHeaders>(std::move(content_), std::move(by_name_));
 }
 

@@ -44,7 +44,10 @@ void HeaderCache::Add(const FileIdentity& start, std::shared_ptr<const Checkpoin
   entries_.push_front({.start = start, .headers = std::move(headers)});
   bytes_ += bytes;
   by_start_[start] = entries_.begin();
-  for (uint32_t i = 0; i < shards.size(); ++i) by_shard_[shards[i].identity] = {.entry = entries_.begin(), .shard = i};
+  for (uint32_t i = 0; i < shards.size(); ++i) {
+    // What is left out of one checkpoint may count in another.
+    if (shards[i].whole) by_shard_[shards[i].identity] = {.entry = entries_.begin(), .shard = i};
+  }
 }
 
 bool HeaderCache::MakeRoom(uint64_t bytes) {

@@ -13,7 +13,7 @@ namespace keyload {
 namespace {
 
 // A string of its own in a list that grows by doubling.
-uint64_t BytesOfKept(std::string_view key) { return 3 * sizeof(std::string) + key.size(); }
+uint64_t BytesOfKept(std::string_view key) { return 3 * sizeof(AbsentKey) + key.size(); }
 
 }  // namespace
 
@@ -22,6 +22,8 @@ absl::Status CompareWithIndex(const IndexFile& file, const std::string& path, co
   SteppedCharge counted(&charge);
   size_t compared = 0;
   std::vector<std::string> index_only;
+  std::vector<AbsentKey> absent;
+  const auto is_absent = [&](uint32_t shard) { return headers.shards()[shard].identity == FileIdentity(); };
   std::vector<bool> indexed(headers.tensors().size());
   const auto twice = [&](std::string_view key) {
     return MakeError(Reason::kCheckpointCorrupt,
@@ -34,7 +36,11 @@ absl::Status CompareWithIndex(const IndexFile& file, const std::string& path, co
     const int64_t found = headers.Find(entry.key, next);
     if (found < 0) {
       KEYLOAD_RETURN_IF_ERROR(counted.Add(BytesOfKept(entry.key), path));
-      index_only.emplace_back(entry.key);
+      if (is_absent(entry.shard)) {
+        absent.push_back({.name = std::string(entry.key), .shard = entry.shard});
+      } else {
+        index_only.emplace_back(entry.key);
+      }
       continue;
     }
     next = found + 1;
@@ -52,6 +58,10 @@ absl::Status CompareWithIndex(const IndexFile& file, const std::string& path, co
   std::sort(index_only.begin(), index_only.end());
   const auto same = std::adjacent_find(index_only.begin(), index_only.end());
   if (same != index_only.end()) return twice(*same);
+  std::sort(absent.begin(), absent.end(), [](const AbsentKey& a, const AbsentKey& b) { return a.name < b.name; });
+  const auto same_absent = std::adjacent_find(absent.begin(), absent.end(),
+                                              [](const AbsentKey& a, const AbsentKey& b) { return a.name == b.name; });
+  if (same_absent != absent.end()) return twice(same_absent->name);
 
   std::vector<std::string> unindexed;
   for (size_t i = 0; i < indexed.size(); ++i) {
@@ -59,7 +69,7 @@ absl::Status CompareWithIndex(const IndexFile& file, const std::string& path, co
     KEYLOAD_RETURN_IF_ERROR(counted.Add(BytesOfKept(headers.tensors()[i].name), path));
     unindexed.emplace_back(headers.tensors()[i].name);
   }
-  headers.SetIndexDifferences(std::move(index_only), std::move(unindexed));
+  headers.SetIndexDifferences(std::move(index_only), std::move(unindexed), std::move(absent));
   return absl::OkStatus();
 }
 

@@ -18,6 +18,7 @@ namespace {
 namespace ondemand = simdjson::ondemand;
 
 constexpr size_t kMaxFileNameBytes = 255;
+constexpr size_t kMaxShardPathBytes = 1024;
 constexpr size_t kTypicalIndexEntryBytes = 64;
 
 // One pass over one index; used once.
@@ -130,7 +131,7 @@ absl::StatusOr<uint32_t> IndexParser::ShardOf(std::string_view key, std::string_
                                               const std::string& position) {
   if (auto known = shard_ids_.find(name); known != shard_ids_.end()) return known->second;
   const ErrorMetadata metadata = {{"key", Shortened(key)}, {"shard", Shortened(name)}, {"offset", position}};
-  if (std::string problem = FileNameProblem(name); !problem.empty()) {
+  if (std::string problem = ShardPathProblem(name); !problem.empty()) {
     return Corrupt(absl::StrFormat("key \"%s\": the shard name \"%s\" %s", Shortened(key), Shortened(name), problem),
                    metadata);
   }
@@ -184,6 +185,19 @@ std::string FileNameProblem(std::string_view name) {
   if (name.size() > kMaxFileNameBytes) return "is longer than 255 bytes";
   if (!simdjson::validate_utf8(name.data(), name.size())) return "is not valid Unicode";
   return "";
+}
+
+std::string ShardPathProblem(std::string_view path) {
+  if (path.size() > kMaxShardPathBytes) return absl::StrFormat("is longer than %d bytes", kMaxShardPathBytes);
+  if (path.starts_with('/')) return "is not below the checkpoint: it begins with a '/'";
+  while (true) {
+    const size_t slash = path.find('/');
+    const std::string_view name = path.substr(0, slash);
+    if (name == "..") return "is not below the checkpoint: it has a '..'";
+    if (std::string problem = FileNameProblem(name); !problem.empty()) return problem;
+    if (slash == std::string_view::npos) return "";
+    path.remove_prefix(slash + 1);
+  }
 }
 
 absl::StatusOr<IndexFile> ParseIndexFile(const JsonBuffer& json, std::string_view file, HeaderCharge* charge) {

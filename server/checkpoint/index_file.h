@@ -23,13 +23,17 @@ struct IndexFile {
     std::string_view key;
     uint32_t shard = 0;  // into shards
   };
-  std::vector<std::string> shards;     // sorted, distinct; plain file names
+  std::vector<std::string> shards;     // sorted, distinct; paths below the checkpoint
   std::vector<Entry> entries;          // as in the file; a key may come twice
   std::unique_ptr<std::string> names;  // storage behind Entry::key
 };
 
 // "" for a plain file name that a checkpoint may hold, else what is wrong with it.
 std::string FileNameProblem(std::string_view name);
+
+// The same for the path of a shard below its checkpoint: plain file names with '/' between them, which can name nothing
+// above it.
+std::string ShardPathProblem(std::string_view path);
 
 // Pure. `file` is the name used in errors. Fields other than weight_map are ignored. What the result holds stays with
 // `charge`, which may be null. CHECKPOINT_CORRUPT; FORMAT_NOT_SUPPORTED for shards in another format; MEMORY_EXHAUSTED.

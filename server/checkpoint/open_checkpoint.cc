@@ -5,19 +5,26 @@
 
 #include "absl/container/flat_hash_map.h"
 #include "absl/strings/str_format.h"
+#include "absl/strings/str_join.h"
 #include "server/base/error.h"
+#include "server/base/file_kind.h"
 #include "server/base/mutex.h"
 #include "server/base/parallel.h"
+#include "server/base/strings.h"
 #include "server/checkpoint/checkpoint_index.h"
 #include "server/checkpoint/header_assembly.h"
 #include "server/checkpoint/header_cache.h"
+#include "server/checkpoint/hub_cache.h"
 #include "server/checkpoint/index_differences.h"
 #include "server/checkpoint/index_file.h"
+#include "server/checkpoint/shard_faults.h"
 #include "server/checkpoint/shard_file.h"
 #include "server/checkpoint/weight_files.h"
 
 namespace keyload {
 namespace {
+
+constexpr size_t kMaxOtherSets = 4;  // that a message names
 
 // Opens one source; used once.
 class CheckpointOpener {
@@ -40,13 +47,22 @@ class CheckpointOpener {
   Result OpenSource();
   Result OpenFile(OpenedPath opened);
   Result OpenDirectory(OpenedPath opened, const std::string& weights);
+  // The weights of `directory`, or of the snapshot that it stands for and that takes its place then.
+  absl::StatusOr<WeightFile> FindWeightsIn(OpenedPath& directory, const std::string& weights);
   Result OpenOnlyShard(OpenedPath opened, const std::string& path, const std::string& name);
   Result OpenIndexed(const OpenedPath& index);
   absl::Status AddShards(const std::vector<std::string>& names, HeaderAssembly& assembly);
-  absl::StatusOr<ShardRead> OpenShard(uint32_t number, const std::string& name, const std::string& path);
+  // Opens one shard and hands its header to `assembly`, or keeps its fault.
+  absl::Status AddShard(uint32_t number, const std::string& name, HeaderAssembly& assembly);
+  // What becomes of the faults of shards, once all have been looked at.
+  absl::Status Judge(const std::vector<std::string>& names, HeaderAssembly& assembly);
+  absl::Status TellFaults(const std::vector<std::string>& names) const;
+  absl::StatusOr<ShardRead> OpenShard(uint32_t number, const std::string& name, const std::string& path,
+                                      HeaderCharge& charge);
   // A file that is there under two names has each of its tensors twice; that is told before its header is read twice.
   absl::Status CheckOnlyOnce(uint32_t number, const std::string& path);
-  absl::StatusOr<ShardRead> ReadShard(uint32_t number, const std::string& path);
+  absl::StatusOr<ShardRead> ReadShard(uint32_t number, const std::string& path, HeaderCharge& charge,
+                                      bool anew = false);
   // Counts the header of one more shard, before it is read, and its keys, before they are kept.
   absl::Status CountHeader(uint64_t bytes, const std::string& path);
   absl::Status CountKeys(uint64_t keys, const std::string& path);
@@ -65,6 +81,8 @@ class CheckpointOpener {
   std::vector<ShardRead> reads_;                    // per shard, where there are known headers
   std::atomic<uint64_t> keys_ = 0;                  // of the shards that were read so far
   std::atomic<uint64_t> header_bytes_ = 0;
+  ShardFaults faults_;
+  bool lacks_shards_ = false;
   Mutex mutex_;
   absl::flat_hash_map<std::pair<uint64_t, uint64_t>, uint32_t> files_ ABSL_GUARDED_BY(mutex_);  // shards by file
   CheckpointIndex::Content content_;
@@ -78,6 +96,21 @@ bool MayComeFromAChange(Reason reason) {
          reason == Reason::kCheckpointTruncated;
 }
 
+// What FindWeights says of a directory that has no weights, as repositories of a hub's cache have none.
+bool MayBeRepository(Reason reason) {
+  return reason == Reason::kCheckpointNotFound || reason == Reason::kCheckpointAmbiguous ||
+         reason == Reason::kFormatNotSupported;
+}
+
+// FORMAT_NOT_SUPPORTED: a file whose name is not that of weights, with what it is where that is known.
+absl::Status NoWeightFile(const OpenedPath& opened, const std::string& path) {
+  if (const auto kind = RecognizeName(path)) return WrongKind(Reason::kFormatNotSupported, path, *kind);
+  const absl::StatusOr<std::optional<FileKind>> kind = RecognizeOpened(opened, path);
+  if (kind.ok() && kind->has_value()) return WrongKind(Reason::kFormatNotSupported, path, **kind);
+  return MakeError(Reason::kFormatNotSupported, absl::StrFormat("%s is not a .safetensors file", path),
+                   {{"path", path}});
+}
+
 CheckpointOpener::Result CheckpointOpener::Open() {
   KEYLOAD_RETURN_IF_ERROR(context_.Check());
   Result result = OpenSource();
@@ -89,8 +122,9 @@ CheckpointOpener::Result CheckpointOpener::Open() {
 CheckpointOpener::Result CheckpointOpener::OpenSource() {
   // An index file given as the path stands for its directory: the shards are beside the name, not beside what a symlink
   // leads to.
-  if (source_.path.starts_with('/') && source_.path.ends_with(kIndexFileSuffix) && source_.weights.empty()) {
-    const std::string name(BaseName(source_.path));
+  const std::string name(BaseName(source_.path));
+  const std::optional<WeightName> parsed = ParseWeightName(name);
+  if (source_.path.starts_with('/') && parsed && parsed->form == WeightName::Form::kIndex && source_.weights.empty()) {
     const std::string parent = source_.path.substr(0, source_.path.size() - name.size());
     KEYLOAD_ASSIGN_OR_RETURN(OpenedPath directory, roots_.Open(parent));
     return OpenDirectory(std::move(directory), name);
@@ -107,10 +141,7 @@ CheckpointOpener::Result CheckpointOpener::OpenFile(OpenedPath opened) {
                      absl::StrFormat("%s is a file; weights can be chosen only in a directory", source_.path),
                      {{"path", source_.path}});
   }
-  if (!source_.path.ends_with(kSafetensorsSuffix)) {
-    return MakeError(Reason::kFormatNotSupported, absl::StrFormat("%s is not a .safetensors file", source_.path),
-                     {{"path", source_.path}});
-  }
+  if (!source_.path.ends_with(kSafetensorsSuffix)) return NoWeightFile(opened, source_.path);
   content_.resolved = opened.resolved;
   return OpenOnlyShard(std::move(opened), source_.path, std::string(BaseName(source_.path)));
 }
@@ -120,18 +151,30 @@ CheckpointOpener::Result CheckpointOpener::OpenDirectory(OpenedPath opened, cons
     return MakeError(Reason::kCheckpointNotFound, absl::StrFormat("%s is not a directory", opened.resolved),
                      {{"path", opened.resolved}});
   }
+  KEYLOAD_ASSIGN_OR_RETURN(WeightFile file, FindWeightsIn(opened, weights));
   content_.directory = std::make_shared<const CheckpointDirectory>(std::move(opened));
   content_.resolved = content_.directory->resolved();
-  KEYLOAD_ASSIGN_OR_RETURN(WeightFile file, FindWeights(roots_, content_.directory->opened(), weights,
-                                                        source_.allow_no_weights, context_, charge_.get()));
   if (file.kind == WeightFile::Kind::kNone) {
     return Finish(std::make_shared<CheckpointHeaders>(CheckpointHeaders::Content()));
   }
+  if (std::string newer = NewerPickle(content_.directory->opened(), file); !newer.empty())
+    content_.warnings.push_back(std::move(newer));
   if (file.kind == WeightFile::Kind::kSafetensors) {
     return OpenOnlyShard(std::move(file.opened), content_.directory->PathOf(file.name), file.name);
   }
   content_.index_file = file.name;
   return OpenIndexed(file.opened);
+}
+
+absl::StatusOr<WeightFile> CheckpointOpener::FindWeightsIn(OpenedPath& directory, const std::string& weights) {
+  absl::StatusOr<WeightFile> file =
+      FindWeights(roots_, directory, weights, source_.allow_no_weights, context_, charge_.get());
+  const bool none = file.ok() ? file->kind == WeightFile::Kind::kNone : MayBeRepository(ErrorReason(file.status()));
+  if (!none) return file;
+  KEYLOAD_ASSIGN_OR_RETURN(std::optional<OpenedPath> snapshot, OpenSnapshot(roots_, directory, context_));
+  if (!snapshot || !snapshot->is_directory) return file;
+  directory = *std::move(snapshot);
+  return FindWeights(roots_, directory, weights, source_.allow_no_weights, context_, charge_.get());
 }
 
 CheckpointOpener::Result CheckpointOpener::OpenOnlyShard(OpenedPath opened, const std::string& path,
@@ -141,12 +184,13 @@ CheckpointOpener::Result CheckpointOpener::OpenOnlyShard(OpenedPath opened, cons
   if (reading_.cache != nullptr) known_ = reading_.cache->FindCheckpoint(start_);
   content_.shards.push_back(std::move(shard));
   reads_.resize(1);
-  KEYLOAD_ASSIGN_OR_RETURN(reads_[0], ReadShard(0, path));
+  KEYLOAD_ASSIGN_OR_RETURN(reads_[0], ReadShard(0, path, *charge_));
   if (AllKnown()) return FinishKnown();
   HeaderAssembly assembly(content_.resolved, 1, *charge_);
   KEYLOAD_RETURN_IF_ERROR(assembly.Reserve(keys_));
   KEYLOAD_RETURN_IF_ERROR(assembly.Add(0, content_.shards[0], std::move(reads_[0])));
-  return Finish(assembly.Finish());
+  KEYLOAD_ASSIGN_OR_RETURN(const auto headers, assembly.Finish(nullptr, context_));
+  return Finish(headers);
 }
 
 CheckpointOpener::Result CheckpointOpener::OpenIndexed(const OpenedPath& index) {
@@ -179,10 +223,15 @@ CheckpointOpener::Result CheckpointOpener::OpenIndexed(const OpenedPath& index) 
     KEYLOAD_RETURN_IF_ERROR(read_index());
     KEYLOAD_RETURN_IF_ERROR(assembly.Reserve(keys_));
     for (uint32_t i = 0; i < reads_.size(); ++i) {
+      const HeaderCache::KnownShard& known = reads_[i].known;
+      if (known.headers != nullptr && !known.headers->shards()[known.shard].whole) {
+        // What was left out of it then may count now.
+        KEYLOAD_ASSIGN_OR_RETURN(reads_[i], ReadShard(i, content_.directory->PathOf(names[i]), *charge_, true));
+      }
       KEYLOAD_RETURN_IF_ERROR(assembly.Add(i, content_.shards[i], std::move(reads_[i])));
     }
   }
-  const std::shared_ptr<CheckpointHeaders> headers = assembly.Finish();
+  KEYLOAD_ASSIGN_OR_RETURN(const std::shared_ptr<CheckpointHeaders> headers, assembly.Finish(&*file, context_));
   KEYLOAD_RETURN_IF_ERROR(CompareWithIndex(*file, path, context_, *charge_, *headers));
   file.reset();  // the charge is for the headers alone from here on
   return Finish(headers);
@@ -193,31 +242,77 @@ absl::Status CheckpointOpener::AddShards(const std::vector<std::string>& names, 
   KEYLOAD_RETURN_IF_ERROR(charge_->Add(names.size() * kBytesPerShard, content_.resolved));
   content_.shards.resize(names.size());
   if (known_ != nullptr) reads_.resize(names.size());
-  return ParallelFor(reading_.threads, names.size(), [&](size_t i) {
-    const auto number = static_cast<uint32_t>(i);
+  const absl::Status status = ParallelFor(reading_.threads, names.size(), [&](size_t i) {
     // Not only for the answer: some of these calls are on threads of others, which an exception would end.
-    return CatchingNoHeap(names[i], [&]() -> absl::Status {
-      KEYLOAD_RETURN_IF_ERROR(context_.Check());
-      absl::StatusOr<ShardRead> read = OpenShard(number, names[i], content_.directory->PathOf(names[i]));
-      if (!read.ok()) {
-        return Annotate(read.status(),
-                        absl::StrFormat("%s/%s: shard %s", content_.resolved, content_.index_file, names[i]),
-                        {{"shard", names[i]}});
-      }
-      if (known_ == nullptr) return assembly.Add(number, content_.shards[i], *std::move(read));
-      reads_[i] = *std::move(read);  // perhaps all are known, and nothing needs to be put together
-      return absl::OkStatus();
-    });
+    return CatchingNoHeap(names[i], [&] { return AddShard(static_cast<uint32_t>(i), names[i], assembly); });
   });
+  // A shard that is absent says more than another that is broken, or than the heap that waiting for it took.
+  const Reason reason = status.ok() ? Reason::kCheckpointCorrupt : ErrorReason(status);
+  const bool tell = reason == Reason::kCheckpointCorrupt || reason == Reason::kMemoryExhausted;
+  if (!faults_.any() || !tell) return status;
+  return status.ok() ? Judge(names, assembly) : TellFaults(names);
+}
+
+absl::Status CheckpointOpener::AddShard(uint32_t number, const std::string& name, HeaderAssembly& assembly) {
+  KEYLOAD_RETURN_IF_ERROR(context_.Check());
+  // Once it is clear that the open fails, headers are read only for the faults of their files, and not kept.
+  const bool fails = faults_.any() && !source_.may_lack_shards;
+  HeaderCharge own(reading_.memory, reading_.cache);
+  absl::StatusOr<ShardRead> read = OpenShard(number, name, content_.directory->PathOf(name), fails ? own : *charge_);
+  if (!read.ok()) {
+    const absl::Status fault =
+        Annotate(read.status(), absl::StrFormat("%s/%s: shard %s", content_.resolved, content_.index_file, name),
+                 {{"shard", name}});
+    return faults_.Take(number, fault) ? absl::OkStatus() : fault;
+  }
+  if (fails) return absl::OkStatus();
+  if (known_ == nullptr) return assembly.Add(number, content_.shards[number], *std::move(read));
+  reads_[number] = *std::move(read);  // perhaps all are known, and nothing needs to be put together
+  return absl::OkStatus();
+}
+
+absl::Status CheckpointOpener::Judge(const std::vector<std::string>& names, HeaderAssembly& assembly) {
+  const std::vector<uint32_t> absent = faults_.absent();
+  if (!source_.may_lack_shards || !faults_.only_absent() || absent.size() == names.size()) return TellFaults(names);
+  for (const uint32_t number : absent) {
+    content_.shards[number].file = names[number];
+    ShardRead nothing;
+    nothing.header.names = std::make_shared<const std::string>();
+    if (known_ == nullptr) {
+      KEYLOAD_RETURN_IF_ERROR(assembly.Add(number, content_.shards[number], std::move(nothing)));
+    } else {
+      reads_[number] = std::move(nothing);
+    }
+  }
+  lacks_shards_ = true;
+  return absl::OkStatus();
+}
+
+absl::Status CheckpointOpener::TellFaults(const std::vector<std::string>& names) const {
+  const OpenedPath& directory = content_.directory->opened();
+  const std::string index = content_.directory->PathOf(content_.index_file);
+  std::string hint;
+  if (const size_t absent = faults_.absent().size(); absent > 0) {
+    hint = UnfinishedDownloads(roots_, directory, context_);
+    std::vector<std::string> others = SetsIn(directory, kMaxOtherSets, context_);
+    std::erase(others, content_.index_file);
+    if (absent == names.size() && !others.empty()) {
+      hint += absl::StrFormat(
+          ". The index is stale: none of its files is there, and other weights are (%s); remove it, or name the others "
+          "in weights (--weights)",
+          absl::StrJoin(others, ", "));
+    }
+  }
+  return faults_.Tell(index, names, hint);
 }
 
 // Only touches what belongs to the shard: others are opened at the same time.
-absl::StatusOr<ShardRead> CheckpointOpener::OpenShard(uint32_t number, const std::string& name,
-                                                      const std::string& path) {
+absl::StatusOr<ShardRead> CheckpointOpener::OpenShard(uint32_t number, const std::string& name, const std::string& path,
+                                                      HeaderCharge& charge) {
   KEYLOAD_ASSIGN_OR_RETURN(OpenedPath opened, content_.directory->Open(roots_, name));
   KEYLOAD_ASSIGN_OR_RETURN(content_.shards[number], MakeShard(std::move(opened), path, name));
   KEYLOAD_RETURN_IF_ERROR(CheckOnlyOnce(number, path));
-  return ReadShard(number, path);
+  return ReadShard(number, path, charge);
 }
 
 absl::Status CheckpointOpener::CheckOnlyOnce(uint32_t number, const std::string& path) {
@@ -233,10 +328,13 @@ absl::Status CheckpointOpener::CheckOnlyOnce(uint32_t number, const std::string&
                    {{"file", path}, {"shard", content_.shards[other].file}});
 }
 
-absl::StatusOr<ShardRead> CheckpointOpener::ReadShard(uint32_t number, const std::string& path) {
+absl::StatusOr<ShardRead> CheckpointOpener::ReadShard(uint32_t number, const std::string& path, HeaderCharge& charge,
+                                                      bool anew) {
   Shard& shard = content_.shards[number];
   ShardRead read;
-  if (known_ != nullptr && known_->shards()[number].identity == shard.identity) {
+  if (anew) {
+    // nothing that is known counts
+  } else if (known_ != nullptr && known_->shards()[number].identity == shard.identity) {
     read.known = {.headers = known_, .shard = number};
   } else if (reading_.cache != nullptr) {
     read.known = reading_.cache->FindShard(shard.identity).value_or(HeaderCache::KnownShard());
@@ -249,7 +347,7 @@ absl::StatusOr<ShardRead> CheckpointOpener::ReadShard(uint32_t number, const std
   }
   KEYLOAD_ASSIGN_OR_RETURN(const uint64_t length, ReadHeaderLength(shard, path));
   KEYLOAD_RETURN_IF_ERROR(CountHeader(length, path));
-  KEYLOAD_ASSIGN_OR_RETURN(read.header, ReadShardHeader(shard, length, path, number, *charge_));
+  KEYLOAD_ASSIGN_OR_RETURN(read.header, ReadShardHeader(shard, length, path, number, charge));
   shard.data_offset = read.header.data_offset;
   KEYLOAD_RETURN_IF_ERROR(CountKeys(read.header.tensors.size(), path));
   return read;
@@ -279,7 +377,8 @@ CheckpointOpener::Result CheckpointOpener::Finish(std::shared_ptr<CheckpointHead
   // Before anything is remembered: a header that was read while its file was written is of no use to anybody.
   KEYLOAD_RETURN_IF_ERROR(CheckpointIndex::CheckEntries(content_));
   headers->SetCharge(std::move(charge_));
-  if (reading_.cache != nullptr && !headers->shards().empty()) reading_.cache->Add(start_, headers, opened_at_);
+  if (reading_.cache != nullptr && !headers->shards().empty() && !lacks_shards_)
+    reading_.cache->Add(start_, headers, opened_at_);
   content_.headers = std::move(headers);
   return std::make_shared<const CheckpointIndex>(std::move(content_));
 }
@@ -291,18 +390,6 @@ CheckpointOpener::Result CheckpointOpener::FinishKnown() {
 }
 
 }  // namespace
-
-absl::Status CheckpointIndex::CheckEntries(const Content& content) {
-  if (content.directory == nullptr) return absl::OkStatus();
-  if (!content.index_file.empty() && content.index_identity != FileIdentity()) {
-    KEYLOAD_RETURN_IF_ERROR(content.directory->CheckEntry(content.index_file, content.index_identity));
-  }
-  for (const Shard& shard : content.shards) {
-    if (shard.fd == nullptr) continue;  // not opened
-    KEYLOAD_RETURN_IF_ERROR(content.directory->CheckEntry(shard.file, shard.identity));
-  }
-  return absl::OkStatus();
-}
 
 absl::StatusOr<std::shared_ptr<const CheckpointIndex>> OpenCheckpoint(const ModelRoots& roots,
                                                                       const CheckpointSource& source,

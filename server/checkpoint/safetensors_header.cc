@@ -358,7 +358,16 @@ absl::Status HeaderParser::CheckFileSize(uint64_t data_end) const {
       Reason::kCheckpointTruncated,
       absl::StrFormat("%s: the file has %d bytes and lacks the last %d; tensor \"%s\" is the first that is not whole",
                       file_, file_size_, data_end - data_size, Shortened(cut->name)),
-      {{"file", std::string(file_)}, {"key", Shortened(cut->name)}, {"offset", std::to_string(file_size_)}});
+      {{"file", std::string(file_)},
+       {"key", Shortened(cut->name)},
+       {"offset", std::to_string(file_size_)},
+       {"lacking_bytes", std::to_string(data_end - data_size)}});
+}
+
+std::string Hex(std::string_view bytes) {
+  return absl::StrJoin(bytes, " ", [](std::string* out, char byte) {
+    absl::StrAppendFormat(out, "%02x", static_cast<unsigned char>(byte));
+  });
 }
 
 }  // namespace
@@ -374,8 +383,12 @@ absl::StatusOr<uint64_t> ParseHeaderLength(std::string_view prefix, uint64_t fil
   for (size_t i = 0; i < kHeaderPrefixBytes; ++i) length |= uint64_t{static_cast<unsigned char>(prefix[i])} << (8 * i);
   if (length > kMaxHeaderBytes) {
     return MakeError(Reason::kCheckpointCorrupt,
-                     absl::StrFormat("%s: the header length at byte 0 is %d, more than the allowed %d bytes", file,
-                                     length, kMaxHeaderBytes),
+                     length <= 1000 * kMaxHeaderBytes
+                         ? absl::StrFormat("%s: the header length at byte 0 is %d, more than the allowed %d bytes",
+                                           file, length, kMaxHeaderBytes)
+                         : absl::StrFormat("%s: its first 8 bytes (%s) are no length of a header: this is no "
+                                           "safetensors file, or its beginning was overwritten; fetch it again",
+                                           file, Hex(prefix.substr(0, kHeaderPrefixBytes))),
                      metadata);
   }
   if (length > file_size - kHeaderPrefixBytes) {

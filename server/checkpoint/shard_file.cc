@@ -5,11 +5,14 @@
 
 #include <algorithm>
 #include <memory>
+#include <optional>
 #include <span>
+#include <string_view>
 #include <utility>
 
 #include "absl/strings/str_format.h"
 #include "server/base/error.h"
+#include "server/base/file_kind.h"
 #include "server/base/strings.h"
 #include "server/base/whole_file.h"
 #include "server/checkpoint/json_buffer.h"
@@ -23,6 +26,20 @@ absl::Status ReadFully(int fd, std::span<char> destination, uint64_t offset, con
   return MakeError(Reason::kCheckpointTruncated,
                    absl::StrFormat("%s: the file ended at byte %d while it was read", path, offset + read),
                    {{"file", path}, {"offset", std::to_string(offset + read)}});
+}
+
+absl::StatusOr<std::optional<FileKind>> Recognize(int fd, uint64_t size, const std::string& path) {
+  std::string first(std::min<uint64_t>(size, kFileKindBytes), '\0');
+  KEYLOAD_RETURN_IF_ERROR(ReadFully(fd, {first.data(), first.size()}, 0, path));
+  return RecognizeFile(first, size);
+}
+
+// What the file at `path` is instead of safetensors, where its first bytes tell; else `problem`, which they gave.
+absl::Status NotSafetensors(const Shard& shard, const std::string& path, absl::Status problem) {
+  const Reason reason = ErrorReason(problem);
+  if (reason != Reason::kCheckpointCorrupt && reason != Reason::kCheckpointTruncated) return problem;
+  KEYLOAD_ASSIGN_OR_RETURN(const std::optional<FileKind> kind, Recognize(shard.fd->get(), shard.identity.size, path));
+  return kind ? WrongKind(reason, path, *kind) : problem;
 }
 
 }  // namespace
@@ -48,7 +65,8 @@ absl::StatusOr<uint64_t> ReadHeaderLength(const Shard& shard, const std::string&
   char prefix[kHeaderPrefixBytes];
   const size_t prefix_size = std::min<uint64_t>(file_size, sizeof(prefix));
   KEYLOAD_RETURN_IF_ERROR(ReadFully(fd, {prefix, prefix_size}, 0, path));
-  return ParseHeaderLength({prefix, prefix_size}, file_size, path);
+  absl::StatusOr<uint64_t> length = ParseHeaderLength({prefix, prefix_size}, file_size, path);
+  return length.ok() ? std::move(length) : NotSafetensors(shard, path, std::move(length).status());
 }
 
 absl::StatusOr<SafetensorsHeader> ReadShardHeader(const Shard& shard, uint64_t length, const std::string& path,
@@ -57,14 +75,21 @@ absl::StatusOr<SafetensorsHeader> ReadShardHeader(const Shard& shard, uint64_t l
   KEYLOAD_RETURN_IF_ERROR(buffer.Add(length + JsonBuffer::kPadding, path));
   JsonBuffer json(length);
   KEYLOAD_RETURN_IF_ERROR(ReadFully(shard.fd->get(), {json.data(), length}, kHeaderPrefixBytes, path));
-  return ParseSafetensorsHeader(json, shard.identity.size, path, number, &charge);
+  absl::StatusOr<SafetensorsHeader> header = ParseSafetensorsHeader(json, shard.identity.size, path, number, &charge);
+  return header.ok() ? std::move(header) : NotSafetensors(shard, path, std::move(header).status());
 }
 
 absl::Status CheckUnchanged(const Shard& shard, std::string_view when, ErrorMetadata metadata) {
+  if (shard.fd == nullptr) return absl::OkStatus();  // it was absent, and nothing is read from it
   KEYLOAD_ASSIGN_OR_RETURN(const FileIdentity now, IdentifyFile(shard.fd->get(), shard.file));
   if (now == shard.identity) return absl::OkStatus();
   metadata["file"] = shard.file;
   return MakeError(Reason::kCheckpointChanged, StrCat(shard.file, ": the file changed ", when), metadata);
+}
+
+absl::StatusOr<std::optional<FileKind>> RecognizeOpened(const OpenedPath& opened, const std::string& path) {
+  KEYLOAD_ASSIGN_OR_RETURN(const FileIdentity identity, IdentifyFile(opened.fd.get(), path));
+  return Recognize(opened.fd.get(), identity.size, path);
 }
 
 absl::StatusOr<FileIdentity> IdentifyJsonFile(const OpenedPath& opened, const std::string& path) {
@@ -87,7 +112,13 @@ absl::StatusOr<IndexFile> ReadIndexFile(const OpenedPath& opened, const std::str
   KEYLOAD_RETURN_IF_ERROR(buffer.Add(size + JsonBuffer::kPadding, path));
   JsonBuffer json(size);
   KEYLOAD_RETURN_IF_ERROR(ReadFully(opened.fd.get(), {json.data(), json.size()}, 0, path));
-  return ParseIndexFile(json, path, &charge);
+  // Blanks in its place: every offset stays as it is.
+  if (std::string_view(json.data(), json.size()).starts_with(kUtf8ByteOrderMark))
+    std::fill_n(json.data(), kUtf8ByteOrderMark.size(), ' ');
+  absl::StatusOr<IndexFile> index = ParseIndexFile(json, path, &charge);
+  if (index.ok() || ErrorReason(index.status()) != Reason::kCheckpointCorrupt) return index;
+  const std::optional<FileKind> kind = RecognizeInsteadOfJson({json.data(), json.size()}, size);
+  return kind ? WrongKind(Reason::kCheckpointCorrupt, path, *kind) : std::move(index);
 }
 
 }  // namespace keyload

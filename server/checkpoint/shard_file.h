@@ -1,9 +1,11 @@
 #pragma once
 
 #include <cstdint>
+#include <optional>
 #include <string>
 
 #include "absl/status/statusor.h"
+#include "server/base/file_kind.h"
 #include "server/checkpoint/checkpoint_index.h"
 #include "server/checkpoint/header_memory.h"
 #include "server/checkpoint/index_file.h"
@@ -22,6 +24,9 @@ absl::StatusOr<uint64_t> ReadHeaderLength(const Shard& shard, const std::string&
 // What the result holds stays with `charge`. Blocks. MEMORY_EXHAUSTED besides.
 absl::StatusOr<SafetensorsHeader> ReadShardHeader(const Shard& shard, uint64_t length, const std::string& path,
                                                   uint32_t number, HeaderCharge& charge);
+
+// What an open file is instead of safetensors, by its first bytes; nothing where they do not tell. IO_ERROR.
+absl::StatusOr<std::optional<FileKind>> RecognizeOpened(const OpenedPath& opened, const std::string& path);
 
 // Identifies an open index file. CHECKPOINT_CORRUPT for a directory; IO_ERROR.
 absl::StatusOr<FileIdentity> IdentifyJsonFile(const OpenedPath& opened, const std::string& path);

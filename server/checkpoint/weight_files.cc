@@ -1,87 +1,59 @@
 #include "server/checkpoint/weight_files.h"
 
 #include <dirent.h>
-#include <fcntl.h>
-#include <unistd.h>
+#include <sys/stat.h>
 
 #include <algorithm>
 #include <array>
-#include <cerrno>
+#include <ctime>
+#include <functional>
 #include <iterator>
-#include <memory>
 #include <optional>
 #include <span>
 #include <string_view>
 #include <utility>
 #include <vector>
 
-#include "absl/functional/function_ref.h"
 #include "absl/strings/str_format.h"
 #include "absl/strings/str_join.h"
 #include "server/base/error.h"
+#include "server/base/file_kind.h"
+#include "server/base/strings.h"
+#include "server/checkpoint/directory_entries.h"
+#include "server/checkpoint/hub_cache.h"
 #include "server/checkpoint/index_file.h"
 
 namespace keyload {
 namespace {
 
-constexpr size_t kMaxListed = 200'000;
 constexpr size_t kMaxNamed = 8;
 constexpr size_t kMaxDirectories = 32;
+constexpr size_t kMaxOthers = 1000;
+constexpr time_t kNewerBySeconds = 60;  // a download of both takes its time
 
 // What trainers leave beside weights in files that look like weights.
 constexpr std::string_view kNotWeights[] = {"training_args.bin", "optimizer.bin", "optimizer.pt", "scheduler.bin",
                                             "scheduler.pt"};
 
-struct CloseDir {
-  void operator()(DIR* stream) const { ::closedir(stream); }
-};
-
 struct Listing {
-  std::vector<std::string> indexes;
-  std::vector<std::string> safetensors;
-  std::vector<std::string> pickles;
+  std::vector<std::string> weights;      // what ParseWeightName knows
+  std::vector<std::string> others;       // what RecognizeName knows; the first ones
   std::vector<std::string> directories;  // the first ones
 };
 
 bool IsPickle(std::string_view name) { return name.ends_with(".bin") || name.ends_with(".pt"); }
 
-absl::Status PickleError(const OpenedPath& directory, std::string_view name) {
-  const std::string path = ModelRoots::PathIn(directory, name);
-  return MakeError(Reason::kFormatNotSupported,
-                   absl::StrFormat("%s holds pickled weights; only safetensors is read", path), {{"file", path}});
+bool MayBeWeights(std::string_view name) {
+  return !name.starts_with('.') &&
+         std::find(std::begin(kNotWeights), std::end(kNotWeights), name) == std::end(kNotWeights);
 }
 
 void Sort(std::string_view name, Listing& listing) {
-  if (name.starts_with('.')) return;
-  if (name.ends_with(kIndexFileSuffix)) listing.indexes.emplace_back(name);
-  if (name.ends_with(kSafetensorsSuffix)) listing.safetensors.emplace_back(name);
-  if (IsPickle(name) && std::find(std::begin(kNotWeights), std::end(kNotWeights), name) == std::end(kNotWeights)) {
-    listing.pickles.emplace_back(name);
-  }
-}
-
-// Calls `visit` with the entries of the directory `name` below `directory`, "." for itself, in no order, until it
-// returns false. Links to directories are not followed. Asks `context`. An error of the file system is one, also in the
-// middle.
-absl::Status VisitEntries(const OpenedPath& directory, const char* name, const RequestContext& context,
-                          absl::FunctionRef<bool(const dirent&)> visit) {
-  const std::string path = ModelRoots::PathIn(directory, name);
-  // A descriptor of its own: closedir() closes it.
-  const int fd = ::openat(directory.fd.get(), name, O_RDONLY | O_DIRECTORY | O_NOFOLLOW | O_CLOEXEC);
-  if (fd < 0) return ErrnoToStatus(errno, "open", path);
-  std::unique_ptr<DIR, CloseDir> stream(::fdopendir(fd));
-  if (stream == nullptr) {
-    const int error = errno;
-    ::close(fd);
-    return ErrnoToStatus(error, "fdopendir", path);
-  }
-  PeriodicCheck check(&context);
-  while (true) {
-    KEYLOAD_RETURN_IF_ERROR(check.Check());
-    errno = 0;
-    const dirent* entry = ::readdir(stream.get());
-    if (entry == nullptr && errno != 0) return ErrnoToStatus(errno, "readdir", path);
-    if (entry == nullptr || !visit(*entry)) return absl::OkStatus();
+  if (!MayBeWeights(name)) return;
+  if (ParseWeightName(name)) {
+    listing.weights.emplace_back(name);
+  } else if (listing.others.size() < kMaxOthers && RecognizeName(name)) {
+    listing.others.emplace_back(name);
   }
 }
 
@@ -111,7 +83,7 @@ absl::StatusOr<Listing> List(const OpenedPath& directory, const RequestContext& 
                                      directory.resolved, kMaxListed),
                      {{"path", directory.resolved}});
   }
-  for (auto* names : {&listing.indexes, &listing.safetensors, &listing.pickles, &listing.directories}) {
+  for (auto* names : {&listing.weights, &listing.others, &listing.directories}) {
     KEYLOAD_RETURN_IF_ERROR(context.Check());
     std::sort(names->begin(), names->end());
   }
@@ -131,117 +103,118 @@ absl::StatusOr<std::optional<WeightFile>> OpenFirst(const ModelRoots& roots, con
   return std::nullopt;
 }
 
-// `names`, which are sorted and end with `suffix`, without those that are variants of another one:
-// "unet.fp16.safetensors" is the variant fp16 of "unet.safetensors"; and so with index files.
-absl::StatusOr<std::vector<std::string>> WithoutVariants(const std::vector<std::string>& names, std::string_view suffix,
-                                                         const RequestContext& context) {
-  // A variant begins with the stem of the other name and a dot. All that begin so are neighbours in the order of names,
-  // behind the stem itself: one pass over both lists finds, for each name, the shortest stem that it begins with.
-  std::vector<std::string_view> stems;
-  stems.reserve(names.size());
-  for (const std::string& name : names)
-    stems.push_back(std::string_view(name).substr(0, name.size() - suffix.size() + 1));
-  KEYLOAD_RETURN_IF_ERROR(context.Check());
-  std::sort(stems.begin(), stems.end());
-  std::vector<std::string> plain;
-  std::string_view shortest;
-  PeriodicCheck check(&context);
-  auto stem = stems.begin();
-  for (const std::string& name : names) {
-    KEYLOAD_RETURN_IF_ERROR(check.Check());
-    for (; stem != stems.end() && *stem <= name; ++stem) {
-      if (shortest.empty() || !stem->starts_with(shortest)) shortest = *stem;
-    }
-    const bool is_variant =
-        !shortest.empty() && name.starts_with(shortest) && name.size() > shortest.size() - 1 + suffix.size();
-    if (!is_variant) plain.push_back(name);
-  }
-  return plain;
-}
-
-// Whether a directory below `directory` has weights in it. Links are not followed.
-absl::StatusOr<bool> HoldsWeights(const OpenedPath& directory, const std::string& name, const RequestContext& context) {
-  bool found = false;
+// What a directory below `directory` has in it: weights, or a file of another format, by its name. Links are not
+// followed.
+struct Inside {
+  bool weights = false;
+  std::string other;
+};
+absl::StatusOr<Inside> LookInto(const OpenedPath& directory, const std::string& name, const RequestContext& context) {
+  Inside inside;
   size_t count = 0;
   const absl::Status status = VisitEntries(directory, name.c_str(), context, [&](const dirent& entry) {
-    found = std::string_view(entry.d_name).ends_with(kSafetensorsSuffix);
-    return !found && ++count < kMaxListed;
+    const std::string_view entry_name = entry.d_name;
+    inside.weights = entry_name.ends_with(kSafetensorsSuffix);
+    if (inside.other.empty() && MayBeWeights(entry_name)) {
+      const std::optional<FileKind> kind = RecognizeName(entry_name);
+      if (kind && kind->is_format) inside.other = StrCat(name, "/", entry_name);
+    }
+    return !inside.weights && ++count < kMaxListed;
   });
   // What may not be looked into, or is no directory, is not what an answer can recommend.
   const Reason reason = status.ok() ? Reason::kInternal : ErrorReason(status);
-  if (reason == Reason::kPathNotReadable || reason == Reason::kCheckpointNotFound) return false;
+  if (reason == Reason::kPathNotReadable || reason == Reason::kCheckpointNotFound) return Inside();
   KEYLOAD_RETURN_IF_ERROR(status);
-  return found;
+  return inside;
 }
 
-absl::Status NoWeights(const OpenedPath& directory, const Listing& listing, const RequestContext& context) {
-  std::vector<std::string> components;
+// Of `others`, what says most about why there are no weights: pieces and capitals before other formats, and those
+// before downloads that are not finished.
+std::string_view MostTelling(const std::vector<std::string>& others) {
+  std::string_view best;
+  int best_rank = 3;
+  for (const std::string& name : others) {
+    const std::optional<FileKind> kind = RecognizeName(name);
+    const int rank = kind->id == "incomplete" ? 2 : kind->is_format ? 1 : 0;
+    if (rank < best_rank) {
+      best = name;
+      best_rank = rank;
+    }
+  }
+  return best;
+}
+
+absl::Status NoWeights(const ModelRoots& roots, const OpenedPath& directory, const Listing& listing,
+                       const RequestContext& context) {
+  const ErrorMetadata metadata = {{"path", directory.resolved}};
+  std::vector<std::string> components, repositories;
+  std::vector<std::string> others = listing.others;
   for (const std::string& name : listing.directories) {
-    KEYLOAD_ASSIGN_OR_RETURN(const bool holds_weights, HoldsWeights(directory, name, context));
-    if (holds_weights) components.push_back(name);
+    if (IsHubRepository(name)) repositories.push_back(name);
+    KEYLOAD_ASSIGN_OR_RETURN(Inside inside, LookInto(directory, name, context));
+    if (inside.weights) components.push_back(name);
+    if (!inside.other.empty()) others.push_back(std::move(inside.other));
   }
-  if (components.empty()) {
-    return MakeError(Reason::kCheckpointNotFound, absl::StrFormat("%s has no weights in it", directory.resolved),
-                     {{"path", directory.resolved}});
+  if (!components.empty()) {
+    return MakeError(
+        Reason::kCheckpointAmbiguous,
+        absl::StrFormat("%s has no weights of its own, but there are some in its directories (%s); give the "
+                        "path of one, such as %s",
+                        directory.resolved, absl::StrJoin(components, ", "),
+                        ModelRoots::PathIn(directory, components.front())),
+        metadata);
   }
-  return MakeError(Reason::kCheckpointAmbiguous,
-                   absl::StrFormat("%s has no weights of its own, but there are some in its directories (%s); give the "
-                                   "path of one, such as %s",
-                                   directory.resolved, absl::StrJoin(components, ", "),
-                                   ModelRoots::PathIn(directory, components.front())),
+  if (!repositories.empty()) {
+    return MakeError(Reason::kCheckpointAmbiguous,
+                     absl::StrFormat("%s is a hub's cache of repositories; give the path of one, such as %s",
+                                     directory.resolved, ModelRoots::PathIn(directory, repositories.front())),
+                     metadata);
+  }
+  const std::string_view other = MostTelling(others);
+  const std::string downloads = UnfinishedDownloads(roots, directory, context);
+  if (other.empty() || !downloads.empty()) {
+    return MakeError(Reason::kCheckpointNotFound, StrCat(directory.resolved, " has no weights in it", downloads),
+                     metadata);
+  }
+  return WrongKind(Reason::kCheckpointNotFound, ModelRoots::PathIn(directory, other), *RecognizeName(other));
+}
+
+absl::Status PartsAlone(const OpenedPath& directory, const WeightSet& set) {
+  return MakeError(Reason::kCheckpointNotFound,
+                   absl::StrFormat("%s has files of a sharded set of weights (%s%s) and no index file, which says "
+                                   "what belongs to the set; fetch it, or name one file in weights (--weights) to "
+                                   "read it alone",
+                                   directory.resolved, set.file, set.parts > 1 ? ", ..." : ""),
                    {{"path", directory.resolved}});
 }
 
+// Opens the one set among `all` that is no variant of another; index files count before single files.
 absl::StatusOr<WeightFile> OpenOnly(const ModelRoots& roots, const OpenedPath& directory,
-                                    const std::vector<std::string>& all, std::string_view suffix,
-                                    const RequestContext& context) {
-  KEYLOAD_ASSIGN_OR_RETURN(const std::vector<std::string> names, WithoutVariants(all, suffix, context));
-  if (names.size() > 1) {
-    const auto shown = std::span(names).first(std::min(names.size(), kMaxNamed));
+                                    const std::vector<WeightSet>& all, const RequestContext& context) {
+  KEYLOAD_ASSIGN_OR_RETURN(std::vector<WeightSet> sets, WithoutVariants(all, context));
+  const auto is_index = [](const WeightSet& set) { return set.form == WeightName::Form::kIndex; };
+  if (std::any_of(sets.begin(), sets.end(), is_index)) std::erase_if(sets, std::not_fn(is_index));
+  if (sets.size() > 1) {
+    std::vector<std::string> shown;
+    for (const WeightSet& set : sets) {
+      if (shown.size() < kMaxNamed) shown.push_back(set.file);
+    }
     return MakeError(
         Reason::kCheckpointAmbiguous,
         absl::StrFormat("%s has %d sets of weights (%s%s); name one in weights (--weights)", directory.resolved,
-                        names.size(), absl::StrJoin(shown, ", "), shown.size() < names.size() ? ", ..." : ""),
+                        sets.size(), absl::StrJoin(shown, ", "), shown.size() < sets.size() ? ", ..." : ""),
         {{"path", directory.resolved}});
   }
-  KEYLOAD_ASSIGN_OR_RETURN(std::optional<WeightFile> file, OpenFirst(roots, directory, names));
+  if (sets.front().form == WeightName::Form::kPart) return PartsAlone(directory, sets.front());
+  KEYLOAD_ASSIGN_OR_RETURN(std::optional<WeightFile> file, OpenFirst(roots, directory, {&sets.front().file, 1}));
   if (file) return *std::move(file);
-  const std::string path = ModelRoots::PathIn(directory, names.front());
-  return MakeError(Reason::kCheckpointNotFound, absl::StrFormat("%s is a link to a file that is not there", path),
+  const std::string path = ModelRoots::PathIn(directory, sets.front().file);
+  return MakeError(Reason::kCheckpointNotFound,
+                   StrCat(path,
+                          " is a link to a file that is not there: where links were copied, the blobs that they "
+                          "lead to have to be copied too",
+                          UnfinishedDownloads(roots, directory, context)),
                    {{"file", path}});
-}
-
-// "model-00002-of-00005.safetensors" is one of five files.
-bool IsPart(std::string_view name) {
-  constexpr std::string_view kDigits = "0123456789";
-  name.remove_suffix(kSafetensorsSuffix.size());
-  const size_t count = name.find_last_not_of(kDigits);
-  if (count == std::string_view::npos || !name.substr(0, count + 1).ends_with("-of-")) return false;
-  const std::string_view numbered = name.substr(0, count + 1 - 4);
-  const size_t dash = numbered.find_last_not_of(kDigits);
-  const bool of_one = name.find_first_not_of('0', count + 1) == name.size() - 1 && name.ends_with('1');
-  return dash != std::string_view::npos && dash + 1 < numbered.size() && numbered[dash] == '-' &&
-         count + 1 < name.size() && !of_one;
-}
-
-absl::Status PartsAlone(const OpenedPath& directory, const std::vector<std::string>& parts) {
-  const auto shown = std::span(parts).first(std::min(parts.size(), kMaxNamed));
-  return MakeError(
-      Reason::kCheckpointNotFound,
-      absl::StrFormat("%s has files of a sharded set of weights (%s%s) and no index file; to read one alone, "
-                      "name it in weights (--weights)",
-                      directory.resolved, absl::StrJoin(shown, ", "), shown.size() < parts.size() ? ", ..." : ""),
-      {{"path", directory.resolved}});
-}
-
-// "unet.fp16.safetensors" for fp16.
-std::vector<std::string> VariantsNamed(const std::vector<std::string>& names, std::string_view variant,
-                                       std::string_view suffix) {
-  const std::string end = absl::StrFormat(".%s%s", variant, suffix);
-  std::vector<std::string> found;
-  std::copy_if(names.begin(), names.end(), std::back_inserter(found),
-               [&end](const std::string& name) { return name.ends_with(end); });
-  return found;
 }
 
 absl::StatusOr<WeightFile> FindNamed(const ModelRoots& roots, const OpenedPath& directory, const std::string& weights,
@@ -250,7 +223,8 @@ absl::StatusOr<WeightFile> FindNamed(const ModelRoots& roots, const OpenedPath& 
     return MakeError(Reason::kBadRequest, absl::StrFormat("the name of the weights %s", problem),
                      {{"path", directory.resolved}});
   }
-  if (IsPickle(weights)) return PickleError(directory, weights);
+  if (const auto kind = RecognizeName(weights); kind && kind->is_format)
+    return WrongKind(Reason::kFormatNotSupported, ModelRoots::PathIn(directory, weights), *kind);
   std::vector<std::string> names = {weights};
   if (!weights.ends_with(kSafetensorsSuffix) && !weights.ends_with(".json")) {
     names = {absl::StrFormat("model.%s.safetensors", weights),
@@ -261,10 +235,10 @@ absl::StatusOr<WeightFile> FindNamed(const ModelRoots& roots, const OpenedPath& 
   if (file) return *std::move(file);
   if (names.size() > 1) {
     KEYLOAD_ASSIGN_OR_RETURN(const Listing listing, List(directory, context, charge));
-    const std::vector<std::string> indexes = VariantsNamed(listing.indexes, weights, kIndexFileSuffix);
-    if (!indexes.empty()) return OpenOnly(roots, directory, indexes, kIndexFileSuffix, context);
-    const std::vector<std::string> files = VariantsNamed(listing.safetensors, weights, kSafetensorsSuffix);
-    if (!files.empty()) return OpenOnly(roots, directory, files, kSafetensorsSuffix, context);
+    KEYLOAD_ASSIGN_OR_RETURN(std::vector<WeightSet> sets, SetsAmong(listing.weights, context));
+    const std::string end = StrCat(".", weights);
+    std::erase_if(sets, [&end](const WeightSet& set) { return !set.stem.ends_with(end); });
+    if (!sets.empty()) return OpenOnly(roots, directory, sets, context);
   }
   return MakeError(Reason::kCheckpointNotFound,
                    absl::StrFormat("%s has no %s", directory.resolved, absl::StrJoin(names, ", ")),
@@ -280,13 +254,36 @@ absl::StatusOr<WeightFile> FindWeights(const ModelRoots& roots, const OpenedPath
   KEYLOAD_ASSIGN_OR_RETURN(std::optional<WeightFile> file, OpenFirst(roots, directory, standard));
   if (file) return *std::move(file);
   KEYLOAD_ASSIGN_OR_RETURN(const Listing listing, List(directory, context, charge));
-  if (!listing.indexes.empty()) return OpenOnly(roots, directory, listing.indexes, kIndexFileSuffix, context);
-  if (!listing.safetensors.empty() && std::all_of(listing.safetensors.begin(), listing.safetensors.end(), IsPart))
-    return PartsAlone(directory, listing.safetensors);
-  if (!listing.safetensors.empty()) return OpenOnly(roots, directory, listing.safetensors, kSafetensorsSuffix, context);
-  if (!listing.pickles.empty()) return PickleError(directory, listing.pickles.front());
-  if (allow_no_weights) return WeightFile{};
-  return NoWeights(directory, listing, context);
+  KEYLOAD_ASSIGN_OR_RETURN(const std::vector<WeightSet> sets, SetsAmong(listing.weights, context));
+  if (!sets.empty()) return OpenOnly(roots, directory, sets, context);
+  if (allow_no_weights && std::none_of(listing.others.begin(), listing.others.end(), IsPickle)) return WeightFile{};
+  return NoWeights(roots, directory, listing, context);
+}
+
+std::string NewerPickle(const OpenedPath& directory, const WeightFile& file) {
+  struct stat taken, beside;
+  if (::fstat(file.opened.fd.get(), &taken) != 0) return "";
+  std::vector<std::string> names = {"pytorch_model.bin", "pytorch_model.bin.index.json"};
+  if (const auto parsed = ParseWeightName(file.name)) names.push_back(StrCat(parsed->stem, ".bin"));
+  for (const std::string& name : names) {
+    if (::fstatat(directory.fd.get(), name.c_str(), &beside, 0) != 0 || !S_ISREG(beside.st_mode)) continue;
+    if (beside.st_mtim.tv_sec - taken.st_mtim.tv_sec < kNewerBySeconds) continue;
+    return StrCat(name, " is newer than ", file.name,
+                  " and is not read; if it has the weights that you mean, convert it");
+  }
+  return "";
+}
+
+std::vector<std::string> SetsIn(const OpenedPath& directory, size_t limit, const RequestContext& context) {
+  std::vector<std::string> files;
+  const absl::StatusOr<Listing> listing = List(directory, context, /*charge=*/nullptr);
+  if (!listing.ok()) return files;
+  const absl::StatusOr<std::vector<WeightSet>> sets = SetsAmong(listing->weights, context);
+  if (!sets.ok()) return files;
+  for (const WeightSet& set : *sets) {
+    if (files.size() < limit) files.push_back(set.file);
+  }
+  return files;
 }
 
 }  // namespace keyload

@@ -2,16 +2,15 @@
 
 #include <string>
 #include <string_view>
+#include <vector>
 
 #include "absl/status/statusor.h"
 #include "server/base/request_context.h"
 #include "server/checkpoint/header_memory.h"
 #include "server/checkpoint/model_roots.h"
+#include "server/checkpoint/weight_names.h"
 
 namespace keyload {
-
-inline constexpr std::string_view kSafetensorsSuffix = ".safetensors";
-inline constexpr std::string_view kIndexFileSuffix = ".safetensors.index.json";
 
 // The file of a directory that a load starts from.
 struct WeightFile {
@@ -27,5 +26,12 @@ struct WeightFile {
 // returns. What listing takes stays with `charge`, which may be null.
 absl::StatusOr<WeightFile> FindWeights(const ModelRoots& roots, const OpenedPath& directory, const std::string& weights,
                                        bool allow_no_weights, const RequestContext& context, HeaderCharge* charge);
+
+// What to say of pickled weights beside `file` that are newer than it: whoever trained on saved them, and they are not
+// what is loaded. Empty if there are none. Blocks.
+std::string NewerPickle(const OpenedPath& directory, const WeightFile& file);
+
+// The first sets of weights of `directory`, by file name; at most `limit`. What cannot be listed has none. Blocks.
+std::vector<std::string> SetsIn(const OpenedPath& directory, size_t limit, const RequestContext& context);
 
 }  // namespace keyload

@@ -6,6 +6,7 @@
 
 #include "absl/strings/ascii.h"
 #include "server/base/error.h"
+#include "server/base/file_kind.h"
 #include "server/base/json_marks.h"
 #include "server/base/strings.h"
 #include "server/checkpoint/json_checks.h"
@@ -145,11 +146,15 @@ uint64_t ConfigParseBytes(std::string_view text) {
 
 absl::StatusOr<ConfigValue> ParseConfigJson(std::string_view text, std::string_view file) {
   Converter converter(file);
+  text = WithoutByteOrderMark(text);
   const std::string json = InJson(text);
   dom::parser parser(2 * kMaxConfigBytes);  // what is put in other words may become longer
   dom::element root;
-  if (const auto error = parser.parse(json.data(), json.size()).get(root))
-    return converter.Invalid(StrCat("not valid JSON: ", simdjson::error_message(error)));
+  const auto error = parser.parse(json.data(), json.size()).get(root);
+  const bool may_be_config = !error && (!root.is_object() || !root["model_type"].error());
+  if (const auto kind = may_be_config ? std::nullopt : RecognizeInsteadOfJson(text, text.size()))
+    return WrongKind(Reason::kConfigInvalid, file, *kind);
+  if (error) return converter.Invalid(StrCat("not valid JSON: ", simdjson::error_message(error)));
   if (!root.is_object()) return converter.Invalid("the document is not an object");
   return converter.Convert(root, 0);
 }

@@ -4,6 +4,7 @@
 #include <limits>
 
 #include "server/base/error.h"
+#include "server/base/file_kind.h"
 #include "server/base/strings.h"
 #include "server/base/utf8.h"
 
@@ -29,6 +30,9 @@ absl::StatusOr<KeyList> KeyList::Parse(std::string_view text, size_t max_keys) {
   if (text.size() > std::numeric_limits<uint32_t>::max()) {
     return MakeError(Reason::kDocumentTooLarge, "the key list has more than 4 GiB");
   }
+  if (const auto kind = RecognizeInsteadOfList(text, text.size()))
+    return WrongKind(Reason::kBadRequest, "the key list", *kind);
+  text = WithoutByteOrderMark(text);
   std::vector<std::string_view> names;
   names.reserve(static_cast<size_t>(std::count(text.begin(), text.end(), '\n')) + 1);
   size_t number = 0;

@@ -14,8 +14,9 @@ namespace keyload {
 // That costs the names' bytes and four more for each, where a vector of strings costs 32 and more. Immutable.
 class KeyList {
  public:
-  // Of a text with one name a line; empty lines are left out. BAD_REQUEST names the first line that no key can be: with
-  // NUL, over 4096 bytes, or not UTF-8. DOCUMENT_TOO_LARGE: more than `max_keys` lines.
+  // Of a text with one name a line; a byte order mark, carriage returns and empty lines are left out. BAD_REQUEST says
+  // what the text is instead (FORMAT_NOT_SUPPORTED for weights and archives), or names the first line that no key can
+  // be: with NUL, over 4096 bytes, or not UTF-8. DOCUMENT_TOO_LARGE: more than `max_keys` lines.
   static absl::StatusOr<KeyList> Parse(std::string_view text, size_t max_keys);
   // What Parse takes at most while it works, its result included.
   static uint64_t ParseBytes(std::string_view text);

@@ -23,20 +23,21 @@ ModelKey StoredAsExpected(const CheckpointIndex& index, const NamedTensor& named
       .name = named.name, .shape = tensor.shape, .bytes = tensor.bytes, .stored = named.stored, .dtype = tensor.dtype};
 }
 
-// What the index file names and no shard has, without names that a stored key has after the renames.
+// What the index file names and no shard that is there has, without names that a stored key has after the renames.
 absl::Status AppendIndexOnly(const CheckpointIndex& index, const RenameRules& renames, NameArena& arena,
                              SearchWork& work, PeriodicCheck& check, std::vector<NamedTensor>& entries) {
-  if (renames.empty()) {
-    for (const std::string& name : index.index_only_keys()) entries.push_back({.name = name});
-    return absl::OkStatus();
-  }
   absl::flat_hash_set<std::string_view> taken;
-  for (const NamedTensor& entry : entries) taken.insert(entry.name);
-  for (const std::string& name : index.index_only_keys()) {
+  if (!renames.empty()) {
+    for (const NamedTensor& entry : entries) taken.insert(entry.name);
+  }
+  const auto append = [&](std::string_view name) -> absl::Status {
     KEYLOAD_RETURN_IF_ERROR(check.Check(renames.CostOf(name)));
     KEYLOAD_ASSIGN_OR_RETURN(const std::string_view renamed, renames.Apply(name, arena, work));
-    if (taken.insert(renamed).second) entries.push_back({.name = renamed});
-  }
+    if (renames.empty() || taken.insert(renamed).second) entries.push_back({.name = renamed});
+    return absl::OkStatus();
+  };
+  for (const std::string& name : index.index_only_keys()) KEYLOAD_RETURN_IF_ERROR(append(name));
+  for (const AbsentKey& key : index.absent_keys()) KEYLOAD_RETURN_IF_ERROR(append(key.name));
   return absl::OkStatus();
 }
 
@@ -128,7 +129,7 @@ namespace {
 absl::StatusOr<std::vector<NamedTensor>> RenamedTensors(const CheckpointIndex& index, const RenameRules& renames,
                                                         NameArena& arena, SearchWork& work, PeriodicCheck& check) {
   std::vector<NamedTensor> entries;
-  entries.reserve(index.tensors().size() + index.index_only_keys().size());
+  entries.reserve(index.tensors().size() + index.index_only_keys().size() + index.absent_keys().size());
   absl::flat_hash_map<std::string_view, int64_t> stored_as;
   if (!renames.empty()) stored_as.reserve(index.tensors().size());
   for (int64_t stored = 0; stored < static_cast<int64_t>(index.tensors().size()); ++stored) {
@@ -157,7 +158,7 @@ absl::StatusOr<std::vector<NamedTensor>> RenamedTensors(const CheckpointIndex& i
 absl::StatusOr<std::vector<ModelKey>> KeysOfCheckpoint(const CheckpointIndex& index, const RenameRules& renames,
                                                        NameArena& arena, SearchWork& work, PeriodicCheck& check) {
   std::vector<ModelKey> keys;
-  if (renames.empty() && index.index_only_keys().empty() && !HasAliases(index)) {
+  if (renames.empty() && index.index_only_keys().empty() && index.absent_keys().empty() && !HasAliases(index)) {
     keys.reserve(index.tensors().size());
     for (const uint32_t stored : index.headers().NaturalOrder()) {
       KEYLOAD_RETURN_IF_ERROR(check.Check());

@@ -11,6 +11,7 @@
 #include "server/base/strings.h"
 #include "server/checkpoint/json_checks.h"
 #include "server/checkpoint/natural_order.h"
+#include "server/keys/absent_shards.h"
 #include "server/keys/conversion_rules.h"
 #include "server/keys/key_converter.h"
 #include "server/keys/key_mapping.h"
@@ -39,6 +40,7 @@ uint64_t NameBytes(const ReconcileInput& input) {
   uint64_t bytes = 0;
   for (const StoredTensor& tensor : input.index->tensors()) bytes += tensor.name.size();
   for (const std::string& name : input.index->index_only_keys()) bytes += name.size();
+  for (const AbsentKey& key : input.index->absent_keys()) bytes += key.name.size();
   if (input.manifest != nullptr) {
     for (const TensorSpec& tensor : input.manifest->tensors) bytes += tensor.name.size();
   }
@@ -319,6 +321,7 @@ absl::StatusOr<std::shared_ptr<KeyReport>> ReconcileAsAsked(const ReconcileInput
         FindAliasedKeys(index, rules.renames, find, /*shaped=*/true, arena, work, check, report->keys));
     AddToGroups(aliased, tied);
     ResolveTiedGroups(std::move(tied), widened(), *report);
+    KEYLOAD_RETURN_IF_ERROR(CheckAbsentShards(rules.renames, names, converter, arena, work, check, *report));
     KEYLOAD_RETURN_IF_ERROR(FinishKeys(rules.ignore_missing, check, *report));
     converter.Explain();
   } else {
@@ -328,6 +331,7 @@ absl::StatusOr<std::shared_ptr<KeyReport>> ReconcileAsAsked(const ReconcileInput
                              AliasGroups(index, rules.renames, arena, work, check, report->keys));
     KEYLOAD_ASSIGN_OR_RETURN(selected, ClassifyKeys(*input.selection, widened(), check, *report));
     ResolveTiedGroups(std::move(tied), widened(), *report);
+    KEYLOAD_RETURN_IF_ERROR(CheckAbsentShards(rules.renames, arena, work, check, *report));
     KEYLOAD_RETURN_IF_ERROR(FinishKeys(rules.ignore_missing, check, *report));
   }
   KEYLOAD_RETURN_IF_ERROR(FinishUnexpected(rules.ignore_unexpected, *input.selection, widened(), check, *report));

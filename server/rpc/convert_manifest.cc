@@ -9,6 +9,7 @@
 #include "absl/strings/ascii.h"
 #include "absl/strings/match.h"
 #include "server/base/error.h"
+#include "server/base/file_kind.h"
 #include "server/base/json_marks.h"
 #include "server/base/strings.h"
 #include "server/rpc/parsed_bytes.h"
@@ -98,7 +99,9 @@ absl::StatusOr<Conversion> ConversionFrom(const v1::Conversion& message, size_t 
 
 constexpr size_t kMostJsonLevels = 32;  // a manifest has five; protobuf's parser takes memory for each level
 
-bool IsJson(std::string_view bytes) { return absl::StartsWith(absl::StripLeadingAsciiWhitespace(ToAbsl(bytes)), "{"); }
+bool IsJson(std::string_view bytes) {
+  return absl::StartsWith(absl::StripLeadingAsciiWhitespace(ToAbsl(WithoutByteOrderMark(bytes))), "{");
+}
 
 template <typename Field>
 void FillStrings(const std::vector<std::string>& values, Field* field) {
@@ -180,6 +183,17 @@ v1::ModelManifest ToProto(const Manifest& manifest) {
   return message;
 }
 
+namespace {
+
+// What `bytes` are instead of a manifest, or else why they are none.
+absl::Status NoManifest(std::string_view bytes, std::string_view problem) {
+  if (const auto kind = RecognizeInsteadOfJson(bytes, bytes.size()))
+    return WrongKind(Reason::kManifestInvalid, "the manifest", *kind);
+  return MakeError(Reason::kManifestInvalid, StrCat("manifest: ", problem));
+}
+
+}  // namespace
+
 uint64_t ManifestParseBytes(std::string_view bytes) {
   // The message, and the manifest that is made of it while the message is there: no larger than that.
   if (!IsJson(bytes)) return 2 * ParsedBytes(bytes, *v1::ModelManifest::descriptor());
@@ -193,14 +207,15 @@ uint64_t ManifestParseBytes(std::string_view bytes) {
 
 absl::StatusOr<std::shared_ptr<const Manifest>> ParseManifest(std::string_view bytes) {
   v1::ModelManifest message;
+  bytes = WithoutByteOrderMark(bytes);
   if (IsJson(bytes)) {
     if (CountJsonMarks(bytes).depth > kMostJsonLevels) {
       return MakeError(Reason::kManifestInvalid, StrCat("manifest: its JSON has over ", kMostJsonLevels, " levels"));
     }
     const auto parsed = google::protobuf::util::JsonStringToMessage(std::string(bytes), &message);
-    if (!parsed.ok()) return MakeError(Reason::kManifestInvalid, StrCat("manifest: ", std::string(parsed.message())));
+    if (!parsed.ok()) return NoManifest(bytes, std::string(parsed.message()));
   } else if (!message.ParseFromArray(bytes.data(), static_cast<int>(bytes.size()))) {
-    return MakeError(Reason::kManifestInvalid, "manifest: neither JSON nor a binary ModelManifest");
+    return NoManifest(bytes, "neither JSON nor a binary ModelManifest");
   }
   KEYLOAD_RETURN_IF_ERROR(Annotate(CheckKnownFields(message), "manifest"));
   return FromProto(message);

@@ -15,6 +15,7 @@ namespace {
 
 constexpr size_t kMaxMessage = 1200;
 constexpr size_t kMaxMetadataValue = 256;
+constexpr size_t kMaxAbsent = 512;  // the names of files to fetch are of use only if they are whole
 constexpr size_t kMaxMetadata = 1000;
 constexpr size_t kMaxNumber = 32;     // of a number or a device's name in the standard details
 constexpr size_t kEntryOverhead = 8;  // tags and lengths of one entry, as serialized
@@ -32,7 +33,7 @@ ErrorMetadata CutMetadata(const absl::Status& status) {
   ErrorMetadata kept;
   size_t total = 0;
   for (const auto& [name, value] : ErrorDetails(status)) {
-    std::string cut = Cut(value, kMaxMetadataValue);
+    std::string cut = Cut(value, name == "absent" ? kMaxAbsent : kMaxMetadataValue);
     total += name.size() + cut.size() + kEntryOverhead;
     if (total > kMaxMetadata) break;
     kept.emplace(name, std::move(cut));

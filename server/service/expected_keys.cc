@@ -65,8 +65,9 @@ absl::StatusOr<ExpectedKeys> FindExpectedKeys(const LoadSpec& spec, const Checkp
   if (spec.expected.from == ExpectedSpec::From::kCheckpoint) return OwnKeys("the checkpoint's own keys were asked for");
   if (!demanded && !AreModelWeights(index))
     return OwnKeys("config.json describes model.safetensors and its shards, and these weights have another name");
-  const std::string path = StrCat(spec.source.path, "/", kConfigFile);
   const std::shared_ptr<const CheckpointDirectory> directory = index.source_directory();
+  const std::string path =
+      directory == nullptr ? StrCat(spec.source.path, "/", kConfigFile) : directory->PathOf(kConfigFile);
   struct ConfigFile {
     FileIdentity identity;
     absl::StatusOr<std::string> json;

@@ -19,7 +19,8 @@ std::vector<std::string> FirstNames(std::vector<std::string_view> names, size_t 
 }
 
 // Index file and headers should agree; the headers are what is believed. What only the index file has, Reconcile tells.
-void AddIndexWarning(const CheckpointIndex& index, LoadReport& report) {
+void AddIndexWarnings(const CheckpointIndex& index, LoadReport& report) {
+  for (std::string& warning : index.Warnings()) report.warnings.push_back(std::move(warning));
   const std::vector<std::string>& keys = index.unindexed_keys();
   if (keys.empty()) return;
   report.warnings.push_back(StrCat(index.index_file(), ": ", keys.size(),
@@ -81,7 +82,7 @@ absl::StatusOr<LoadReport> MakePlanReport(const LoadSpec& spec, const PreparedKe
   for (const Finding& finding : prepared.findings) report.warnings.push_back(finding.message);
   report.warnings.insert(report.warnings.end(), keys.warnings.begin(), keys.warnings.end());
   report.warnings.insert(report.warnings.end(), placement.warnings.begin(), placement.warnings.end());
-  AddIndexWarning(*keys.index, report);
+  AddIndexWarnings(*keys.index, report);
   PeriodicCheck check(&context);
   KEYLOAD_RETURN_IF_ERROR(AddNames(keys, KeySelection(), spec.name_limit, check, report));
   report.device_map = placement.device_map;

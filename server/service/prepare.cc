@@ -16,6 +16,7 @@ namespace keyload {
 namespace {
 
 bool MayMap(const Shard& shard) {
+  if (shard.fd == nullptr) return false;
   const absl::StatusOr<FileSystemKind> kind = FileSystemOf(shard.fd->get(), shard.file);
   return kind.ok() && *kind == FileSystemKind::kLocal;
 }
@@ -90,7 +91,9 @@ absl::StatusOr<PreparedKeys> PrepareKeys(const LoadSpec& spec, const KeySources&
   KEYLOAD_ASSIGN_OR_RETURN(const KeySelection selection,
                            CompileSelection(spec.select, spec.key_list_digest, sources.documents, context));
   clock.Enter("index");
-  KEYLOAD_ASSIGN_OR_RETURN(OpenedCheckpoint opened, Open(spec.source, sources, context));
+  CheckpointSource source = spec.source;
+  source.may_lack_shards = !selection.selects_all();  // Reconcile looks whether a selected key is in one of them
+  KEYLOAD_ASSIGN_OR_RETURN(OpenedCheckpoint opened, Open(source, sources, context));
   const std::shared_ptr<const CheckpointIndex> index = std::move(opened.index);
   if (spec.expected.like) {
     KEYLOAD_ASSIGN_OR_RETURN(expected, ExpectLike(*spec.expected.like, sources, context));
@@ -104,8 +107,9 @@ absl::StatusOr<PreparedKeys> PrepareKeys(const LoadSpec& spec, const KeySources&
                            .compared_with = std::move(expected.compared_with),
                            .warning = std::move(expected.warning),
                            .may_map = std::move(opened.may_map)};
-  const uint64_t keys = std::max(index->tensors().size() + index->index_only_keys().size(),
-                                 expected.manifest == nullptr ? 0 : expected.manifest->tensors.size());
+  const uint64_t keys =
+      std::max(index->tensors().size() + index->index_only_keys().size() + index->absent_keys().size(),
+               expected.manifest == nullptr ? 0 : expected.manifest->tensors.size());
   KEYLOAD_RETURN_IF_ERROR(context.TakeHeap(keys * kPlanningBytesPerKey, kKeyTables));
   KEYLOAD_ASSIGN_OR_RETURN(prepared.keys, Reconcile({.index = index,
                                                      .manifest = expected.manifest,

@@ -54,6 +54,7 @@ absl::Status CheckSameKeys(const ResidentModel& model, const KeyReport& keys) {
   const std::vector<Shard>& shards = keys.index->shards();
   for (size_t i = 0; i < before.index->shards().size(); ++i) {
     const Shard& shard = before.index->shards()[i];
+    if (shard.fd == nullptr) continue;  // it was absent: the model has nothing of it
     if (i < shards.size() && shards[i].file == shard.file && shards[i].identity == shard.identity) continue;
     return FileChanged(model, shard);
   }

@@ -41,7 +41,7 @@ TEST(IndexFileTest, WeightMapIsNot) {
 }
 
 TEST(IndexFileTest, ShardNamesArePlainFileNames) {
-  for (const char* name : {"../x", "/x", "a/b", "..", ".", "", "a\\u0000b"}) {
+  for (const char* name : {"../x", "/x", "a/../b", "a//b", "a/", "./a", "..", ".", "", "a\\u0000b"}) {
     ErrorMetadata details = ExpectCorrupt(std::string(R"({"weight_map":{"k":")") + name + "\"}}", "shard name");
     EXPECT_EQ(details["key"], "k");
     EXPECT_TRUE(details.contains("shard"));

@@ -104,8 +104,9 @@ TEST_F(OpenCheckpointTest, AKeyTwiceInTheIndexIsCorrupt) {
   }
 }
 
-TEST_F(OpenCheckpointTest, ANameInTwoShardsNamesBoth) {
-  WriteShardedCheckpoint(dir_.path(), {{Tensor("a"), Tensor("x")}, {Tensor("x")}});
+TEST_F(OpenCheckpointTest, ANameInTwoShardsThatTheIndexDoesNotNameNamesBoth) {
+  const auto files = WriteShardedCheckpoint(dir_.path(), {{Tensor("a"), Tensor("x")}, {Tensor("b"), Tensor("x")}});
+  WriteIndex(dir_.File("model.safetensors.index.json"), {{"a", files[0]}, {"b", files[1]}});
   const absl::Status status = Refusal();
   EXPECT_EQ(ErrorReason(status), Reason::kCheckpointCorrupt);
   EXPECT_THAT(std::string(status.message()),
@@ -124,7 +125,8 @@ TEST_F(OpenCheckpointTest, AMissingShardNamesIndexAndShard) {
   std::filesystem::remove(dir_.File(files[1]));
   const absl::Status status = Refusal();
   EXPECT_EQ(ErrorReason(status), Reason::kCheckpointNotFound);
-  EXPECT_THAT(std::string(status.message()), HasSubstr("model.safetensors.index.json: shard " + files[1]));
+  EXPECT_THAT(std::string(status.message()),
+              HasSubstr("model.safetensors.index.json: 1 of 2 shards is absent: " + files[1]));
   EXPECT_EQ(ErrorDetails(status)["shard"], files[1]);
 }
 
