@@ -233,7 +233,7 @@ absl::StatusOr<RenameSuggestion> SuggestFor(const KeyReport& report, PeriodicChe
 
 // Of a checkpoint's own keys.
 absl::StatusOr<std::vector<std::vector<uint32_t>>> AliasGroups(const CheckpointIndex& index, const RenameRules& renames,
-                                                               NameArena& arena, PeriodicCheck& check,
+                                                               NameArena& arena, SearchWork& work, PeriodicCheck& check,
                                                                std::vector<ModelKey>& keys) {
   std::vector<std::vector<uint32_t>> groups;
   if (!HasAliases(index)) return groups;

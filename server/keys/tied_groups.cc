@@ -78,7 +78,6 @@ void ResolveTiedGroups(std::vector<std::vector<uint32_t>> groups, const KeyRepor
     report.warnings.push_back(absl::StrCat(
         cut_off, " missing keys are tied to stored keys that are not selected; the first: ", first_cut_off));
   }
-  return absl::OkStatus();
 }
 
 }  // namespace keyload
