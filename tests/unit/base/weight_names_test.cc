@@ -14,8 +14,9 @@ std::string StemOf(const std::string& name, WeightName::Form form) {
   return parsed && parsed->form == form ? parsed->stem : "(none)";
 }
 std::vector<std::string> Counting(const std::vector<std::string>& names) {
+  const absl::StatusOr<std::vector<WeightSet>> sets = SetsThatCount(*SetsAmong(names, {}), {});
   std::vector<std::string> files;
-  for (const WeightSet& set : *SetsThatCount(*SetsAmong(names, {}), {})) files.push_back(set.file);
+  for (const WeightSet& set : *sets) files.push_back(set.file);
   return files;
 }
 
