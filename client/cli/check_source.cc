@@ -67,9 +67,8 @@ std::string MainRevision(const fs::path& repository) {
 std::vector<std::string> FilesThere(const fs::path& directory) {
   std::vector<std::string> names = NamesIn(directory);
   std::error_code error;
-  std::erase_if(names, [&](const std::string& name) {
-    return !ParseWeightName(name) || !fs::exists(directory / name, error);
-  });
+  std::erase_if(
+      names, [&](const std::string& name) { return !ParseWeightName(name) || !fs::exists(directory / name, error); });
   return names;
 }
 
@@ -99,7 +98,8 @@ std::pair<std::string, std::string> Taken(const std::vector<std::string>& names,
   if (!counting.ok() || counting->size() != 1 || counting->front().form == WeightName::Form::kPart) return {};
   const WeightSet& taken = counting->front();
   const bool indexed = taken.form == WeightName::Form::kIndex;
-  const auto same_form = std::count_if(sets.begin(), sets.end(), [&](const auto& set) { return set.form == taken.form; });
+  const auto same_form =
+      std::count_if(sets.begin(), sets.end(), [&](const auto& set) { return set.form == taken.form; });
   if (same_form > 1) return {taken.file, "the only one that is no variant of another"};
   return {taken.file, indexed ? "the only index" : "the only one"};
 }
@@ -136,7 +136,8 @@ std::string WeightsText(const CheckSource& source, const std::string& weights) {
   const auto [taken, why] = Taken(names, *sets);
   if (taken.empty()) return out;
   out += absl::StrFormat("weights %s (%s)\n", taken, why);
-  const auto own = taken.ends_with(".json") ? ShardsOf(fs::path(source.path) / taken) : absl::flat_hash_set<std::string>();
+  const auto own =
+      taken.ends_with(".json") ? ShardsOf(fs::path(source.path) / taken) : absl::flat_hash_set<std::string>();
   std::vector<std::string> others;
   for (const WeightSet& set : *sets) {
     if (set.file != taken && !own.contains(set.file)) others.push_back(set.file);

@@ -128,8 +128,8 @@ std::string_view PointerSize(std::string_view pointer) {
 // "{" and the first key.
 bool IsJsonError(std::string_view text) {
   const std::string_view key = SkipSpace(text.substr(1));
-  for (const std::string_view word : {"\"error\""sv, "\"errors\""sv, "\"message\""sv, "\"detail\""sv, "\"error_code\""sv,
-                                      "\"error_message\""sv, "\"Message\""sv}) {
+  for (const std::string_view word : {"\"error\""sv, "\"errors\""sv, "\"message\""sv, "\"detail\""sv,
+                                      "\"error_code\""sv, "\"error_message\""sv, "\"Message\""sv}) {
     if (key.starts_with(word)) return true;
   }
   return false;
@@ -166,18 +166,21 @@ std::optional<FileKind> RecognizeText(std::string_view first) {
   if (text.empty()) return std::nullopt;
   if (text.starts_with("version https://git-lfs.github.com/")) {
     const std::string_view size = PointerSize(text);
-    return Text("git_lfs_pointer",
-                StrCat("a Git LFS pointer", size.empty() ? "" : StrCat(" to ", size, " bytes"), ", not the file itself"),
-                "fetch the file with `git lfs pull`");
+    return Text(
+        "git_lfs_pointer",
+        StrCat("a Git LFS pointer", size.empty() ? "" : StrCat(" to ", size, " bytes"), ", not the file itself"),
+        "fetch the file with `git lfs pull`");
   }
   for (const std::string_view tag : {"<!doctype html"sv, "<html"sv, "<head"sv, "<body"sv}) {
-    if (StartsWithIgnoringCase(text, tag)) return Text("html", "an HTML page, as servers send for an error", kFetchAgain);
+    if (StartsWithIgnoringCase(text, tag))
+      return Text("html", "an HTML page, as servers send for an error", kFetchAgain);
   }
   if (StartsWithIgnoringCase(text, "<?xml") || StartsWithIgnoringCase(text, "<error")) {
     return Text("xml", "an XML document, as object stores send for an error", kFetchAgain);
   }
   if (IsJson(text)) {
-    if (IsJsonError(text)) return Text("json_error", StrCat("an error message in JSON (", ShownText(text), ")"), kFetchAgain);
+    if (IsJsonError(text))
+      return Text("json_error", StrCat("an error message in JSON (", ShownText(text), ")"), kFetchAgain);
     return Text("json", "JSON text", kFetchAgain);
   }
   if (!IsPlainText(text)) return std::nullopt;
@@ -188,13 +191,16 @@ bool EndsWithNumberOrLetters(std::string_view name, std::string_view before) {
   const size_t at = name.rfind(before);
   if (at == std::string_view::npos) return false;
   const std::string_view rest = name.substr(at + before.size());
-  const bool letters = rest.size() == 2 && rest.find_first_not_of("abcdefghijklmnopqrstuvwxyz") == std::string_view::npos;
-  return letters || (!rest.empty() && rest.size() <= 3 && rest.find_first_not_of("0123456789") == std::string_view::npos);
+  const bool letters =
+      rest.size() == 2 && rest.find_first_not_of("abcdefghijklmnopqrstuvwxyz") == std::string_view::npos;
+  return letters ||
+         (!rest.empty() && rest.size() <= 3 && rest.find_first_not_of("0123456789") == std::string_view::npos);
 }
 
 // "x.safetensors.part-aa", "x.safetensors.001", "x.safetensors-split-a": a piece that `cat` puts together.
 bool IsSplitPart(std::string_view name) {
-  for (const std::string_view before : {".part-"sv, ".part"sv, ".part."sv, ".safetensors."sv, ".split-"sv, ".split."sv}) {
+  for (const std::string_view before :
+       {".part-"sv, ".part"sv, ".part."sv, ".safetensors."sv, ".split-"sv, ".split."sv}) {
     if (EndsWithNumberOrLetters(name, before)) return true;
   }
   const size_t split = name.find("-split-");
@@ -273,7 +279,8 @@ std::optional<FileKind> RecognizeInsteadOfList(std::string_view first, uint64_t 
 }
 
 std::optional<FileKind> RecognizeName(std::string_view name) {
-  for (const std::string_view end : {".incomplete"sv, ".crdownload"sv, ".aria2"sv, ".download"sv, ".part"sv, ".tmp"sv}) {
+  for (const std::string_view end :
+       {".incomplete"sv, ".crdownload"sv, ".aria2"sv, ".download"sv, ".part"sv, ".tmp"sv}) {
     if (name.ends_with(end)) {
       return FileKind{.id = "incomplete", .what = "an unfinished download", .todo = "let the download run to its end"};
     }
@@ -287,9 +294,8 @@ std::optional<FileKind> RecognizeName(std::string_view name) {
   constexpr std::string_view kSafetensors = ".safetensors";
   if (name.size() > kSafetensors.size() && !name.ends_with(kSafetensors) &&
       StartsWithIgnoringCase(name.substr(name.size() - kSafetensors.size()), kSafetensors)) {
-    return FileKind{.id = "capitals",
-                    .what = "named in capital letters",
-                    .todo = "rename it so that it ends in .safetensors"};
+    return FileKind{
+        .id = "capitals", .what = "named in capital letters", .todo = "rename it so that it ends in .safetensors"};
   }
   return std::nullopt;
 }

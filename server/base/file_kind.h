@@ -39,8 +39,8 @@ std::optional<FileKind> RecognizeInsteadOfList(std::string_view first, uint64_t 
 // ".SAFETENSORS". Nothing for all other names. Pure.
 std::optional<FileKind> RecognizeName(std::string_view name);
 
-// "FILE is WHAT; TODO", with FORMAT_NOT_SUPPORTED for other formats and `reason` for the rest. Metadata `file` and `found`,
-// the kind's id.
+// "FILE is WHAT; TODO", with FORMAT_NOT_SUPPORTED for other formats and `reason` for the rest. Metadata `file` and
+// `found`, the kind's id.
 absl::Status WrongKind(Reason reason, std::string_view file, const FileKind& kind);
 
 inline constexpr std::string_view kUtf8ByteOrderMark = "\xEF\xBB\xBF";

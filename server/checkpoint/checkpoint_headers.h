@@ -30,7 +30,8 @@ struct ShardHeader {
   uint64_t data_offset = 0;
   uint32_t first_tensor = 0;
   uint32_t tensor_count = 0;
-  bool whole = true;  // false: some of its tensors count in another shard, as the index file says, and are left out here
+  bool whole =
+      true;  // false: some of its tensors count in another shard, as the index file says, and are left out here
   std::shared_ptr<const std::string> names;  // storage behind its StoredTensor::name
 };
 

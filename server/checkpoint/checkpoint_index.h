@@ -47,7 +47,7 @@ class CheckpointIndex {
     std::string index_file;                                // "model.safetensors.index.json", or empty
     FileIdentity index_identity;                           // when it was opened
     std::vector<Shard> shards;
-    std::vector<std::string> warnings;  // about its directory
+    std::vector<std::string> warnings;                 // about its directory
     std::shared_ptr<const CheckpointHeaders> headers;  // never null; other indexes of the same files may hold them too
   };
   explicit CheckpointIndex(Content content) : content_(std::move(content)) {}

@@ -70,7 +70,7 @@ class HeaderAssembly {
   bool appending_ ABSL_GUARDED_BY(mutex_) = false;  // one thread does, or met an error; it alone uses what follows
   CheckpointHeaders::Content content_;
   NameTable by_name_{0};
-  size_t table_bytes_ = 0;        // that are counted of by_name_
+  size_t table_bytes_ = 0;       // that are counted of by_name_
   std::vector<uint32_t> again_;  // tensors whose names earlier ones have
 };
 

@@ -89,11 +89,11 @@ absl::StatusOr<std::optional<OpenedPath>> OpenSnapshot(const ModelRoots& roots, 
   }
   absl::StatusOr<OpenedPath> snapshot = roots.OpenIn(*snapshots, revision.empty() ? names.front() : revision);
   if (snapshot.ok() || ErrorReason(snapshot.status()) != Reason::kCheckpointNotFound) return snapshot;
-  return MakeError(Reason::kCheckpointNotFound,
-                   StrCat("refs/main of ", directory.resolved, " names ", revision,
-                          ", which is not among its snapshots (", Shown(names), "); give the path of one, such as ",
-                          ModelRoots::PathIn(*snapshots, names.front())),
-                   metadata);
+  return MakeError(
+      Reason::kCheckpointNotFound,
+      StrCat("refs/main of ", directory.resolved, " names ", revision, ", which is not among its snapshots (",
+             Shown(names), "); give the path of one, such as ", ModelRoots::PathIn(*snapshots, names.front())),
+      metadata);
 }
 
 std::string UnfinishedDownloads(const ModelRoots& roots, const OpenedPath& directory, const RequestContext& context) {

@@ -59,8 +59,8 @@ absl::Status CompareWithIndex(const IndexFile& file, const std::string& path, co
   const auto same = std::adjacent_find(index_only.begin(), index_only.end());
   if (same != index_only.end()) return twice(*same);
   std::sort(absent.begin(), absent.end(), [](const AbsentKey& a, const AbsentKey& b) { return a.name < b.name; });
-  const auto same_absent = std::adjacent_find(
-      absent.begin(), absent.end(), [](const AbsentKey& a, const AbsentKey& b) { return a.name == b.name; });
+  const auto same_absent = std::adjacent_find(absent.begin(), absent.end(),
+                                              [](const AbsentKey& a, const AbsentKey& b) { return a.name == b.name; });
   if (same_absent != absent.end()) return twice(same_absent->name);
 
   std::vector<std::string> unindexed;

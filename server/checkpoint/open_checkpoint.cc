@@ -306,8 +306,8 @@ absl::Status CheckpointOpener::TellFaults(const std::vector<std::string>& names)
 }
 
 // Only touches what belongs to the shard: others are opened at the same time.
-absl::StatusOr<ShardRead> CheckpointOpener::OpenShard(uint32_t number, const std::string& name,
-                                                      const std::string& path, HeaderCharge& charge) {
+absl::StatusOr<ShardRead> CheckpointOpener::OpenShard(uint32_t number, const std::string& name, const std::string& path,
+                                                      HeaderCharge& charge) {
   KEYLOAD_ASSIGN_OR_RETURN(OpenedPath opened, content_.directory->Open(roots_, name));
   KEYLOAD_ASSIGN_OR_RETURN(content_.shards[number], MakeShard(std::move(opened), path, name));
   KEYLOAD_RETURN_IF_ERROR(CheckOnlyOnce(number, path));

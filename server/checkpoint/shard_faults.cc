@@ -47,9 +47,9 @@ std::vector<std::string> Runs(const std::vector<std::string>& names) {
     size_t end = first + 1;
     while (end < names.size() && Follows(Split(names[end]), Split(names[end - 1]))) ++end;
     const Numbered from = Split(names[first]);
-    runs.push_back(end == first + 1 ? names[first]
-                                    : StrCat(from.before, "{", from.digits, "..", Split(names[end - 1]).digits, "}",
-                                             from.after));
+    runs.push_back(end == first + 1
+                       ? names[first]
+                       : StrCat(from.before, "{", from.digits, "..", Split(names[end - 1]).digits, "}", from.after));
     first = end;
   }
   return runs;
@@ -151,12 +151,12 @@ absl::Status ShardFaults::Tell(std::string_view index, const std::vector<std::st
     metadata["absent"] = NamesWithin(absent, kMaxNamesInMetadata);
     metadata["absent_count"] = StrCat(absent.size());
     metadata["shard"] = absent.front();
-    parts.push_back(StrCat(absent.size(), of, Are(absent.size()),
-                           " absent: ", NamesWithin(absent, kMaxNamesInMessage), hint));
+    parts.push_back(
+        StrCat(absent.size(), of, Are(absent.size()), " absent: ", NamesWithin(absent, kMaxNamesInMessage), hint));
   }
   if (!truncated.empty()) {
-    parts.push_back(StrCat(truncated.size(), of, Are(truncated.size()), " cut off, so fetch them again: ",
-                           Joined(truncated, ", ")));
+    parts.push_back(StrCat(truncated.size(), of, Are(truncated.size()),
+                           " cut off, so fetch them again: ", Joined(truncated, ", ")));
   }
   if (!others.empty()) {
     parts.push_back(StrCat(others.size(), of, Are(others.size()), " no safetensors: ", Joined(others, ". ")));

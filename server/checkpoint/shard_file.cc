@@ -84,8 +84,7 @@ absl::StatusOr<SafetensorsHeader> ReadShardHeader(const Shard& shard, uint64_t l
   KEYLOAD_RETURN_IF_ERROR(buffer.Add(length + JsonBuffer::kPadding, path));
   JsonBuffer json(length);
   KEYLOAD_RETURN_IF_ERROR(ReadFully(shard.fd->get(), json.data(), length, kHeaderPrefixBytes, path));
-  absl::StatusOr<SafetensorsHeader> header =
-      ParseSafetensorsHeader(json, shard.identity.size, path, number, &charge);
+  absl::StatusOr<SafetensorsHeader> header = ParseSafetensorsHeader(json, shard.identity.size, path, number, &charge);
   return header.ok() ? std::move(header) : NotSafetensors(shard, path, std::move(header).status());
 }
 

@@ -164,8 +164,8 @@ absl::Status NoWeights(const ModelRoots& roots, const OpenedPath& directory, con
   const std::string_view other = MostTelling(others);
   const std::string downloads = UnfinishedDownloads(roots, directory, context);
   if (other.empty() || !downloads.empty()) {
-    return MakeError(Reason::kCheckpointNotFound,
-                     StrCat(directory.resolved, " has no weights in it", downloads), metadata);
+    return MakeError(Reason::kCheckpointNotFound, StrCat(directory.resolved, " has no weights in it", downloads),
+                     metadata);
   }
   return WrongKind(Reason::kCheckpointNotFound, ModelRoots::PathIn(directory, other), *RecognizeName(other));
 }
@@ -199,8 +199,9 @@ absl::StatusOr<WeightFile> OpenOnly(const ModelRoots& roots, const OpenedPath& d
   if (file) return *std::move(file);
   const std::string path = ModelRoots::PathIn(directory, sets.front().file);
   return MakeError(Reason::kCheckpointNotFound,
-                   StrCat(path, " is a link to a file that is not there: where links were copied, the blobs that they "
-                                "lead to have to be copied too",
+                   StrCat(path,
+                          " is a link to a file that is not there: where links were copied, the blobs that they "
+                          "lead to have to be copied too",
                           UnfinishedDownloads(roots, directory, context)),
                    {{"file", path}});
 }
@@ -256,7 +257,8 @@ std::string NewerPickle(const OpenedPath& directory, const WeightFile& file) {
   for (const std::string& name : names) {
     if (::fstatat(directory.fd.get(), name.c_str(), &beside, 0) != 0 || !S_ISREG(beside.st_mode)) continue;
     if (beside.st_mtim.tv_sec - taken.st_mtim.tv_sec < kNewerBySeconds) continue;
-    return StrCat(name, " is newer than ", file.name, " and is not read; if it has the weights that you mean, convert it");
+    return StrCat(name, " is newer than ", file.name,
+                  " and is not read; if it has the weights that you mean, convert it");
   }
   return "";
 }

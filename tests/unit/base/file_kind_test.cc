@@ -110,7 +110,7 @@ TEST(FileKind, Names) {
   EXPECT_EQ(IdOfName("consolidated.00.pth"), "pickle");
   EXPECT_EQ(IdOfName("model.safetensors.part-aa"), "split");
   EXPECT_EQ(IdOfName("model.safetensors.001"), "split");
-    EXPECT_EQ(IdOfName("model.safetensors.part1of3"), "split");
+  EXPECT_EQ(IdOfName("model.safetensors.part1of3"), "split");
   EXPECT_EQ(IdOfName("0a1b.incomplete"), "incomplete");
   EXPECT_EQ(IdOfName("MODEL.SAFETENSORS"), "capitals");
   for (const char* name : {"model.safetensors", "model-00001-of-00002.safetensors", "model.safetensors.index.json",

@@ -125,7 +125,8 @@ TEST_F(OpenCheckpointTest, AMissingShardNamesIndexAndShard) {
   std::filesystem::remove(dir_.File(files[1]));
   const absl::Status status = Refusal();
   EXPECT_EQ(ErrorReason(status), Reason::kCheckpointNotFound);
-  EXPECT_THAT(std::string(status.message()), HasSubstr("model.safetensors.index.json: 1 of 2 shards is absent: " + files[1]));
+  EXPECT_THAT(std::string(status.message()),
+              HasSubstr("model.safetensors.index.json: 1 of 2 shards is absent: " + files[1]));
   EXPECT_EQ(ErrorDetails(status)["shard"], files[1]);
 }
 

@@ -51,8 +51,9 @@ TEST(ShardFaults, OtherErrorsEndAnOpen) {
   EXPECT_EQ(faults.absent(), (std::vector<uint32_t>{0, 1}));
   EXPECT_TRUE(faults.Take(2, MakeError(Reason::kCheckpointTruncated, "x")));
   EXPECT_FALSE(faults.only_absent());
-  EXPECT_THAT(std::string(faults.Tell("i", {"a", "b", "c"}, "; hint").message()),
-              HasSubstr("i: 2 of 3 shards are absent: a, b; hint. 1 of 3 shards is cut off, so fetch them again: c ends"));
+  EXPECT_THAT(
+      std::string(faults.Tell("i", {"a", "b", "c"}, "; hint").message()),
+      HasSubstr("i: 2 of 3 shards are absent: a, b; hint. 1 of 3 shards is cut off, so fetch them again: c ends"));
 }
 
 }  // namespace

@@ -71,14 +71,16 @@ TEST_F(WeightFilesTest, AVersionIsNoVariant) {
 }
 
 TEST_F(WeightFilesTest, PartsWithoutTheirIndexAreNoSet) {
-  EXPECT_THAT(FindAmong({"model.safetensors-00001-of-00039.safetensors", "model.safetensors-00002-of-00039.safetensors"}),
-              HasSubstr("no index file"));
+  EXPECT_THAT(
+      FindAmong({"model.safetensors-00001-of-00039.safetensors", "model.safetensors-00002-of-00039.safetensors"}),
+      HasSubstr("no index file"));
   EXPECT_THAT(FindAmong({"x.safetensors", "y-00001-of-00002.safetensors"}), HasSubstr("2 sets"));
 }
 
 TEST_F(WeightFilesTest, WhatIsThereInsteadOfWeightsIsNamed) {
   EXPECT_THAT(FindAmong({"model.Q4.gguf", "config.json"}), HasSubstr("model.Q4.gguf is a GGUF file"));
-  EXPECT_THAT(FindAmong({"model.safetensors.part-aa", "model.safetensors.part-ab"}), HasSubstr("piece of a split file"));
+  EXPECT_THAT(FindAmong({"model.safetensors.part-aa", "model.safetensors.part-ab"}),
+              HasSubstr("piece of a split file"));
   EXPECT_THAT(FindAmong({"MODEL.SAFETENSORS", "model.gguf"}), HasSubstr("MODEL.SAFETENSORS is named in capital"));
   dir_.MakeDir("onnx");
   EXPECT_THAT(FindAmong({"onnx/model.onnx", "tokenizer.json"}), HasSubstr("onnx/model.onnx is an ONNX model"));

@@ -43,9 +43,10 @@ TEST(KeyList, AByteOrderMarkIsNoPartOfTheFirstName) {
 }
 
 TEST(KeyList, SaysWhatATextIsThatIsNoList) {
-  const std::pair<std::string, std::string> texts[] = {
-      {std::string("\xff\xfem\0o\0", 6), "UTF-16"}, {"{\"weight_map\": {}}", "JSON"}, {"<html>", "HTML"},
-      {std::string("PK\x03\x04\0\0", 6), "zip"}};
+  const std::pair<std::string, std::string> texts[] = {{std::string("\xff\xfem\0o\0", 6), "UTF-16"},
+                                                       {"{\"weight_map\": {}}", "JSON"},
+                                                       {"<html>", "HTML"},
+                                                       {std::string("PK\x03\x04\0\0", 6), "zip"}};
   for (const auto& [text, said] : texts) {
     const absl::Status status = KeyList::Parse(text, 10).status();
     EXPECT_NE(std::string(status.message()).find(said), std::string::npos) << status;
