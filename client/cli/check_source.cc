@@ -7,10 +7,14 @@
 #include <utility>
 #include <vector>
 
+#include "absl/container/flat_hash_set.h"
 #include "absl/strings/ascii.h"
 #include "absl/strings/str_format.h"
 #include "absl/strings/str_join.h"
 #include "client/cli/exit_code.h"
+#include "client/cli/input_file.h"
+#include "server/base/request_context.h"
+#include "server/base/weight_names.h"
 
 namespace keyload::cli {
 namespace {
@@ -21,8 +25,6 @@ constexpr size_t kFileNamesShown = 8;
 constexpr uintmax_t kMaxRevisionBytes = 4096;
 constexpr char kStandardFile[] = "model.safetensors";
 constexpr char kStandardIndex[] = "model.safetensors.index.json";
-constexpr char kFileSuffix[] = ".safetensors";
-constexpr char kIndexSuffix[] = ".safetensors.index.json";
 
 std::vector<std::string> NamesIn(const fs::path& directory) {
   std::vector<std::string> names;
@@ -61,56 +63,45 @@ std::string MainRevision(const fs::path& repository) {
   return plain ? line : "";
 }
 
-// The sets of weights of a directory: index files and single files, without the files of sharded sets.
-struct Sets {
-  std::vector<std::string> indexes, files;
-};
-
-// "model-00001-of-00004.safetensors" belongs to a set that an index names.
-bool IsPart(const std::string& name) {
-  const size_t of = name.rfind("-of-");
-  return of != std::string::npos && of > 0 && absl::ascii_isdigit(name[of - 1]) && absl::ascii_isdigit(name[of + 4]);
-}
-
-Sets SetsIn(const fs::path& directory) {
-  Sets sets;
+// The files of `names` that may be weights and are there.
+std::vector<std::string> FilesThere(const fs::path& directory) {
+  std::vector<std::string> names = NamesIn(directory);
   std::error_code error;
-  std::vector<std::string> parts;
-  for (const std::string& name : NamesIn(directory)) {
-    if (name.starts_with('.') || !fs::exists(directory / name, error)) continue;
-    if (name.ends_with(kIndexSuffix)) sets.indexes.push_back(name);
-    if (name.ends_with(kFileSuffix)) (IsPart(name) ? parts : sets.files).push_back(name);
-  }
-  if (sets.indexes.empty()) sets.files.insert(sets.files.end(), parts.begin(), parts.end());
-  return sets;
+  std::erase_if(
+      names, [&](const std::string& name) { return !ParseWeightName(name) || !fs::exists(directory / name, error); });
+  return names;
 }
 
-// "x.fp16.safetensors" is a variant of "x.safetensors".
-std::vector<std::string> WithoutVariants(const std::vector<std::string>& names, std::string_view suffix) {
-  std::vector<std::string> plain;
-  for (const std::string& name : names) {
-    const bool variant = std::any_of(names.begin(), names.end(), [&](const std::string& other) {
-      return name.size() > other.size() && name.starts_with(other.substr(0, other.size() - suffix.size()) + ".");
-    });
-    if (!variant) plain.push_back(name);
+// The shards that an index file names: its texts that end as weights do. What is no index has none.
+absl::flat_hash_set<std::string> ShardsOf(const fs::path& index) {
+  absl::flat_hash_set<std::string> shards;
+  const absl::StatusOr<std::string> text = ReadInputFile(index.string());
+  if (!text.ok()) return shards;
+  const std::string end = absl::StrFormat("%s\"", kSafetensorsSuffix);
+  for (size_t at = text->find(end); at != std::string::npos; at = text->find(end, at + end.size())) {
+    const size_t quote = text->rfind('"', at);
+    if (quote == std::string::npos) continue;
+    shards.insert(text->substr(quote + 1, at + kSafetensorsSuffix.size() - quote - 1));
   }
-  return plain;
+  return shards;
 }
 
 bool Contains(const std::vector<std::string>& names, std::string_view name) {
   return std::find(names.begin(), names.end(), name) != names.end();
 }
 
-// What the server takes of `sets`, and why; empty where it asks.
-std::pair<std::string, std::string> Taken(const Sets& sets) {
-  if (Contains(sets.files, kStandardFile)) return {kStandardFile, "the standard name"};
-  if (Contains(sets.indexes, kStandardIndex)) return {kStandardIndex, "the standard index"};
-  const bool indexed = !sets.indexes.empty();
-  const std::vector<std::string>& all = indexed ? sets.indexes : sets.files;
-  const std::vector<std::string> plain = WithoutVariants(all, indexed ? kIndexSuffix : kFileSuffix);
-  if (plain.size() != 1 || (IsPart(plain[0]) && !plain[0].ends_with("-00001-of-00001.safetensors"))) return {};
-  if (all.size() > 1) return {plain[0], "the only one that is no variant of another"};
-  return {plain[0], indexed ? "the only index" : "the only one"};
+// What the server takes of the files `names`, of which `sets` are made, and why; empty where it asks.
+std::pair<std::string, std::string> Taken(const std::vector<std::string>& names, const std::vector<WeightSet>& sets) {
+  if (Contains(names, kStandardFile)) return {kStandardFile, "the standard name"};
+  if (Contains(names, kStandardIndex)) return {kStandardIndex, "the standard index"};
+  const absl::StatusOr<std::vector<WeightSet>> counting = SetsThatCount(sets, RequestContext());
+  if (!counting.ok() || counting->size() != 1 || counting->front().form == WeightName::Form::kPart) return {};
+  const WeightSet& taken = counting->front();
+  const bool indexed = taken.form == WeightName::Form::kIndex;
+  const auto same_form =
+      std::count_if(sets.begin(), sets.end(), [&](const auto& set) { return set.form == taken.form; });
+  if (same_form > 1) return {taken.file, "the only one that is no variant of another"};
+  return {taken.file, indexed ? "the only index" : "the only one"};
 }
 
 }  // namespace
@@ -139,14 +130,18 @@ std::string WeightsText(const CheckSource& source, const std::string& weights) {
   std::error_code error;
   if (!fs::is_directory(source.path, error)) return out;
   if (!weights.empty()) return out + absl::StrFormat("weights %s (as --weights says)\n", weights);
-  const Sets sets = SetsIn(source.path);
-  const auto [taken, why] = Taken(sets);
+  const std::vector<std::string> names = FilesThere(source.path);
+  const absl::StatusOr<std::vector<WeightSet>> sets = SetsAmong(names, RequestContext());
+  if (!sets.ok()) return out;
+  const auto [taken, why] = Taken(names, *sets);
   if (taken.empty()) return out;
   out += absl::StrFormat("weights %s (%s)\n", taken, why);
-  std::vector<std::string> others = sets.files;
-  others.insert(others.end(), sets.indexes.begin(), sets.indexes.end());
-  std::sort(others.begin(), others.end());
-  std::erase(others, taken);
+  const auto own =
+      taken.ends_with(".json") ? ShardsOf(fs::path(source.path) / taken) : absl::flat_hash_set<std::string>();
+  std::vector<std::string> others;
+  for (const WeightSet& set : *sets) {
+    if (set.file != taken && !own.contains(set.file)) others.push_back(set.file);
+  }
   if (!others.empty()) out += absl::StrFormat("        not taken: %s; --weights NAME takes another\n", Shown(others));
   return out;
 }

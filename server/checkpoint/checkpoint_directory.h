@@ -24,7 +24,8 @@ class CheckpointDirectory {
   const std::string& resolved() const { return directory_.resolved; }  // where it was when it was opened
   std::string PathOf(std::string_view name) const { return ModelRoots::PathIn(directory_, name); }
 
-  // Opens the entry `name`, a plain file name, where links lead to inside of `roots`; as ModelRoots::Open does.
+  // Opens the entry `name`, a file name or a path below the directory, where links lead to inside of `roots`; as
+  // ModelRoots::Open does.
   absl::StatusOr<OpenedPath> Open(const ModelRoots& roots, const std::string& name) const {
     return roots.OpenIn(directory_, name);
   }

@@ -142,6 +142,7 @@ bool ModelRoots::Contains(std::string_view resolved) const {
 }
 
 bool ModelRoots::StopsInside(std::string path) const {
+  bool always_inside = true;
   for (int links = 0; links < kMaxSymlinks && path.size() < 2 * PATH_MAX; ++links) {
     size_t cut = path.size();
     UniqueFd prefix = OpenRetrying(path.c_str(), O_PATH);
@@ -150,6 +151,7 @@ bool ModelRoots::StopsInside(std::string path) const {
       prefix = OpenRetrying(cut == 0 ? "/" : path.substr(0, cut).c_str(), O_PATH);
     }
     const std::string resolved = ResolvedPath(prefix);
+    always_inside = always_inside && Contains(resolved);
     const size_t next = path.find_first_not_of('/', cut);
     if (next == std::string::npos) return Contains(resolved);
     const size_t end = std::min(path.find('/', next), path.size());
@@ -159,7 +161,7 @@ bool ModelRoots::StopsInside(std::string path) const {
     const std::string followed(target, static_cast<size_t>(length));
     path = (followed[0] == '/' ? followed : absl::StrFormat("%s/%s", resolved, followed)) + path.substr(end);
   }
-  return false;
+  return always_inside;  // a link that leads to itself
 }
 
 }  // namespace keyload

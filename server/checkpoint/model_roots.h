@@ -30,7 +30,7 @@ class ModelRoots {
   // IO_ERROR. May block on the file system.
   absl::StatusOr<OpenedPath> Open(std::string_view path) const;
   // The same for the entry `name` of an open directory, wherever the directory is now. Links are followed, and lead to
-  // the same check. Errors call it `directory.resolved`/`name`. REQUIRES: `name` is a plain file name.
+  // the same check. Errors call it `directory.resolved`/`name`. REQUIRES: `name` is a file name, or a path without NUL.
   absl::StatusOr<OpenedPath> OpenIn(const OpenedPath& directory, const std::string& name) const;
 
   const std::vector<std::string>& roots() const { return roots_; }

@@ -6,7 +6,6 @@
 #include <algorithm>
 #include <array>
 #include <ctime>
-#include <functional>
 #include <iterator>
 #include <optional>
 #include <span>
@@ -188,12 +187,10 @@ absl::Status PartsAlone(const OpenedPath& directory, const WeightSet& set) {
                    {{"path", directory.resolved}});
 }
 
-// Opens the one set among `all` that is no variant of another; index files count before single files.
+// Opens the one set among `all` that counts.
 absl::StatusOr<WeightFile> OpenOnly(const ModelRoots& roots, const OpenedPath& directory,
                                     const std::vector<WeightSet>& all, const RequestContext& context) {
-  KEYLOAD_ASSIGN_OR_RETURN(std::vector<WeightSet> sets, WithoutVariants(all, context));
-  const auto is_index = [](const WeightSet& set) { return set.form == WeightName::Form::kIndex; };
-  if (std::any_of(sets.begin(), sets.end(), is_index)) std::erase_if(sets, std::not_fn(is_index));
+  KEYLOAD_ASSIGN_OR_RETURN(const std::vector<WeightSet> sets, SetsThatCount(all, context));
   if (sets.size() > 1) {
     std::vector<std::string> shown;
     for (const WeightSet& set : sets) {

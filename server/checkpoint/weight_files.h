@@ -6,9 +6,9 @@
 
 #include "absl/status/statusor.h"
 #include "server/base/request_context.h"
+#include "server/base/weight_names.h"
 #include "server/checkpoint/header_memory.h"
 #include "server/checkpoint/model_roots.h"
-#include "server/checkpoint/weight_names.h"
 
 namespace keyload {
 

@@ -35,6 +35,26 @@ TEST(KeyList, AnEmptyTextHasNoName) {
   EXPECT_FALSE(KeyList::Parse("", 10)->Contains("a"));
 }
 
+TEST(KeyList, AByteOrderMarkIsNoPartOfTheFirstName) {
+  const auto list = KeyList::Parse("\xEF\xBB\xBFmodel.a\r\nmodel.b\r\n", 10);
+  ASSERT_TRUE(list.ok()) << list.status();
+  EXPECT_EQ(list->size(), 2u);
+  EXPECT_TRUE(list->Contains("model.a"));
+}
+
+TEST(KeyList, SaysWhatATextIsThatIsNoList) {
+  const std::pair<std::string, std::string> texts[] = {{std::string("\xff\xfem\0o\0", 6), "UTF-16"},
+                                                       {"{\"weight_map\": {}}", "JSON"},
+                                                       {"<html>", "HTML"},
+                                                       {std::string("PK\x03\x04\0\0", 6), "zip"}};
+  for (const auto& [text, said] : texts) {
+    const absl::Status status = KeyList::Parse(text, 10).status();
+    EXPECT_NE(std::string(status.message()).find(said), std::string::npos) << status;
+    EXPECT_NE(std::string(status.message()).find("the key list is "), std::string::npos) << status;
+  }
+  EXPECT_TRUE(KeyList::Parse("GGUF.weight\n[0].bias\n", 10).ok());
+}
+
 TEST(KeyList, TakesFewBytesMoreThanItsNames) {
   std::string text;
   for (int i = 0; i < 100'000; ++i) text += "model.layers." + std::to_string(i) + ".weight\n";

@@ -1,6 +1,7 @@
-#include "server/checkpoint/weight_names.h"
+#include "server/base/weight_names.h"
 
 #include <algorithm>
+#include <functional>
 #include <utility>
 
 #include "absl/container/flat_hash_map.h"
@@ -90,8 +91,8 @@ absl::StatusOr<std::vector<WeightSet>> SetsAmong(const std::vector<std::string>&
   return sets;
 }
 
-absl::StatusOr<std::vector<WeightSet>> WithoutVariants(const std::vector<WeightSet>& sets,
-                                                       const RequestContext& context) {
+absl::StatusOr<std::vector<WeightSet>> SetsThatCount(const std::vector<WeightSet>& sets,
+                                                     const RequestContext& context) {
   absl::flat_hash_set<std::string_view> stems;
   stems.reserve(sets.size());
   for (const WeightSet& set : sets) stems.insert(set.stem);
@@ -108,6 +109,8 @@ absl::StatusOr<std::vector<WeightSet>> WithoutVariants(const std::vector<WeightS
     }
     if (!is_variant) plain.push_back(set);
   }
+  const auto is_index = [](const WeightSet& set) { return set.form == WeightName::Form::kIndex; };
+  if (std::any_of(plain.begin(), plain.end(), is_index)) std::erase_if(plain, std::not_fn(is_index));
   return plain;
 }
 

@@ -47,8 +47,8 @@ struct WeightSet {
 // The sets that `names`, sorted, are the files of; parts with an index of their stem belong to it. Sorted by file.
 absl::StatusOr<std::vector<WeightSet>> SetsAmong(const std::vector<std::string>& names, const RequestContext& context);
 
-// `sets` without those that are variants of another one of them.
-absl::StatusOr<std::vector<WeightSet>> WithoutVariants(const std::vector<WeightSet>& sets,
-                                                       const RequestContext& context);
+// Those of `sets` that a load may start from without another word: no variants of another one of them, and no single
+// files where there are index files. More than one are an ambiguity.
+absl::StatusOr<std::vector<WeightSet>> SetsThatCount(const std::vector<WeightSet>& sets, const RequestContext& context);
 
 }  // namespace keyload
