@@ -2,6 +2,7 @@
 
 #include <cstdint>
 #include <memory>
+#include <optional>
 #include <mutex>
 #include <string>
 #include <string_view>
@@ -69,6 +70,7 @@ class CheckpointHeaders {
     std::vector<std::string> unindexed_keys;
     std::vector<AbsentKey> absent_keys;
     OtherCopies other_copies;
+    std::optional<uint64_t> total_size;  // of the tensors, as the index file says; nothing: it does not
     std::vector<std::shared_ptr<const std::string>> name_blocks;  // storage besides ShardHeader::names
   };
   explicit CheckpointHeaders(Content content);
@@ -81,6 +83,7 @@ class CheckpointHeaders {
   const std::vector<std::string>& unindexed_keys() const { return content_.unindexed_keys; }
   const std::vector<AbsentKey>& absent_keys() const { return content_.absent_keys; }
   const OtherCopies& other_copies() const { return content_.other_copies; }
+  std::optional<uint64_t> total_size() const { return content_.total_size; }
   // Position in tensors(), or -1.
   int64_t Find(std::string_view name) const;
   // As Find(name); quick when the name is the one at `guess`, which may be any number.

@@ -185,6 +185,7 @@ absl::StatusOr<std::shared_ptr<CheckpointHeaders>> HeaderAssembly::Finish(const 
     charge_.Remove(again_.capacity() * sizeof(uint32_t));
     again_ = {};
   }
+  if (index != nullptr) content_.total_size = index->total_size;
   return std::make_shared<CheckpointHeaders>(std::move(content_), std::move(by_name_));
 }
 

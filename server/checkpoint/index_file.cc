@@ -30,6 +30,7 @@ class IndexParser {
 
  private:
   absl::Status ParseRoot(ondemand::document& document);
+  absl::Status ParseMetadata(ondemand::value value);
   absl::Status ParseWeightMap(ondemand::value value);
   absl::StatusOr<uint32_t> ShardOf(std::string_view key, std::string_view name, const std::string& position);
   absl::Status StoreKeys();
@@ -76,6 +77,10 @@ absl::Status IndexParser::ParseRoot(ondemand::document& document) {
     if (auto error = std::move(item).get(field)) return BadJson(error);
     std::string_view name;
     if (auto error = reader_.Unescape(field.key(), name)) return BadJson(error);
+    if (name == "metadata") {
+      KEYLOAD_RETURN_IF_ERROR(ParseMetadata(field.value()));
+      continue;
+    }
     if (name != "weight_map") {
       if (auto error = reader_.CheckedSkip(field.value())) return BadJson(error);
       continue;
@@ -88,6 +93,31 @@ absl::Status IndexParser::ParseRoot(ondemand::document& document) {
     return Corrupt("text follows the index's object", {{"offset", std::to_string(rest - json_.data())}});
   }
   if (!has_weight_map) return Corrupt("the index has no weight_map");
+  return absl::OkStatus();
+}
+
+absl::Status IndexParser::ParseMetadata(ondemand::value value) {
+  ondemand::json_type type;
+  if (auto error = value.type().get(type)) return BadJson(error);
+  if (type != ondemand::json_type::object) {
+    const auto error = reader_.CheckedSkip(value);
+    return error ? BadJson(error) : absl::OkStatus();
+  }
+  ondemand::object metadata;
+  if (auto error = value.get_object().get(metadata)) return BadJson(error);
+  for (auto item : metadata) {
+    ondemand::field field;
+    if (auto error = std::move(item).get(field)) return BadJson(error);
+    std::string_view name;
+    if (auto error = reader_.Unescape(field.key(), name)) return BadJson(error);
+    ondemand::value content = field.value();
+    uint64_t size = 0;
+    if (name == "total_size" && !content.get_uint64().get(size)) {
+      result_.total_size = size;
+    } else if (auto error = reader_.CheckedSkip(content)) {
+      return BadJson(error);
+    }
+  }
   return absl::OkStatus();
 }
 

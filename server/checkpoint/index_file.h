@@ -2,6 +2,7 @@
 
 #include <cstdint>
 #include <memory>
+#include <optional>
 #include <string>
 #include <string_view>
 #include <vector>
@@ -26,6 +27,7 @@ struct IndexFile {
   std::vector<std::string> shards;     // sorted, distinct; paths below the checkpoint
   std::vector<Entry> entries;          // as in the file; a key may come twice
   std::unique_ptr<std::string> names;  // storage behind Entry::key
+  std::optional<uint64_t> total_size;  // of "metadata"; nothing where it is no whole number, as some writers leave it
 };
 
 // "" for a plain file name that a checkpoint may hold, else what is wrong with it.
@@ -35,7 +37,7 @@ std::string FileNameProblem(std::string_view name);
 // above it.
 std::string ShardPathProblem(std::string_view path);
 
-// Pure. `file` is the name used in errors. Fields other than weight_map are ignored. What the result holds stays with
+// Pure. `file` is the name used in errors. Other fields are ignored. What the result holds stays with
 // `charge`, which may be null. CHECKPOINT_CORRUPT; FORMAT_NOT_SUPPORTED for shards in another format; MEMORY_EXHAUSTED.
 absl::StatusOr<IndexFile> ParseIndexFile(const JsonBuffer& json, std::string_view file, HeaderCharge* charge = nullptr);
 

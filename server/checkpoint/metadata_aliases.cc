@@ -14,7 +14,7 @@ constexpr uint64_t kBytesOfEntry = 256;              // the entry, its places in
 
 absl::Status MetadataAliases::Add(std::string_view name, std::string_view text, HeaderCharge* charge,
                                   std::string_view file) {
-  if (name == kFormatEntry || KeyProblem(name) != nullptr || KeyProblem(text) != nullptr) return absl::OkStatus();
+  if (name.empty() || name == kFormatEntry || KeyProblem(name) != nullptr || KeyProblem(text) != nullptr) return absl::OkStatus();
   if (charge != nullptr) KEYLOAD_RETURN_IF_ERROR(charge->Add(kBytesOfEntry + name.size() + text.size(), file));
   entries_.emplace_back(name, text);
   return absl::OkStatus();

@@ -120,8 +120,7 @@ CheckpointOpener::Result CheckpointOpener::Open() {
 }
 
 CheckpointOpener::Result CheckpointOpener::OpenSource() {
-  // An index file given as the path stands for its directory: the shards are beside the name, not beside what a symlink
-  // leads to.
+  // An index file given as the path stands for its directory: shards are beside the name, not where a symlink leads.
   const std::string name(BaseName(source_.path));
   const std::optional<WeightName> parsed = ParseWeightName(name);
   if (source_.path.starts_with('/') && parsed && parsed->form == WeightName::Form::kIndex && source_.weights.empty()) {

@@ -118,8 +118,10 @@ class Follower {
   Storage StorageOf(const Layer& layer) const {
     Storage storage = Storage::kNothing;
     for (const Member& member : layer.stored) {
-      if (member.suffix == table_.bias()) continue;
       const bool is_weight = member.suffix == table_.weight();
+      // A router's correction, say, belongs to the layer whether or not it is quantised.
+      const bool of_model = LayerTable::Find(layer.plain, member.suffix) != kNone;
+      if (member.suffix == table_.bias() || (of_model && !is_weight)) continue;
       if (!is_weight || !IsFloat(index_.tensors()[member.at].dtype)) return Storage::kQuantised;
       storage = Storage::kFloat;
     }
@@ -254,14 +256,14 @@ class Follower {
         continue;
       }
       const Layer& layer = table_.layers()[place.layer];
-      if (place.suffix != "weight") {  // a bias that the model has
+      if (place.suffix != "weight") {  // a bias, or whatever else the model has
         manifest.tensors.push_back(tensor);
         continue;
       }
       if (supplied.contains(tensor.name)) continue;
-      const bool own_bias = LayerTable::Find(layer.plain, table_.bias()) != kNone;
       for (const uint32_t member : expected) {
-        if (member != table_.bias() || !own_bias) AddTensor(layer, member, manifest);
+        const bool comes_by_itself = member != table_.weight() && LayerTable::Find(layer.plain, member) != kNone;
+        if (!comes_by_itself) AddTensor(layer, member, manifest);
       }
     }
     return absl::OkStatus();

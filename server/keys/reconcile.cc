@@ -340,15 +340,6 @@ absl::StatusOr<std::shared_ptr<KeyReport>> ReconcileAsAsked(const ReconcileInput
   return report;
 }
 
-std::string AsFlags(const std::vector<Rename>& renames) {
-  std::string flags;
-  for (const Rename& rename : renames) {
-    StrAppend(&flags, flags.empty() ? "" : " ", "--rename '", Shortened(rename.pattern), "=>",
-              Shortened(rename.replacement), "'");
-  }
-  return flags;
-}
-
 // Whether the renames mend so much that they are worth a word: what strips or adds a name half of either side, what
 // replaces one, and may be an accident, half of both.
 bool IsWorthIt(const KeyCounts& before, const KeyCounts& after, bool replaces) {
@@ -386,7 +377,7 @@ absl::StatusOr<std::shared_ptr<const KeyReport>> Reconcile(const ReconcileInput&
   if (!IsWorthIt(report->counts, (*again)->counts, suggestion.replaces)) return report;
   const uint64_t mended = missing - (*again)->counts.missing;
   const std::string about = AboutRenames(suggestion, mended, missing);
-  const std::string flags = AsFlags(suggestion.renames);
+  const std::string flags = RenameFlags(suggestion.renames);
   if (mended < missing) {
     report->warnings.push_back(
         StrCat(about, "; ", flags, " makes them match",

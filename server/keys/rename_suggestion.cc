@@ -243,4 +243,13 @@ absl::StatusOr<RenameSuggestion> SuggestRenames(std::span<const NamedShape> lack
   return suggestion;
 }
 
+std::string RenameFlags(std::span<const Rename> renames) {
+  std::string flags;
+  for (const Rename& rename : renames) {
+    StrAppend(&flags, flags.empty() ? "" : " ", "--rename '", Shortened(rename.pattern), "=>",
+              Shortened(rename.replacement), "'");
+  }
+  return flags;
+}
+
 }  // namespace keyload

@@ -34,4 +34,7 @@ struct RenameSuggestion {
 absl::StatusOr<RenameSuggestion> SuggestRenames(std::span<const NamedShape> lacking, std::span<const NamedShape> spare,
                                                 PeriodicCheck& check);
 
+// The renames as the command takes them: "--rename '^module\\.=>'". Shortened.
+std::string RenameFlags(std::span<const Rename> renames);
+
 }  // namespace keyload

@@ -18,9 +18,6 @@
 namespace keyload {
 namespace {
 
-constexpr uint64_t kMaxAuditedIndexBytes = uint64_t{16} << 20;
-constexpr uint64_t kParsedBytesPerByte = 6;  // of an index: its text, and what the parser notes of it
-
 // The text of a file beside the weights.
 absl::StatusOr<std::string> ReadBeside(const std::string& name, uint64_t limit, const LoadSpec& spec,
                                        const CheckpointIndex& index, const KeySources& sources,
@@ -35,14 +32,9 @@ absl::StatusOr<std::string> ReadBeside(const std::string& name, uint64_t limit, 
   return sources.Touch(path, context, read);
 }
 
-// What the index says about bytes, where it is of a usual size and there is room to parse it.
-std::optional<Finding> AuditTotalSize(const LoadSpec& spec, const CheckpointIndex& index, const KeySources& sources,
-                                      const RequestContext& context, HeaderCharge& charge) {
-  if (index.index_file().empty()) return std::nullopt;
-  absl::StatusOr<std::string> json =
-      ReadBeside(index.index_file(), kMaxAuditedIndexBytes, spec, index, sources, context);
-  if (!json.ok() || !charge.Add(kParsedBytesPerByte * json->size(), index.index_file()).ok()) return std::nullopt;
-  const std::optional<uint64_t> said = TotalSizeOf(*std::move(json));
+// What the index says about bytes.
+std::optional<Finding> AuditTotalSize(const CheckpointIndex& index) {
+  const std::optional<uint64_t> said = index.headers().total_size();
   uint64_t stored = 0;
   for (const StoredTensor& tensor : index.tensors()) stored += tensor.bytes;
   return said ? CompareTotalSize(*said, stored) : std::nullopt;
@@ -68,12 +60,13 @@ absl::StatusOr<std::vector<Finding>> AuditKeys(const LoadSpec& spec, const Check
     return std::vector<Finding>{NotLookedAt(ToStd(room.message()))};
   KEYLOAD_ASSIGN_OR_RETURN(const NumberedLists lists, NumberedLists::Collect(tensors, context));
   KEYLOAD_ASSIGN_OR_RETURN(std::vector<Finding> findings, AuditNames(lists, context));
-  if (std::optional<Finding> bytes = AuditTotalSize(spec, index, sources, context, charge))
+  if (std::optional<Finding> bytes = AuditTotalSize(index))
     findings.push_back(*std::move(bytes));
   KEYLOAD_RETURN_IF_ERROR(context.Check());
   const absl::StatusOr<std::string> json = ReadBeside("config.json", kMaxConfigBytes, spec, index, sources, context);
   KEYLOAD_RETURN_IF_ERROR(context.Check());
   if (!json.ok()) return findings;
+  KEYLOAD_RETURN_IF_ERROR(context.TakeHeap(ConfigParseBytes(*json), "config.json"));
   const absl::StatusOr<ConfigValue> config = ParseConfigJson(*json, "config.json");
   if (!config.ok()) return findings;
   KEYLOAD_ASSIGN_OR_RETURN(std::vector<Finding> further, AuditConfig(lists, *config, context));

@@ -38,13 +38,15 @@ void ExpectInvalid(std::string_view json, std::string_view problem) {
 }
 
 TEST(ConfigJson, RefusesWhatIsNotJson) {
-  for (const char* json : {"", "{", "{\"a\": 1,}", "{} {}", "{\"a\": -NaN}", "{\"a\": 1Infinity}",
-                           "{\"a\": InfinityNaN}", "{\"a\": Inf}", "{\"a\": 000000000000000000000}", "{\"a\": 1e999}",
-                           "{\"a\": \"Infinity}", "{NaN: 1}", "{\"a\": +Infinity}", "{\"a\": \"\\"}) {
+  for (const char* json : {"{", "{\"a\": 1,}", "{} {}", "{\"a\": -NaN}", "{\"a\": 1Infinity}", "{\"a\": InfinityNaN}",
+                           "{\"a\": Inf}", "{\"a\": 000000000000000000000}", "{\"a\": 1e999}", "{\"a\": \"Infinity}",
+                           "{NaN: 1}", "{\"a\": +Infinity}", "{\"a\": \"\\"}) {
     ExpectInvalid(json, "not valid JSON");
   }
   ExpectInvalid("\"\xff\"", "not valid JSON");
+  EXPECT_EQ(ParseConfigJson("", "config.json").status().message(), "config.json is empty; fetch it again");
 }
+
 TEST(ConfigJson, ReadsWhatPythonWrites) {
   const auto config = ParseConfigJson(
       R"({"limit": [0.0, Infinity], "least":-Infinity, "none": NaN, "text": "NaN \"Infinity 123456789012345678901",

@@ -66,7 +66,7 @@ TEST(SuggestRenames, APrefixThatOnlySomeLackIsAdded) {
   const auto report =
       Stored([](const std::string& name) { return name.starts_with("model.") ? name.substr(6) : name; }).Report();
   EXPECT_EQ(report->counts.missing, 11u);
-  EXPECT_THAT(report->warnings, ElementsAre(HasSubstr("without the prefix \"model.\": --rename '^=>model.'")));
+  EXPECT_THAT(report->warnings, ElementsAre(HasSubstr("without the prefix \"model.\"; --rename '^=>model.'")));
 }
 
 TEST(SuggestRenames, AWrapperInsideNamesIsRemovedAsOftenAsItStandsThere) {
