@@ -79,7 +79,7 @@ def violations(files):
     """`files`: (path, text) pairs. One line for each name that two .cc files of one folder keep to themselves."""
     owners = {}
     for path, text in files:
-        if not path.endswith(".cc") or not path.startswith(("server/", "client/")):
+        if not path.endswith(".cc") or not path.startswith(("attach/", "server/", "client/")):
             continue
         folder = path.rsplit("/", 1)[0]
         for name in private_names(text):
