@@ -24,6 +24,7 @@ inline constexpr size_t kMostAttachTextBytes = 2048;
 
 // The table.
 inline constexpr char kAttachTableMagic[] = "KLTABLE1";  // 8 bytes, without the NUL
+inline constexpr uint64_t kMostAttachTableBytes = uint64_t{1} << 30;
 inline constexpr size_t kAttachTableHeaderBytes = 64;
 inline constexpr size_t kAttachColumnEntryBytes = 24;
 inline constexpr size_t kAttachColumnAlignment = 64;

@@ -41,7 +41,7 @@ class MessageWriter {
     std::memcpy(bytes, &value, sizeof(T));
     bytes_.append(bytes, sizeof(T));
   }
-  void Raw(const AttachToken& token) { bytes_.append(reinterpret_cast<const char*>(token.data()), token.size()); }
+  void Raw(const AttachTokenBytes& token) { bytes_.append(reinterpret_cast<const char*>(token.data()), token.size()); }
   void Text(std::string_view text, size_t most, const char* what) {
     Require(text.size() <= most, what);
     Integer(static_cast<uint16_t>(text.size()));

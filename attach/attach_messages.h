@@ -16,11 +16,11 @@ namespace keyload {
 // The messages of the attach socket, as docs/attach.md specifies them byte for byte. What the other end writes is not
 // trusted: texts are bytes of any kind within their bounds.
 
-using AttachToken = std::array<uint8_t, kAttachTokenBytes>;
+using AttachTokenBytes = std::array<uint8_t, kAttachTokenBytes>;
 
 // To the server, once: the lease that the token stands for.
 struct AttachHello {
-  AttachToken token = {};
+  AttachTokenBytes token = {};
   uint16_t batch = 0;  // descriptors that one message may bring
   std::string label;
 };

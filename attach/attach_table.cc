@@ -117,6 +117,7 @@ absl::StatusOr<AttachTable> AttachTable::Parse(std::span<const std::byte> bytes)
     return Wrong("its version is not 1: use a client of this server's version");
   const auto total = ReadAt<uint64_t>(bytes, 16);
   if (total > bytes.size() || total < kAttachTableHeaderBytes) return Wrong("it is cut off");
+  if (total > kMostAttachTableBytes) return Wrong("it is larger than 1 GiB");
   AttachTable table;
   table.generation_ = ReadAt<uint64_t>(bytes, 24);
   const auto rows = ReadAt<uint32_t>(bytes, 32);
@@ -171,6 +172,7 @@ AttachRow AttachTable::row(uint32_t index) const {
                    .segment = segment_[index],
                    .offset = offset_[index],
                    .bytes = bytes_[index],
+                   .dtype_bits = dtype_bits_[dtype_[index]],
                    .state = state_[index],
                    .order = order_[index]};
   if (!strides_.empty()) row.strides = strides_.subspan(begin, rank);

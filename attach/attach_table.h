@@ -22,6 +22,7 @@ struct AttachRow {
   uint32_t segment = kNoAttachSegment;  // kNoAttachSegment: no bytes
   uint64_t offset = 0;                 // in the segment
   uint64_t bytes = 0;
+  uint32_t dtype_bits = 0;  // of one element; 0 with an empty dtype
   uint8_t state = 0;   // keyload.v1.KeyState
   uint32_t order = 0;  // its place in the order in which the model has its keys
 };

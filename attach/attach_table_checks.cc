@@ -46,10 +46,10 @@ std::optional<uint64_t> Extent(std::span<const uint64_t> shape, std::span<const 
 }
 
 // Why the bytes of a row are not those of its shape; null: they are.
-const char* SizeProblem(const AttachRow& row, uint64_t bits) {
+const char* SizeProblem(const AttachRow& row) {
   const std::optional<uint64_t> elements = CountElements(row.shape);
   uint64_t all_bits = 0;
-  if (!elements || __builtin_mul_overflow(*elements, bits, &all_bits) || all_bits % 8 != 0 || all_bits / 8 != row.bytes)
+  if (!elements || __builtin_mul_overflow(*elements, uint64_t{row.dtype_bits}, &all_bits) || all_bits % 8 != 0 || all_bits / 8 != row.bytes)
     return "its bytes are not those of its shape";
   if (row.strides.empty() || *elements == 0) return nullptr;
   const std::optional<uint64_t> extent = Extent(row.shape, row.strides);
@@ -115,7 +115,7 @@ absl::Status AttachTableChecks::CheckRows(const AttachTable& table) {
     if (i > 0 && row.key <= before) return WrongRow(i, "its name does not come after the one before");
     if (row.order >= table.rows() || seen[row.order]) return WrongRow(i, "its place in the model's order is taken");
     seen[row.order] = true;
-    if (const char* problem = SizeProblem(row, table.dtype_bits_[table.dtype_[i]])) return WrongRow(i, problem);
+    if (const char* problem = SizeProblem(row)) return WrongRow(i, problem);
     if (const char* problem = PlaceProblem(row, table.segment_bytes_, table.dtype_alignment_[table.dtype_[i]]))
       return WrongRow(i, problem);
     before = row.key;

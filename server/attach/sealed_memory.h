@@ -1,7 +1,7 @@
 #pragma once
 
-#include <cstdint>
 #include <memory>
+#include <utility>
 
 #include "absl/status/statusor.h"
 #include "server/base/fd.h"
@@ -35,9 +35,9 @@ class SealedMemory {
   void Withdraw() { shared_ = nullptr; }
 
   // Whether, after Withdraw and without maps of this process's own, anybody has a descriptor or a map of the memory, or
-  // a descriptor is on its way. Sees neither children of this process nor pages that somebody spliced into a pipe: it
-  // decides what is charged, never whether memory is used again. True when the kernel does not say, as when a client
-  // took the file over (EACCES).
+  // a descriptor is on its way. Sees neither maps that were made before sealing, such as a child of this process has,
+  // nor pages that somebody spliced into a pipe: it decides what is charged, never whether memory is used again. True
+  // when the kernel does not say, as when a client took the file over (EACCES).
   bool IsHeld() const;
 
  private:

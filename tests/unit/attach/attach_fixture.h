@@ -1,0 +1,47 @@
+#pragma once
+
+#include <gtest/gtest.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+#include <filesystem>
+#include <memory>
+#include <string>
+
+#include "server/attach/attach_server.h"
+#include "tests/support/fake_attach_source.h"
+
+namespace keyload {
+
+// A server that hands out a made-up model, on a socket in a folder of its own.
+class AttachFixture : public testing::Test {
+ protected:
+  AttachFixture() {
+    std::string pattern = (std::filesystem::temp_directory_path() / "attach-XXXXXX").string();
+    folder_ = mkdtemp(pattern.data());
+    chmod(folder_.c_str(), 0755);
+    path_ = folder_ + "/attach.sock";
+  }
+  ~AttachFixture() override {
+    server_ = nullptr;
+    std::filesystem::remove_all(folder_);
+  }
+
+  void Start(const FakeAttachModel::Shape& shape = {}, const AttachServer::Options& options = {}) {
+    model_ = std::make_shared<FakeAttachModel>(shape);
+    source_ = std::make_unique<FakeAttachSource>(model_);
+    auto server = AttachServer::Start(ListenForAttach(path_), *source_, rules_, options);
+    ASSERT_TRUE(server.ok()) << server.status();
+    server_ = *std::move(server);
+  }
+  std::string address() const { return "unix:" + path_; }
+
+  std::string folder_;
+  std::string path_;
+  CurrentPeerRules rules_{PeerRules()};
+  std::shared_ptr<FakeAttachModel> model_;
+  std::unique_ptr<FakeAttachSource> source_;
+  std::unique_ptr<AttachServer> server_;
+};
+
+}  // namespace keyload
