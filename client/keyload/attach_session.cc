@@ -69,7 +69,11 @@ absl::StatusOr<AttachedModel> AttachSession::Run(const std::string& address, con
   const auto left = absl::FromChrono(deadline_ - std::chrono::steady_clock::now());
   absl::StatusOr<UniqueFd> connection = ConnectAttachSocket(address.substr(kUnix.size()), left);
   if (!connection.ok()) return connection.status();
-  model_->connection = *std::move(connection);
+  return RunOn(*std::move(connection), greeting);
+}
+
+absl::StatusOr<AttachedModel> AttachSession::RunOn(UniqueFd connection, const AttachMessage& greeting) {
+  model_->connection = std::move(connection);
   model_->owner = getpid();
   // The server's refusal may be there already, and sending fails then: the refusal says more.
   const absl::Status greeted = Send(greeting);

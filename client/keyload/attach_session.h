@@ -39,6 +39,8 @@ class AttachSession {
 
   // What Attach does, with HELLO or REQUEST.
   absl::StatusOr<AttachedModel> Run(const std::string& address, const AttachMessage& greeting);
+  // The same over a connection that is there.
+  absl::StatusOr<AttachedModel> RunOn(UniqueFd connection, const AttachMessage& greeting);
 
  private:
   absl::Status Send(const AttachMessage& message);

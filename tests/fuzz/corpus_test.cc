@@ -6,6 +6,7 @@
 #include <filesystem>
 #include <string>
 
+#include "tests/fuzz/attach_fuzz.h"
 #include "tests/fuzz/checkpoint_fuzz.h"
 #include "tests/fuzz/expected_fuzz.h"
 #include "tests/support/checkpoint_builder.h"
@@ -30,6 +31,10 @@ void Replay(const std::string& corpus, void (*fuzz)(std::string_view)) {
 TEST(CorpusTest, SafetensorsHeader) { Replay("safetensors_header", FuzzSafetensorsHeader); }
 TEST(CorpusTest, ConfigJson) { Replay("config_json", FuzzConfigJson); }
 TEST(CorpusTest, Template) { Replay("template", FuzzTemplate); }
+TEST(CorpusTest, AttachMessage) { Replay("attach_message", FuzzAttachMessage); }
+TEST(CorpusTest, AttachTable) { Replay("attach_table", FuzzAttachTable); }
+TEST(CorpusTest, AttachServer) { Replay("attach_server", FuzzAttachServer); }
+TEST(CorpusTest, AttachClient) { Replay("attach_client", FuzzAttachClient); }
 TEST(CorpusTest, IndexFile) { Replay("index_file", FuzzIndexFile); }
 
 }  // namespace

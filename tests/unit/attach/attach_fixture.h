@@ -6,10 +6,13 @@
 
 #include <filesystem>
 #include <memory>
+#include <optional>
 #include <string>
+#include <utility>
 
 #include "server/attach/attach_server.h"
 #include "tests/support/fake_attach_source.h"
+#include "tests/unit/attach/raw_attach_client.h"
 
 namespace keyload {
 
@@ -42,6 +45,34 @@ class AttachFixture : public testing::Test {
   std::shared_ptr<FakeAttachModel> model_;
   std::unique_ptr<FakeAttachSource> source_;
   std::unique_ptr<AttachServer> server_;
+};
+
+// The same, with clients that say what a test wants.
+class AttachServerTest : public AttachFixture {
+ protected:
+  RawAttachClient Greeted(uint16_t batch = 253, std::string label = "test") {
+    RawAttachClient client(path_);
+    client.Send(AttachHello{.token = source_->MakeToken(), .batch = batch, .label = std::move(label)});
+    return client;
+  }
+  // A client that has a complete lease.
+  RawAttachClient Attached(uint16_t batch = 253) {
+    RawAttachClient client = Greeted(batch);
+    const uint32_t all = client.ReceiveA<AttachGranted>().value().descriptors;
+    for (uint32_t next = 1; next < all;) {
+      client.Send(AttachNext{.descriptor = next});
+      next += client.ReceiveA<AttachDescriptors>().value().count;
+    }
+    client.Send(AttachNext{.descriptor = all});
+    return client;
+  }
+  // The connection's last words.
+  AttachError LastError(RawAttachClient& client) {
+    const std::optional<AttachError> error = client.ReceiveA<AttachError>();
+    EXPECT_TRUE(error);
+    EXPECT_FALSE(client.Receive());
+    return error.value_or(AttachError());
+  }
 };
 
 }  // namespace keyload
