@@ -13,12 +13,12 @@ static_assert(std::endian::native == std::endian::little, "tables are read witho
 inline constexpr uint16_t kAttachVersion = 1;
 
 // The socket.
-inline constexpr size_t kAttachPacketBytes = 4096;      // the longest message
+inline constexpr size_t kAttachPacketBytes = 4096;  // the longest message
 inline constexpr size_t kAttachTokenBytes = 32;
-inline constexpr uint16_t kMostAttachBatch = 253;       // descriptors that one message can carry, by the kernel
+inline constexpr uint16_t kMostAttachBatch = 253;         // descriptors that one message can carry, by the kernel
 inline constexpr uint32_t kMostAttachDescriptors = 1024;  // of one lease, the table among them
 inline constexpr size_t kMostAttachLabelBytes = 128;
-inline constexpr size_t kMostAttachNameBytes = 256;     // a lease's or a model's
+inline constexpr size_t kMostAttachNameBytes = 256;  // a lease's or a model's
 inline constexpr size_t kMostAttachReasonBytes = 64;
 inline constexpr size_t kMostAttachTextBytes = 2048;
 

@@ -286,7 +286,8 @@ absl::StatusOr<AttachMessage> DecodeAttachMessage(std::string_view packet) {
   MessageReader reader(packet);
   reader.Require(reader.Bytes(kMagic.size()) == kMagic, "it does not begin with KLA1: it is none of this protocol");
   const auto type = reader.Integer<uint16_t>();
-  reader.Require(reader.Integer<uint16_t>() == kAttachVersion, "its version is not 1: use a client of this server's version");
+  reader.Require(reader.Integer<uint16_t>() == kAttachVersion,
+                 "its version is not 1: use a client of this server's version");
   if (!reader.ok()) return reader.problem();
   switch (static_cast<MessageType>(type)) {
     case MessageType::kHello:

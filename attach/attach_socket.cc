@@ -72,8 +72,8 @@ int ReceiveAttachPacket(int socket, size_t most_descriptors, AttachPacket& packe
     header.msg_control = control.bytes.data();
     header.msg_controllen = CMSG_SPACE(std::min<size_t>(most_descriptors, kMostAttachBatch) * sizeof(int));
   }
-  // The kernel tells of a reset, which an end that was closed with something unread makes, before it hands out what came
-  // before that, the error that says why.
+  // The kernel tells of a reset, which an end that was closed with something unread makes, before it hands out what
+  // came before that, the error that says why.
   bool was_reset = false;
   ssize_t received = -1;
   while ((received = recvmsg(socket, &header, MSG_DONTWAIT | MSG_CMSG_CLOEXEC)) < 0) {

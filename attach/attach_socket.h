@@ -18,8 +18,9 @@ namespace keyload {
 struct AttachPacket {
   std::string bytes;  // empty: the other end is gone
   std::vector<UniqueFd> descriptors;
-  bool too_long = false;          // the rest of it is lost
-  bool lost_descriptors = false;  // it had more than there was room for: in this process's table, or than were asked for
+  bool too_long = false;  // the rest of it is lost
+  bool lost_descriptors =
+      false;  // it had more than there was room for: in this process's table, or than were asked for
 };
 
 // 0, or why nothing was sent: EAGAIN (the other end does not read), ETOOMANYREFS (this user has too many descriptors

@@ -95,7 +95,8 @@ class Columns {
   };
 
   const Entry* Find(uint32_t id) const {  // of at most kMostAttachColumns
-    const auto found = std::find_if(entries_.begin(), entries_.end(), [&](const Entry& entry) { return entry.id == id; });
+    const auto found =
+        std::find_if(entries_.begin(), entries_.end(), [&](const Entry& entry) { return entry.id == id; });
     return found == entries_.end() ? nullptr : &*found;
   }
   void Fail(AttachColumn id) {

@@ -15,16 +15,16 @@ namespace keyload {
 // One key of a table. All views are into the table.
 struct AttachRow {
   std::string_view key;
-  std::string_view dtype;              // a safetensors name, "BF16"; empty where nobody knows it
-  std::span<const uint64_t> shape;     // outermost first
-  std::span<const int64_t> strides;    // in elements, as the shape; empty in a table without strides: dense
-  std::span<const uint8_t> checksum;   // XXH3, 128 bits, the canonical bytes; empty in a table without checksums
+  std::string_view dtype;               // a safetensors name, "BF16"; empty where nobody knows it
+  std::span<const uint64_t> shape;      // outermost first
+  std::span<const int64_t> strides;     // in elements, as the shape; empty in a table without strides: dense
+  std::span<const uint8_t> checksum;    // XXH3, 128 bits, the canonical bytes; empty in a table without checksums
   uint32_t segment = kNoAttachSegment;  // kNoAttachSegment: no bytes
-  uint64_t offset = 0;                 // in the segment
+  uint64_t offset = 0;                  // in the segment
   uint64_t bytes = 0;
   uint32_t dtype_bits = 0;  // of one element; 0 with an empty dtype
-  uint8_t state = 0;   // keyload.v1.KeyState
-  uint32_t order = 0;  // its place in the order in which the model has its keys
+  uint8_t state = 0;        // keyload.v1.KeyState
+  uint32_t order = 0;       // its place in the order in which the model has its keys
 };
 
 struct AttachSegmentRow {

@@ -49,7 +49,8 @@ std::optional<uint64_t> Extent(std::span<const uint64_t> shape, std::span<const 
 const char* SizeProblem(const AttachRow& row) {
   const std::optional<uint64_t> elements = CountElements(row.shape);
   uint64_t all_bits = 0;
-  if (!elements || __builtin_mul_overflow(*elements, uint64_t{row.dtype_bits}, &all_bits) || all_bits % 8 != 0 || all_bits / 8 != row.bytes)
+  if (!elements || __builtin_mul_overflow(*elements, uint64_t{row.dtype_bits}, &all_bits) || all_bits % 8 != 0 ||
+      all_bits / 8 != row.bytes)
     return "its bytes are not those of its shape";
   if (row.strides.empty() || *elements == 0) return nullptr;
   const std::optional<uint64_t> extent = Extent(row.shape, row.strides);
@@ -79,7 +80,8 @@ absl::Status AttachTableChecks::CheckSegments(const AttachTable& table) {
   if (table.segments() >= kMostAttachDescriptors) return wrong(table.segments(), "a lease has at most 1,023 of them");
   for (uint32_t i = 0; i < table.segments(); ++i) {
     const uint8_t kind = table.segment_kind_[i];
-    if (kind < static_cast<uint8_t>(AttachSegmentKind::kFile) || kind > static_cast<uint8_t>(AttachSegmentKind::kCudaVmm))
+    if (kind < static_cast<uint8_t>(AttachSegmentKind::kFile) ||
+        kind > static_cast<uint8_t>(AttachSegmentKind::kCudaVmm))
       return wrong(i, "this version does not know its kind");
     if (table.segment_bytes_[i] > kMostSegmentBytes) return wrong(i, "it is too large");
     if (!std::has_single_bit(table.segment_page_[i]) || table.segment_page_[i] > kMostPageBytes)

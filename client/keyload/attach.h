@@ -34,7 +34,7 @@ struct AttachSelection {
 };
 
 struct AttachOptions {
-  std::string label;                           // what this process calls itself in the server's lists; at most 128 bytes
+  std::string label;  // what this process calls itself in the server's lists; at most 128 bytes
   absl::Duration timeout = absl::Seconds(60);  // for all of it, from the call's start
   // Descriptors that one message brings, 1 to 253. Each is closed once it is mapped; where this process has room for
   // fewer, the rest comes again.
@@ -44,13 +44,13 @@ struct AttachOptions {
 // A key and where its bytes are. Views are valid as long as the model that gave them.
 struct AttachedTensor {
   std::string_view key;
-  std::string_view dtype;            // a safetensors name: "BF16"
-  std::span<const uint64_t> shape;   // outermost first
-  std::span<const int64_t> strides;  // in elements; empty: dense
-  std::span<const std::byte> bytes;  // only to be read: writing is a SIGSEGV
-  std::span<const uint8_t> checksum; // XXH3 of 128 bits over the bytes; empty: the server made none
-  bool resident = false;             // false: a key of the model without bytes here
-  uint32_t order = 0;                // its place among the model's keys
+  std::string_view dtype;             // a safetensors name: "BF16"
+  std::span<const uint64_t> shape;    // outermost first
+  std::span<const int64_t> strides;   // in elements; empty: dense
+  std::span<const std::byte> bytes;   // only to be read: writing is a SIGSEGV
+  std::span<const uint8_t> checksum;  // XXH3 of 128 bits over the bytes; empty: the server made none
+  bool resident = false;              // false: a key of the model without bytes here
+  uint32_t order = 0;                 // its place among the model's keys
 
   // The elements, if `T` has the size of the dtype's and the bytes are aligned for it; else nothing.
   template <typename T>
@@ -96,8 +96,8 @@ class AttachedModel {
   // By bisection; nullopt: the lease has no such key.
   std::optional<AttachedTensor> Find(std::string_view key) const;
 
-  // Whether nobody at all can change a byte of it (F_SEAL_WRITE). Else the server may still fill in what is not resident
-  // yet, or it maps files, which whoever may write them can change or cut: reading cut ones is a SIGBUS.
+  // Whether nobody at all can change a byte of it (F_SEAL_WRITE). Else the server may still fill in what is not
+  // resident yet, or it maps files, which whoever may write them can change or cut: reading cut ones is a SIGBUS.
   bool immutable() const;
 
   // To be polled for reading: NextNotice has something then. -1 after Release.

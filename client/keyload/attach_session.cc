@@ -44,7 +44,8 @@ absl::StatusOr<uint64_t> FileSize(int descriptor) {
 
 std::chrono::steady_clock::time_point After(absl::Duration timeout) {
   constexpr absl::Duration kLongest = absl::Hours(24 * 365);
-  return std::chrono::steady_clock::now() + absl::ToChronoNanoseconds(std::clamp(timeout, absl::ZeroDuration(), kLongest));
+  return std::chrono::steady_clock::now() +
+         absl::ToChronoNanoseconds(std::clamp(timeout, absl::ZeroDuration(), kLongest));
 }
 
 }  // namespace

@@ -26,9 +26,10 @@ constexpr std::chrono::milliseconds kUnreadCheck(250);
 absl::Status Unexpected(const char* what) { return MakeError(Reason::kBadRequest, what); }
 
 absl::Status NotAllowed() {
-  return MakeError(Reason::kPeerNotAllowed,
-                   "this process runs as none of the users and groups that may call; ask for a lease with a token, or run "
-                   "it as one of them");
+  return MakeError(
+      Reason::kPeerNotAllowed,
+      "this process runs as none of the users and groups that may call; ask for a lease with a token, or run "
+      "it as one of them");
 }
 
 // Whether the other end has not yet received all that was sent.
@@ -113,9 +114,10 @@ std::optional<AttachRequest> AttachConnection::OnMessage(AttachMessage message) 
     Close();
     return std::nullopt;
   }
-  Refuse(AttachEnd::kProtocolError,
-         Unexpected("this message has no meaning now: a connection begins with HELLO or REQUEST, and each GRANT and FDS "
-                    "is answered by one NEXT"));
+  Refuse(
+      AttachEnd::kProtocolError,
+      Unexpected("this message has no meaning now: a connection begins with HELLO or REQUEST, and each GRANT and FDS "
+                 "is answered by one NEXT"));
   return std::nullopt;
 }
 
@@ -162,10 +164,10 @@ bool AttachConnection::Send(uint32_t room) {
   }
   int error = 0;
   if (acknowledged_ == 0) {
-    error = SendMessage(AttachGranted{.generation = lease_->generation(),
-                                      .descriptors = descriptors(),
-                                      .lease = std::string(lease_->name())},
-                        numbers);
+    error = SendMessage(
+        AttachGranted{
+            .generation = lease_->generation(), .descriptors = descriptors(), .lease = std::string(lease_->name())},
+        numbers);
   } else {
     error = SendMessage(AttachDescriptors{.first = acknowledged_, .count = count}, numbers);
   }
@@ -201,19 +203,18 @@ void AttachConnection::Expire(Clock::time_point now) {
   const auto waited = [](std::chrono::milliseconds time) { return StrCat(time.count(), " ms"); };
   switch (state_) {
     case State::kGreeting:
-      return Refuse(AttachEnd::kNotAcknowledged,
-                    MakeError(Reason::kDeadlineExceeded,
-                              StrCat("the connection said nothing for ", waited(terms_.acknowledge))));
+      return Refuse(
+          AttachEnd::kNotAcknowledged,
+          MakeError(Reason::kDeadlineExceeded, StrCat("the connection said nothing for ", waited(terms_.acknowledge))));
     case State::kAwaitingNext:
       return Refuse(AttachEnd::kNotAcknowledged,
                     MakeError(Reason::kDeadlineExceeded,
                               StrCat("descriptors were not acknowledged within ", waited(terms_.acknowledge),
                                      "; the lease has ended: attach again")));
     case State::kSending:
-      return Refuse(AttachEnd::kNoRoom,
-                    MakeError(Reason::kLoadQueueFull,
-                              StrCat("too many descriptors are on their way to other clients, for ",
-                                     waited(terms_.room), "; attach again")));
+      return Refuse(AttachEnd::kNoRoom, MakeError(Reason::kLoadQueueFull,
+                                                  StrCat("too many descriptors are on their way to other clients, for ",
+                                                         waited(terms_.room), "; attach again")));
     case State::kUnread:
       if (HasUnread(socket())) {
         deadline_ = now + kUnreadCheck;

@@ -104,8 +104,8 @@ class AttachConnection {
   std::stop_source asking_;
   std::unique_ptr<AttachLease> lease_;
   uint32_t batch_ = 0;
-  uint32_t acknowledged_ = 0;  // descriptors below it have arrived
-  uint32_t in_flight_ = 0;     // those from there on that were sent
+  uint32_t acknowledged_ = 0;                     // descriptors below it have arrived
+  uint32_t in_flight_ = 0;                        // those from there on that were sent
   std::array<std::optional<uint64_t>, 5> notes_;  // by kind, that wait
   bool notes_waiting_ = false;
 };

@@ -185,7 +185,8 @@ class AttachServer::Loop {
     }
   }
 
-  // Whatever happens to a connection: an exception ends that one, and then everything that depends on it is as it is now.
+  // Whatever happens to a connection: an exception ends that one, and then everything that depends on it is as it is
+  // now.
   template <typename What>
   void Change(Entry& entry, What&& what) {
     const uint64_t id = entry.id;

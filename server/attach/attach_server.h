@@ -20,9 +20,9 @@ namespace keyload {
 class AttachServer {
  public:
   struct Options {
-    uint32_t descriptors = 1024;                    // that this process may have: RLIMIT_NOFILE
-    std::chrono::milliseconds acknowledge{2'000};   // a client has for HELLO and for each NEXT
-    std::chrono::milliseconds room{10'000};         // a client waits until others have taken their descriptors
+    uint32_t descriptors = 1024;                   // that this process may have: RLIMIT_NOFILE
+    std::chrono::milliseconds acknowledge{2'000};  // a client has for HELLO and for each NEXT
+    std::chrono::milliseconds room{10'000};        // a client waits until others have taken their descriptors
   };
 
   // `listening` is a socket of type SOCK_SEQPACKET that listens and does not block. `source` and `rules` outlive the

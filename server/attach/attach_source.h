@@ -62,7 +62,8 @@ class AttachSource {
   virtual ~AttachSource() = default;
 
   // The lease that a one-time token stands for, which is used up by that. TOKEN_INVALID for any other.
-  virtual absl::StatusOr<std::unique_ptr<AttachLease>> Redeem(const AttachTokenBytes& token, const AttachPeer& peer) = 0;
+  virtual absl::StatusOr<std::unique_ptr<AttachLease>> Redeem(const AttachTokenBytes& token,
+                                                              const AttachPeer& peer) = 0;
   // A new lease, for a process that the rules for peers let in. `done` is called once, from any thread, also from
   // within this call and after the server is gone. A stop is requested when the client goes away first.
   virtual void Acquire(AttachRequest request, const AttachPeer& peer, std::stop_token stop, Done done) = 0;

@@ -26,8 +26,8 @@ constexpr uint64_t kRowsPerCheck = 1024;
 constexpr uint64_t kHeapPerRow = 2 * sizeof(uint32_t);
 
 absl::Status NoRoom(const char* call, int error) {
-  return MakeError(Reason::kMemoryExhausted,
-                   StrCat("the table for a lease: ", call, ": ", std::strerror(error), "; try again when there is room"));
+  return MakeError(Reason::kMemoryExhausted, StrCat("the table for a lease: ", call, ": ", std::strerror(error),
+                                                    "; try again when there is room"));
 }
 
 // Gives each name the number of its first use, and keeps the names in that order, each ended by a NUL.
@@ -35,7 +35,8 @@ class NameList {
  public:
   // 65,535 names at most; more get the last number, and the table is refused by its own checks.
   uint16_t Add(absl::string_view name) {
-    const auto [found, added] = numbers_.try_emplace(name, static_cast<uint16_t>(std::min<size_t>(numbers_.size(), 65'535)));
+    const auto [found, added] =
+        numbers_.try_emplace(name, static_cast<uint16_t>(std::min<size_t>(numbers_.size(), 65'535)));
     if (added) {
       names_.append(name.data(), name.size());
       names_.push_back('\0');

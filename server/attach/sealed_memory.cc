@@ -2,6 +2,7 @@
 
 #include <fcntl.h>
 #include <sys/mman.h>
+#include <sys/stat.h>
 #include <unistd.h>
 
 #include <cerrno>
@@ -28,7 +29,9 @@ absl::Status CannotOpen() {
 
 // Seals that are set and not enforced: huge pages before Linux 5.13 (22247efd822e).
 bool CanBeMappedWritable(int file) {
-  const auto page = static_cast<size_t>(sysconf(_SC_PAGESIZE));
+  struct stat status = {};
+  if (fstat(file, &status) != 0) return true;
+  const auto page = static_cast<size_t>(status.st_blksize);
   void* const address = mmap(nullptr, page, PROT_READ | PROT_WRITE, MAP_SHARED, file, 0);
   if (address != MAP_FAILED) munmap(address, page);
   return address != MAP_FAILED;

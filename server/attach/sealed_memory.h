@@ -25,8 +25,8 @@ class SealedMemory {
   };
 
   // Takes a memfd that was made with MFD_ALLOW_SEALING. FAILED_PRECONDITION: it is mapped writable, or this kernel does
-  // not enforce the protection, as those before 5.13 for huge pages, so that it may not be handed out. RESOURCE_EXHAUSTED:
-  // no descriptors are left.
+  // not enforce the protection, as those before 5.13 for huge pages, so that it may not be handed out.
+  // RESOURCE_EXHAUSTED: no descriptors are left.
   static absl::StatusOr<SealedMemory> Seal(UniqueFd memfd, Protection protection);
 
   // What others get; null once it has been withdrawn. Who sends it holds it meanwhile.

@@ -1,10 +1,11 @@
-// Hands out a made-up model on a socket until its standard input ends: what clients in other languages are tested against.
+// Hands out a made-up model on a socket until its standard input ends: what clients in other languages are tested
+// against.
 //
 //   keyload-attach-fixture SOCKET SEGMENTS TENSORS ELEMENTS
 //
-// Prints "ready", and answers a line of input with a line of output: "token" makes a one-time token, in hex; "note LEASE" tells
-// one lease of generation 8; "drain" tells all that the server shuts down; "end LEASE" ends one; "leases" counts them,
-// "attached" those that ever had everything; "peer" gives the last peer's pid, uid and label.
+// Prints "ready", and answers a line of input with a line of output: "token" makes a one-time token, in hex; "note
+// LEASE" tells one lease of generation 8; "drain" tells all that the server shuts down; "end LEASE" ends one; "leases"
+// counts them, "attached" those that ever had everything; "peer" gives the last peer's pid, uid and label.
 
 #include <unistd.h>
 
@@ -64,10 +65,8 @@ int main(int count, char** arguments) {
     std::fprintf(stderr, "usage: keyload-attach-fixture SOCKET SEGMENTS TENSORS ELEMENTS\n");
     return 2;
   }
-  keyload::FakeAttachSource source(std::make_shared<keyload::FakeAttachModel>(
-      keyload::FakeAttachModel::Shape{.segments = Number(arguments[2]),
-                                      .tensors = Number(arguments[3]),
-                                      .elements = Number(arguments[4])}));
+  keyload::FakeAttachSource source(std::make_shared<keyload::FakeAttachModel>(keyload::FakeAttachModel::Shape{
+      .segments = Number(arguments[2]), .tensors = Number(arguments[3]), .elements = Number(arguments[4])}));
   const keyload::CurrentPeerRules rules{keyload::PeerRules()};
   auto server = keyload::AttachServer::Start(keyload::ListenForAttach(arguments[1]), source, rules, {});
   if (!server.ok()) {

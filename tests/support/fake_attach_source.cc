@@ -185,8 +185,7 @@ void FakeAttachSource::Acquire(AttachRequest request, const AttachPeer& peer, st
   Set([&] {
     hold = hold_;
     if (hold)
-      asked_.push_back(
-          {.request = std::move(request), .peer = peer, .stop = std::move(stop), .done = std::move(done)});
+      asked_.push_back({.request = std::move(request), .peer = peer, .stop = std::move(stop), .done = std::move(done)});
   });
   if (!hold) done(MakeLease(peer));
 }

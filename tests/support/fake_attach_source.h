@@ -59,13 +59,17 @@ class FakeAttachSource : public AttachSource {
     std::stop_token stop;
     Done done;
   };
-  void HoldRequests() { Set([&] { hold_ = true; }); }
+  void HoldRequests() {
+    Set([&] { hold_ = true; });
+  }
   // Blocks until a request is held.
   Asked TakeRequest();
   absl::StatusOr<std::unique_ptr<AttachLease>> MakeLease(const AttachPeer& peer);
 
   // From now on descriptor `descriptor` cannot be opened.
-  void BreakDescriptor(uint32_t descriptor) { Set([&] { broken_ = descriptor; }); }
+  void BreakDescriptor(uint32_t descriptor) {
+    Set([&] { broken_ = descriptor; });
+  }
 
   size_t open_leases() const;
   size_t attached() const;
@@ -82,7 +86,7 @@ class FakeAttachSource : public AttachSource {
  private:
   class Lease;
   void Set(const std::function<void()>& change);
-  void WaitFor(const std::function<bool()>& condition);
+  void WaitFor(const std::function<bool()>& condition) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
 
   const std::shared_ptr<FakeAttachModel> model_;
   mutable Mutex mutex_;

@@ -180,7 +180,8 @@ class HostileServer : public AttachFixture {
       AttachDescriptors message = {.first = 1, .count = 2};
       answers.descriptors(message);
       numbers.clear();
-      for (uint32_t k = 1; k <= 2; ++k) numbers.push_back(answers.segment ? answers.segment.get() : model_->Open(k)->get());
+      for (uint32_t k = 1; k <= 2; ++k)
+        numbers.push_back(answers.segment ? answers.segment.get() : model_->Open(k)->get());
       numbers.insert(numbers.end(), answers.extra.begin(), answers.extra.end());
       client.Send(message, numbers);
       client.Receive();

@@ -43,8 +43,9 @@ TEST(AttachMessages, LieAsTheSpecificationSays) {
   EXPECT_EQ(*EncodeAttachMessage(AttachRelease()), Bytes({6, 0, 1, 0}));
   EXPECT_EQ(*EncodeAttachMessage(MakeAttachError(absl::StatusCode::kNotFound, "R", "t")),
             Bytes({8, 0, 1, 0, 5, 0, 0, 0, 1, 0, 'R', 1, 0, 't'}));
-  EXPECT_EQ(*EncodeAttachMessage(AttachRequest{.batch = 3, .materialize = true, .label = "w", .model = "m", .keys = {"k"}}),
-            Bytes({9, 0, 1, 0, 3, 0, 1, 0, 1, 0, 'w', 1, 0, 'm', 0, 0, 0, 0, 1, 0, 1, 0, 'k'}));
+  EXPECT_EQ(
+      *EncodeAttachMessage(AttachRequest{.batch = 3, .materialize = true, .label = "w", .model = "m", .keys = {"k"}}),
+      Bytes({9, 0, 1, 0, 3, 0, 1, 0, 1, 0, 'w', 1, 0, 'm', 0, 0, 0, 0, 1, 0, 1, 0, 'k'}));
   const std::string hello = *EncodeAttachMessage(AttachHello{.token = {0xaa}, .batch = 253, .label = "w"});
   EXPECT_EQ(hello, Bytes({1, 0, 1, 0, 0xaa}) + std::string(31, '\0') + std::string("\xfd\0\1\0w", 5));
 }
@@ -65,7 +66,8 @@ TEST(AttachMessages, ComeOutAsTheyWentIn) {
   EXPECT_THAT(request.include, ElementsAre("a.*", ""));
   EXPECT_THAT(request.exclude, ElementsAre("b"));
   EXPECT_THAT(request.keys, ElementsAre("c", "d", "e"));
-  const auto error = Again(MakeAttachError(absl::StatusCode::kUnauthenticated, std::string(100, 'R'), std::string(9000, 't')));
+  const auto error =
+      Again(MakeAttachError(absl::StatusCode::kUnauthenticated, std::string(100, 'R'), std::string(9000, 't')));
   EXPECT_EQ(error.code, absl::StatusCode::kUnauthenticated);
   EXPECT_EQ(error.reason.size(), kMostAttachReasonBytes);
   EXPECT_EQ(error.text.size(), kMostAttachTextBytes);
@@ -92,7 +94,7 @@ TEST(AttachMessages, OutsideOfTheirBoundsAreRefused) {
   EXPECT_THAT(Problem(Bytes({6, 0, 2, 0})), HasSubstr("version"));
   EXPECT_THAT(Problem(Bytes({7, 0, 1, 0})), HasSubstr("type"));
   EXPECT_THAT(Problem(Bytes({3, 0, 1, 0, 0, 0, 0, 0})), HasSubstr("descriptors"));
-  EXPECT_THAT(Problem(Bytes({3, 0, 1, 0, 1, 4, 0, 0})), HasSubstr("descriptors"));            // 1,025
+  EXPECT_THAT(Problem(Bytes({3, 0, 1, 0, 1, 4, 0, 0})), HasSubstr("descriptors"));              // 1,025
   EXPECT_THAT(Problem(Bytes({4, 0, 1, 0, 0, 0, 0, 0, 1, 0, 0, 0})), HasSubstr("descriptors"));  // the table again
   EXPECT_THAT(Problem(Bytes({4, 0, 1, 0, 1, 0, 0, 0, 254, 0, 0, 0})), HasSubstr("descriptors"));
   EXPECT_THAT(Problem(Bytes({4, 0, 1, 0, 255, 3, 0, 0, 2, 0, 0, 0})), HasSubstr("descriptors"));  // 1,023 and two

@@ -142,9 +142,9 @@ TEST_F(AttachServerTest, EndsALeaseThatComesWhenItIsGone) {
 TEST_F(AttachServerTest, RefusesWhatIsNoMessage) {
   Start();
   const std::string hello = *EncodeAttachMessage(AttachHello{.token = source_->MakeToken(), .batch = 1});
-  for (const std::string& packet : {std::string("x"), std::string(4096, 'K'), hello + "x", std::string(5000, 'K'),
-                                    *EncodeAttachMessage(AttachNext{.descriptor = 1}),
-                                    *EncodeAttachMessage(AttachRelease())}) {
+  for (const std::string& packet :
+       {std::string("x"), std::string(4096, 'K'), hello + "x", std::string(5000, 'K'),
+        *EncodeAttachMessage(AttachNext{.descriptor = 1}), *EncodeAttachMessage(AttachRelease())}) {
     RawAttachClient client(path_);
     client.SendBytes(packet);
     EXPECT_EQ(LastError(client).reason, "BAD_REQUEST") << packet.substr(0, 8);

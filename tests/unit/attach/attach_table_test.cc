@@ -25,11 +25,12 @@ const std::vector<uint64_t> kScalar;
 const std::vector<uint64_t> kEmpty = {0, 1ull << 63, 4};
 
 std::vector<AttachTableRow> SomeRows() {
-  return {{.key = "model.z", .dtype = kBf16, .shape = kMatrix, .segment = 1, .offset = 64, .bytes = 24, .state = 1},
-          {.key = "model.a", .dtype = kF4, .shape = kMatrix, .segment = 0, .offset = 7, .bytes = 6, .state = 1},
-          {.key = "model.\xc3\xa9", .dtype = kBf16, .shape = kEmpty, .segment = 1, .offset = 4096, .bytes = 0, .state = 1},
-          {.key = "model", .dtype = kBf16, .shape = kScalar, .bytes = 2, .state = 2},
-          {.key = "missing", .state = 3}};
+  return {
+      {.key = "model.z", .dtype = kBf16, .shape = kMatrix, .segment = 1, .offset = 64, .bytes = 24, .state = 1},
+      {.key = "model.a", .dtype = kF4, .shape = kMatrix, .segment = 0, .offset = 7, .bytes = 6, .state = 1},
+      {.key = "model.\xc3\xa9", .dtype = kBf16, .shape = kEmpty, .segment = 1, .offset = 4096, .bytes = 0, .state = 1},
+      {.key = "model", .dtype = kBf16, .shape = kScalar, .bytes = 2, .state = 2},
+      {.key = "missing", .state = 3}};
 }
 
 const std::vector<AttachSegmentRow> kSegments = {
@@ -37,7 +38,8 @@ const std::vector<AttachSegmentRow> kSegments = {
     {.kind = AttachSegmentKind::kFile, .bytes = 4096, .page = 4096, .incarnation = 2, .device = "cuda:0"}};
 
 // The bytes of a table, to be changed.
-std::vector<std::byte> Table(const std::vector<AttachTableRow>& rows, std::span<const AttachSegmentRow> segments = kSegments) {
+std::vector<std::byte> Table(const std::vector<AttachTableRow>& rows,
+                             std::span<const AttachSegmentRow> segments = kSegments) {
   const absl::StatusOr<SealedMemory> table = BuildAttachTable(9, rows, segments, {});
   EXPECT_TRUE(table.ok()) << table.status();
   struct stat status = {};
@@ -228,7 +230,8 @@ TEST(AttachTable, WithAColumnThatNobodyKnowsIsRead) {
 TEST(BuildAttachTable, RefusesWhatAReaderWouldRefuse) {
   std::vector<AttachTableRow> rows = SomeRows();
   rows[0].key = rows[1].key;
-  EXPECT_THAT(std::string(BuildAttachTable(1, rows, kSegments, {}).status().message()), HasSubstr("does not come after"));
+  EXPECT_THAT(std::string(BuildAttachTable(1, rows, kSegments, {}).status().message()),
+              HasSubstr("does not come after"));
 }
 
 TEST(BuildAttachTable, EndsWithItsCaller) {
