@@ -5,6 +5,7 @@
 #include <sys/socket.h>
 
 #include <future>
+#include <memory>
 #include <optional>
 #include <stop_token>
 #include <string>
@@ -112,6 +113,32 @@ TEST_F(AttachServerTest, WaitsForTheSourceWithoutAThread) {
   RawAttachClient other = Attached();  // gets on meanwhile
   asked.done(source_->MakeLease(asked.peer));
   EXPECT_TRUE(client.ReceiveA<AttachGranted>());
+}
+
+// A lease of more segments than a client can be told.
+class TooLargeLease : public AttachLease {
+ public:
+  explicit TooLargeLease(std::promise<AttachEnd>& end) : end_(end) {}
+  std::string_view name() const override { return "too-large"; }
+  uint64_t generation() const override { return 1; }
+  uint32_t segments() const override { return kMostAttachDescriptors; }
+  absl::StatusOr<std::shared_ptr<const UniqueFd>> Open(uint32_t) override { return absl::InternalError("not asked"); }
+  void Attached() override {}
+  void Ended(AttachEnd end) override { end_.set_value(end); }
+
+ private:
+  std::promise<AttachEnd>& end_;
+};
+
+TEST_F(AttachServerTest, RefusesALeaseOfTooManySegments) {
+  Start();
+  source_->HoldRequests();
+  RawAttachClient client(path_);
+  client.Send(AttachRequest{.batch = 2, .label = "l", .model = "m"});
+  std::promise<AttachEnd> end;
+  source_->TakeRequest().done(std::make_unique<TooLargeLease>(end));
+  EXPECT_EQ(LastError(client).reason, "INTERNAL");
+  EXPECT_EQ(end.get_future().get(), AttachEnd::kFailed);
 }
 
 TEST_F(AttachServerTest, StopsTheSourceWhenTheClientGoes) {

@@ -209,6 +209,7 @@ TEST(AttachTable, WhoseHeaderIsWrongIsRefused) {
   EXPECT_THAT(changed(72, uint64_t{8}), HasSubstr("column 1 "));
   EXPECT_THAT(changed(72, ~uint64_t{63}), HasSubstr("column 1 "));
   EXPECT_THAT(changed(80, ~uint64_t{0}), HasSubstr("column 1 "));
+  EXPECT_THAT(changed(80, uint64_t{good.size() / 4}), HasSubstr("column 1 is not inside"));
   for (size_t size = 0; size < good.size(); ++size) EXPECT_NE(Problem(std::span(good).first(size)), "") << size;
 }
 
