@@ -124,8 +124,9 @@ class AttachServer::Loop {
       std::array<epoll_event, 64> events;
       const int count = epoll_wait(epoll_.get(), events.data(), static_cast<int>(events.size()), WaitMs());
       for (int i = 0; i < count && !stopped_; ++i) OnEvent(events[static_cast<size_t>(i)]);
+      SendWhileThereIsRoom();  // nobody who can be served is given up
       ExpireDeadlines();
-      SendWhileThereIsRoom();
+      SendWhileThereIsRoom();  // who was given up makes room
     }
     connections_.clear();
     for (AttachMailbox::Post& post : mailbox_->Close()) post(false);

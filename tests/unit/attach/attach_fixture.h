@@ -4,6 +4,7 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
+#include <chrono>
 #include <filesystem>
 #include <memory>
 #include <optional>
@@ -19,6 +20,9 @@ namespace keyload {
 // A server that hands out a made-up model, on a socket in a folder of its own.
 class AttachFixture : public testing::Test {
  protected:
+  // For tests in which the machine may take its time.
+  static constexpr std::chrono::minutes kPatient{10};
+
   AttachFixture() {
     std::string pattern = (std::filesystem::temp_directory_path() / "attach-XXXXXX").string();
     folder_ = mkdtemp(pattern.data());
@@ -30,7 +34,8 @@ class AttachFixture : public testing::Test {
     std::filesystem::remove_all(folder_);
   }
 
-  void Start(const FakeAttachModel::Shape& shape = {}, const AttachServer::Options& options = {}) {
+  void Start(const FakeAttachModel::Shape& shape = {},
+             const AttachServer::Options& options = {.acknowledge = kPatient}) {
     model_ = std::make_shared<FakeAttachModel>(shape);
     source_ = std::make_unique<FakeAttachSource>(model_);
     auto server = AttachServer::Start(ListenForAttach(path_), *source_, rules_, options);

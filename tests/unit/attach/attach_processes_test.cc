@@ -65,7 +65,8 @@ TEST_F(AttachProcesses, OfAnotherUserAttach) {
 }
 
 TEST_F(AttachProcesses, ThatMayOpen64DescriptorsGetAllOf700) {
-  Start({.segments = 700, .tensors = 1400}, {.descriptors = 1 << 16});  // so that 253 are sent, and most of them lost
+  Start({.segments = 700, .tensors = 1400},
+        {.descriptors = 1 << 16, .acknowledge = kPatient});  // so that 253 are sent, and most of them lost
   ChildProcess client([&] {
     LimitTo64();
     CheckAll(AttachOrEnd({.batch = 253}));
