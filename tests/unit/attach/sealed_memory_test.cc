@@ -210,19 +210,41 @@ TEST_F(Holders, ThatTookTheFileOverCountAsHolders) {
   EXPECT_EQ(daemon.Wait(), 0);
 }
 
-TEST_F(Holders, ByAPipeAreNotSeen) {
-  int ends[2];
-  ASSERT_EQ(pipe2(ends, O_CLOEXEC), 0);
-  const UniqueFd reading(ends[0]);
-  const UniqueFd writing(ends[1]);
+// What a client has put into a pipe, and closed its descriptors and maps.
+class HoldersByAPipe : public Holders {
+ protected:
+  void SetUp() override {
+    Holders::SetUp();
+    int ends[2];
+    ASSERT_EQ(pipe2(ends, O_CLOEXEC), 0);
+    reading_ = UniqueFd(ends[0]);
+    writing_ = UniqueFd(ends[1]);
+  }
+  void ExpectUnseenAndIntact() {
+    memory_->Withdraw();
+    EXPECT_FALSE(memory_->IsHeld());  // so it says nothing about whether memory may be used again
+    memory_.reset();
+    std::string bytes(4096, '?');
+    EXPECT_EQ(read(reading_.get(), bytes.data(), bytes.size()), 4096);
+    EXPECT_EQ(bytes, std::string(4096, kFill));
+  }
+  UniqueFd reading_;
+  UniqueFd writing_;
+};
+
+TEST_F(HoldersByAPipe, OfSplicedPagesAreNotSeen) {
   loff_t offset = 0;
-  ASSERT_EQ(splice(memory_->shared()->get(), &offset, writing.get(), nullptr, 4096, 0), 4096);
-  memory_->Withdraw();
-  EXPECT_FALSE(memory_->IsHeld());  // so it says nothing about whether memory may be used again
-  memory_.reset();
-  std::string bytes(4096, '?');
-  EXPECT_EQ(read(reading.get(), bytes.data(), bytes.size()), 4096);
-  EXPECT_EQ(bytes, std::string(4096, kFill));
+  ASSERT_EQ(splice(memory_->shared()->get(), &offset, writing_.get(), nullptr, 4096, 0), 4096);
+  ExpectUnseenAndIntact();
+}
+
+TEST_F(HoldersByAPipe, OfMappedPagesAreNotSeen) {
+  void* const map = mmap(nullptr, 4096, PROT_READ, MAP_SHARED, memory_->shared()->get(), 0);
+  ASSERT_NE(map, MAP_FAILED);
+  const iovec page = {.iov_base = map, .iov_len = 4096};
+  ASSERT_EQ(vmsplice(writing_.get(), &page, 1, 0), 4096);
+  munmap(map, 4096);
+  ExpectUnseenAndIntact();
 }
 
 }  // namespace
