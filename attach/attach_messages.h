@@ -70,7 +70,7 @@ using AttachMessage = std::variant<AttachHello, AttachRequest, AttachGranted, At
 // One packet. INVALID_ARGUMENT says which field is out of its bounds, or that the whole is.
 absl::StatusOr<std::string> EncodeAttachMessage(const AttachMessage& message);
 
-// INVALID_ARGUMENT unless `packet` is exactly one valid message. Takes no more heap than a few times the packet.
+// INVALID_ARGUMENT unless `packet` is exactly one valid message. Takes less than 200 KB of heap, whatever it says.
 absl::StatusOr<AttachMessage> DecodeAttachMessage(std::string_view packet);
 
 // An error with its texts cut to what a message may carry.

@@ -70,7 +70,8 @@ int ReceiveAttachPacket(int socket, size_t most_descriptors, AttachPacket& packe
   ControlBuffer control = {};
   if (most_descriptors > 0) {
     header.msg_control = control.bytes.data();
-    header.msg_controllen = CMSG_SPACE(std::min<size_t>(most_descriptors, kMostAttachBatch) * sizeof(int));
+    // CMSG_SPACE would leave room for one more where the number is odd.
+    header.msg_controllen = CMSG_LEN(std::min<size_t>(most_descriptors, kMostAttachBatch) * sizeof(int));
   }
   // The kernel tells of a reset, which an end that was closed with something unread makes, before it hands out what
   // came before that, the error that says why.
