@@ -110,7 +110,8 @@ absl::StatusOr<LoadReport> LoaderService::Plan(LoadSpec spec, const RequestConte
   if (spec.warms()) spec.device_map.policy = "disk";
   PhaseClock clock;
   const absl::Time start_time = absl::Now();
-  KEYLOAD_ASSIGN_OR_RETURN(const PreparedKeys keys, PrepareKeys(spec, Sources(), context, clock));
+  KEYLOAD_ASSIGN_OR_RETURN(const PreparedKeys keys,
+                           PrepareKeys(spec, Sources(), context, clock, nullptr, /*audit=*/true));
   const std::vector<PlacementDevice> devices =
       spec.plan_for.empty() ? SnapshotDevices(*deps_.transfer.devices) : spec.plan_for;
   KEYLOAD_ASSIGN_OR_RETURN(PreparedPlan plan,

@@ -82,7 +82,7 @@ absl::StatusOr<KeySelection> CompileSelection(const KeySelectionSpec& spec, cons
 }
 
 absl::StatusOr<PreparedKeys> PrepareKeys(const LoadSpec& spec, const KeySources& sources, const RequestContext& context,
-                                         PhaseClock& clock, const KeyReport* widened) {
+                                         PhaseClock& clock, const KeyReport* widened, bool audit) {
   clock.Enter("open");
   KEYLOAD_RETURN_IF_ERROR(context.Check());
   ExpectedKeys expected = {.manifest = nullptr, .from = ExpectedFrom::kManifest};
@@ -122,7 +122,7 @@ absl::StatusOr<PreparedKeys> PrepareKeys(const LoadSpec& spec, const KeySources&
   prepared.keys = WithCharge(std::move(prepared.keys), std::move(charge));
   if (prepared.expected_from == ExpectedFrom::kLike) {
     KEYLOAD_ASSIGN_OR_RETURN(prepared.findings, CompareDTypes(*prepared.keys, prepared.compared_with, context));
-  } else if (prepared.expected_from == ExpectedFrom::kCheckpoint && selection.selects_all()) {
+  } else if (audit && prepared.expected_from == ExpectedFrom::kCheckpoint && selection.selects_all()) {
     KEYLOAD_ASSIGN_OR_RETURN(prepared.findings, AuditKeys(spec, *index, sources, context));
   }
   return prepared;

@@ -38,8 +38,10 @@ struct PreparedKeys {
 // Opens the checkpoint and reconciles it with what is expected: phases open, index, expected (with a config.json) and
 // reconcile. `widened`: the keys
 // of the model that is made wider, as in ReconcileInput. Reads headers, no tensor byte. Blocks on files.
+// `audit`: the names of a checkpoint that is compared with nothing are looked at for gaps, which takes as long as the
+// rest of a plan some times over; a load does not wait for that.
 absl::StatusOr<PreparedKeys> PrepareKeys(const LoadSpec& spec, const KeySources& sources, const RequestContext& context,
-                                         PhaseClock& clock, const KeyReport* widened = nullptr);
+                                         PhaseClock& clock, const KeyReport* widened = nullptr, bool audit = false);
 
 // A finished decision.
 struct PreparedPlan {
