@@ -60,8 +60,7 @@ absl::StatusOr<std::vector<Finding>> AuditKeys(const LoadSpec& spec, const Check
     return std::vector<Finding>{NotLookedAt(ToStd(room.message()))};
   KEYLOAD_ASSIGN_OR_RETURN(const NumberedLists lists, NumberedLists::Collect(tensors, context));
   KEYLOAD_ASSIGN_OR_RETURN(std::vector<Finding> findings, AuditNames(lists, context));
-  if (std::optional<Finding> bytes = AuditTotalSize(index))
-    findings.push_back(*std::move(bytes));
+  if (std::optional<Finding> bytes = AuditTotalSize(index)) findings.push_back(*std::move(bytes));
   KEYLOAD_RETURN_IF_ERROR(context.Check());
   const absl::StatusOr<std::string> json = ReadBeside("config.json", kMaxConfigBytes, spec, index, sources, context);
   KEYLOAD_RETURN_IF_ERROR(context.Check());

@@ -10,31 +10,14 @@
 #include "server/checkpoint/checkpoint_index.h"
 #include "server/checkpoint/header_cache.h"
 #include "tests/support/checkpoint_builder.h"
+#include "tests/unit/checkpoint/opening_test.h"
 
 namespace keyload {
 namespace {
 
 using ::testing::HasSubstr;
-using Opened = absl::StatusOr<std::shared_ptr<const CheckpointIndex>>;
 
-TestTensor Tensor(const std::string& name, uint64_t size = 4, const std::string& data = "") {
-  return {.name = name, .dtype = DType::kU8, .shape = {size}, .data = data};
-}
-
-class IndexAuthorityTest : public ::testing::Test {
- protected:
-  Opened Open(const HeaderReading& reading = {}, bool may_lack_shards = false) const {
-    return OpenCheckpoint(roots_, {.path = path_, .weights = "", .may_lack_shards = may_lack_shards}, {}, reading);
-  }
-  std::string Refusal() const {
-    const Opened opened = Open();
-    return opened.ok() ? "opened" : std::string(opened.status().message());
-  }
-
-  TempDir dir_;
-  const ModelRoots roots_ = ModelRoots::Create({dir_.path()}).value();
-  std::string path_ = dir_.path();
-};
+class IndexAuthorityTest : public OpeningTest {};
 
 TEST_F(IndexAuthorityTest, ATensorInTwoShardsCountsWhereTheIndexSays) {
   WriteSafetensors(dir_.File("base.safetensors"), {Tensor("a", 4), Tensor("b", 5), Tensor("c", 6)});

@@ -7,6 +7,7 @@
 #include "server/base/error.h"
 #include "server/checkpoint/checkpoint_index.h"
 #include "tests/support/checkpoint_builder.h"
+#include "tests/unit/checkpoint/opening_test.h"
 
 namespace keyload {
 namespace {
@@ -14,26 +15,8 @@ namespace {
 using ::testing::HasSubstr;
 using ::testing::Not;
 using namespace std::string_literals;
-using Opened = absl::StatusOr<std::shared_ptr<const CheckpointIndex>>;
 
-TestTensor Tensor(const std::string& name, uint64_t size = 4, const std::string& data = "") {
-  return {.name = name, .dtype = DType::kU8, .shape = {size}, .data = data};
-}
-
-class WrongFileTest : public ::testing::Test {
- protected:
-  Opened Open(const HeaderReading& reading = {}, bool may_lack_shards = false) const {
-    return OpenCheckpoint(roots_, {.path = path_, .weights = "", .may_lack_shards = may_lack_shards}, {}, reading);
-  }
-  std::string Refusal() const {
-    const Opened opened = Open();
-    return opened.ok() ? "opened" : std::string(opened.status().message());
-  }
-
-  TempDir dir_;
-  const ModelRoots roots_ = ModelRoots::Create({dir_.path()}).value();
-  std::string path_ = dir_.path();
-};
+class WrongFileTest : public OpeningTest {};
 
 constexpr char kPointer[] = "version https://git-lfs.github.com/spec/v1\noid sha256:00ff\nsize 4202889352\n";
 
