@@ -7,7 +7,6 @@
 #include <utility>
 
 #include "absl/container/flat_hash_map.h"
-#include "absl/strings/ascii.h"
 #include "server/audit/numbered_lists.h"
 #include "server/base/error.h"
 #include "server/base/strings.h"
@@ -24,16 +23,6 @@ constexpr std::string_view kBias = "bias";
 
 std::string_view LastComponent(std::string_view name) { return name.substr(name.rfind('.') + 1); }
 std::string_view ParentOf(std::string_view name) { return name.substr(0, std::min(name.size(), name.rfind('.'))); }
-
-// "layers.12.norm1" becomes "layers.#.norm#".
-std::string WithoutNumbers(std::string_view name) {
-  std::string out;
-  for (const char c : name) {
-    if (!absl::ascii_isdigit(c)) out += c;
-    if (absl::ascii_isdigit(c) && (out.empty() || out.back() != '#')) out += '#';
-  }
-  return out;
-}
 
 // The modules of one name that have the same children.
 struct KindOfModule {

@@ -214,4 +214,14 @@ std::vector<uint32_t> NaturalOrder(std::span<const std::string_view> names) {
   return order;
 }
 
+std::string WithoutNumbers(std::string_view name) {
+  std::string result;
+  for (const char c : name) {
+    const bool digit = c >= '0' && c <= '9';
+    if (!digit) result += c;
+    if (digit && !result.ends_with('#')) result += '#';
+  }
+  return result;
+}
+
 }  // namespace keyload

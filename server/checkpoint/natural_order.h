@@ -2,6 +2,7 @@
 
 #include <cstdint>
 #include <span>
+#include <string>
 #include <string_view>
 #include <vector>
 
@@ -9,6 +10,9 @@ namespace keyload {
 
 // Whether a component of a dotted name is a number, of any length: digits and nothing else.
 bool IsNumberComponent(std::string_view component);
+
+// "layers.12.norm1" becomes "layers.#.norm#", so that what differs in its numbers only is one.
+std::string WithoutNumbers(std::string_view name);
 
 // Orders keys by their dotted components; components of digits compare as numbers and before text: "layers.2" <
 // "layers.10".

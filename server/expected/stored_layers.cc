@@ -11,6 +11,7 @@
 #include "server/base/error.h"
 #include "server/base/strings.h"
 #include "server/checkpoint/json_checks.h"
+#include "server/checkpoint/natural_order.h"
 #include "server/expected/layer_table.h"
 
 namespace keyload {
@@ -48,17 +49,6 @@ bool Includes(const SuffixSet& all, const SuffixSet& some) {
 std::string_view ModuleOf(std::string_view tensor) {
   const size_t dot = tensor.rfind('.');
   return dot == std::string_view::npos ? std::string_view() : tensor.substr(0, dot);
-}
-
-// "model.layers.61.mlp" and "model.layers.2.mlp" are one then.
-std::string WithoutNumbers(std::string_view module) {
-  std::string result;
-  for (const char c : module) {
-    const bool digit = c >= '0' && c <= '9';
-    if (!digit) result += c;
-    if (digit && !result.ends_with('#')) result += '#';
-  }
-  return result;
 }
 
 enum class Storage : uint8_t { kNothing, kFloat, kQuantised };
